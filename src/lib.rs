@@ -1,0 +1,8 @@
+//! agent_guard contains AI agents inside PostgreSQL: every statement of a guarded role is decided, access by
+//! access, against a signed, expiring, revocable scope, and recorded.
+//!
+//! The modules at the top are the core and know nothing of PostgreSQL; `pg` (feature `pg`) is the server side.
+
+pub mod decision;
+pub mod refusal;
+pub mod request;
