@@ -6,3 +6,6 @@
 pub mod decision;
 pub mod refusal;
 pub mod request;
+
+#[cfg(feature = "pg")]
+pub mod pg;
