@@ -1,0 +1,3 @@
+//! Policies: rules as they are written, and the scope compiled from them.
+
+pub mod rule;
