@@ -1,3 +1,4 @@
 //! Policies: rules as they are written, and the scope compiled from them.
 
 pub mod rule;
+pub mod scope;
