@@ -1,4 +1,5 @@
 //! Policies: rules as they are written, and the scope compiled from them.
 
+pub mod builtin;
 pub mod rule;
 pub mod scope;

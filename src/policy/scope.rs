@@ -54,6 +54,8 @@ pub struct ActionScope {
     columns: Vec<i16>,
     /// A whole-object allow without conditions, and nothing else that matters: the fast path.
     plain: Option<RuleId>,
+    /// An unconditional allow rule is bound to this very object.
+    exact: bool,
 }
 
 /// The attribute numbers that a rule's object and columns narrow it to; `None` for no narrowing.
@@ -102,6 +104,10 @@ impl ActionScope {
                 };
                 let clause =
                     Clause { rule: rule.id, columns, pattern: rule.statement_pattern.clone(), obligations };
+                scope.exact |= rule.effect == Effect::Allow
+                    && rule_object.binding.is_some()
+                    && clause.columns.is_none()
+                    && clause.pattern.is_none();
                 scope.add(rule.effect, clause);
             }
         }
@@ -112,6 +118,44 @@ impl ActionScope {
             scope.plain = scope.allow.first().map(|clause| clause.rule);
         }
         scope
+    }
+
+    /// Adds the deny rules on a relative (parent, partition, child) whose data this relation shares. Columns are
+    /// carried over by name, as inheritance itself does; a relative's allows lend nothing.
+    pub fn inherit_denies(
+        &mut self,
+        rules: &[Rule],
+        action: Action,
+        relative: &Object,
+        its_columns: &[Column],
+        own_columns: &[Column],
+    ) {
+        let denies = rules.iter().filter(|rule| rule.effect == Effect::Deny && rule.covers_action(action));
+        for rule in denies {
+            for rule_object in &rule.objects {
+                if !rule_object.covers(Effect::Deny, Some(relative), action.verb) {
+                    continue;
+                }
+                let columns = narrowed(rule, rule_object, its_columns).map(|numbers| {
+                    let shares = |(_, name): &&Column| {
+                        its_columns.iter().any(|(number, its)| its == name && numbers.contains(number))
+                    };
+                    let mut own: Vec<i16> =
+                        own_columns.iter().filter(shares).map(|column| column.0).collect();
+                    own.sort_unstable();
+                    own
+                });
+                if columns.is_some() && !has_columns(action.verb) {
+                    continue;
+                }
+                let pattern = rule.statement_pattern.clone();
+                self.add(
+                    Effect::Deny,
+                    Clause { rule: rule.id, columns, pattern, obligations: Obligations::default() },
+                );
+                self.plain = None;
+            }
+        }
     }
 
     /// Adds a clause unless one that says the same is there, so that ten thousand rules of one kind stay one clause.
@@ -183,6 +227,11 @@ impl ActionScope {
             obligations = obligations.and(clause.obligations);
         }
         Decision::Allow(Some(rule), obligations)
+    }
+
+    /// Whether an allow rule names this very object, by its bound OID and not by a pattern with `*`.
+    pub fn allows_exactly(&self) -> bool {
+        self.exact
     }
 
     /// Whether any allow rule bears on the action and object, whatever its conditions.
@@ -325,6 +374,20 @@ mod tests {
         let scope = ActionScope::compile(&rules, SELECT, Some(&orders()), &columns());
         assert_eq!(scope.allow.len(), 1);
         assert!(scope.plain.is_some());
+    }
+
+    #[test]
+    fn a_deny_on_a_parent_covers_its_partition_by_column_name() {
+        let deny = Rule::parse(&rule(2, "deny", "select", "app.parent(card)")).unwrap();
+        let allow = Rule::parse(&rule(1, "allow", "select", "app.orders")).unwrap();
+        let rules = [allow, deny];
+        let parent = Object { name: "parent".into(), oid: Oid(3), ..orders() };
+        let its_columns = vec![(7, "card".into()), (8, "id".into())];
+        let mut scope = ActionScope::compile(&rules, SELECT, Some(&orders()), &columns());
+        scope.inherit_denies(&rules, SELECT, &parent, &its_columns, &columns());
+        let decide = |read: &Columns| scope.decide(read, Voice::Named, "");
+        assert_eq!(decide(&Columns::Of(vec![4])), Decision::Deny(Denial::Column(2, 4)));
+        assert!(matches!(decide(&Columns::Of(vec![1])), Decision::Allow(Some(1), _)));
     }
 
     proptest! {

@@ -1,0 +1,245 @@
+//! The backend's copy of the policy in force, and what was compiled of it for the objects that were touched.
+//!
+//! Keyed by the policy epoch in shared memory; what was compiled is dropped when the catalogue changes. A policy that
+//! cannot be read denies everything.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pgrx::pg_sys;
+
+use super::own::own;
+use super::scan::{self, Key};
+use super::{catalog, epoch};
+use crate::policy::rule::{Binding, RawRule, Rule};
+use crate::policy::scope::ActionScope;
+use crate::refusal::{Refusal, SqlState};
+use crate::request::{Action, Object, ObjectClass, Oid};
+
+/// A policy as it was read.
+pub struct Policy {
+    /// The epoch before it was read.
+    epoch: u64,
+    /// Its id.
+    pub id: i64,
+    /// Its name.
+    pub name: String,
+    /// Denials are only recorded.
+    pub observe: bool,
+    /// Moves with every change.
+    pub version: i64,
+    /// The rules in the order of their ids.
+    pub rules: Vec<Rule>,
+}
+
+/// What the policy says of one action on one object.
+pub struct Compiled {
+    /// The object; `None` for actions that have none.
+    pub object: Option<Arc<Object>>,
+    /// The object's qualified name; empty for none.
+    pub name: String,
+    /// The rules that bear on it.
+    pub scope: ActionScope,
+}
+
+type MemoKey = (ObjectClass, Oid, Action);
+
+#[derive(Default)]
+struct Cache {
+    policy: Option<Rc<Policy>>,
+    compiled: HashMap<MemoKey, Rc<Compiled>>,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
+}
+
+/// More than this many compiled objects are dropped together: a bound on memory, not on speed.
+const COMPILED_MAX: usize = 16_384;
+
+/// Forgets the policy and everything compiled; called when the binding changes.
+pub fn forget() {
+    CACHE.with(|cache| {
+        if let Ok(mut cache) = cache.try_borrow_mut() {
+            *cache = Cache::default();
+        }
+    });
+}
+
+/// Forgets what was compiled, but not the rules; called from catalogue invalidation.
+pub fn forget_compiled() {
+    CACHE.with(|cache| {
+        if let Ok(mut cache) = cache.try_borrow_mut() {
+            cache.compiled.clear();
+        }
+    });
+}
+
+fn unreadable(detail: String) -> Refusal {
+    Refusal::new(
+        SqlState::InternalError,
+        "policy_unreadable",
+        "the policy of this session cannot be read",
+        detail,
+        "A DBA can look at it with SELECT * FROM agent_guard.rules, and mend or drop the rule.",
+    )
+}
+
+/// The policy of this id as it is now.
+///
+/// # Errors
+/// When it is gone or one of its rules does not parse.
+pub fn policy(id: i64) -> Result<Rc<Policy>, Refusal> {
+    loop {
+        let epoch = epoch::policies();
+        let known = CACHE.with(|cache| cache.borrow().policy.clone());
+        if let Some(policy) = known.filter(|policy| policy.epoch == epoch && policy.id == id) {
+            return Ok(policy);
+        }
+        let changed = CACHE.with(|cache| cache.borrow().policy.is_some());
+        let policy = Rc::new(read(id, epoch)?);
+        // Read while it changed: once more, so that no decision mixes two versions.
+        if epoch::policies() != epoch {
+            continue;
+        }
+        CACHE.with(|cache| {
+            let mut cache = cache.borrow_mut();
+            cache.compiled.clear();
+            cache.policy = Some(Rc::clone(&policy));
+        });
+        if changed {
+            // SAFETY: plans hold what was substituted under the old policy; they are rebuilt at their next use.
+            unsafe { pg_sys::ResetPlanCache() };
+        }
+        return Ok(policy);
+    }
+}
+
+fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
+    let own = own().ok_or_else(|| unreadable("The extension is not installed in this database.".to_owned()))?;
+    let mut head = None;
+    scan::rows(own.policy, Some((own.policy_pkey, 1, Key::Big(id))), |row| {
+        head = (|| Some((row.column::<String>(2)?, row.column::<String>(4)?, row.column::<i64>(5)?)))();
+    });
+    let (name, mode, version) = head.ok_or_else(|| unreadable(format!("Policy {id} is gone.")))?;
+    let observe = match mode.as_str() {
+        "enforce" => false,
+        "observe" => true,
+        other => return Err(unreadable(format!("Its mode is \"{other}\"."))),
+    };
+    let mut raws = Vec::new();
+    scan::rows(own.rule, Some((own.rule_by_policy, 2, Key::Big(id))), |row| {
+        raws.push(RawRule {
+            id: row.column(1).unwrap_or_default(),
+            effect: row.column(3).unwrap_or_default(),
+            actions: row.texts(4),
+            objects: row.texts(5),
+            columns: row.texts(6),
+            require_where: row.column(7).unwrap_or(true),
+            max_rows: row.column(8),
+            statement_pattern: row.column(9),
+        });
+    });
+    raws.sort_by_key(|raw| raw.id);
+    let mut bindings = read_bindings(own.rule_binding, own.rule_binding_pkey, &raws);
+    let mut rules = Vec::with_capacity(raws.len());
+    for raw in &raws {
+        let mut rule = Rule::parse(raw)
+            .map_err(|error| unreadable(format!("Rule {}: {}: {}.", raw.id, error.path, error.message)))?;
+        for (ord, binding) in bindings.remove(&raw.id).unwrap_or_default() {
+            if let Some(object) = usize::try_from(ord).ok().and_then(|ord| rule.objects.get_mut(ord)) {
+                object.binding = Some(binding);
+            }
+        }
+        rules.push(rule);
+    }
+    Ok(Policy { epoch, id, name, observe, version, rules })
+}
+
+/// The number of rules from which one pass over all bindings is cheaper than a look-up for each rule.
+const MANY_RULES: usize = 64;
+
+fn read_bindings(
+    table: pg_sys::Oid,
+    index: pg_sys::Oid,
+    rules: &[RawRule],
+) -> HashMap<i64, Vec<(i32, Binding)>> {
+    let mut bindings: HashMap<i64, Vec<(i32, Binding)>> = HashMap::new();
+    let mut keep = |row: &scan::Row<'_>| {
+        let binding = (|| {
+            let class = match row.column::<i8>(3)?.cast_unsigned() {
+                b'r' => ObjectClass::Relation,
+                b'f' => ObjectClass::Function,
+                b's' => ObjectClass::Schema,
+                b'o' => ObjectClass::Role,
+                _ => return None,
+            };
+            let attributes = row.column::<Vec<Option<i16>>>(5)?.into_iter().flatten().collect();
+            let oid = catalog::core_oid(row.column::<pg_sys::Oid>(4)?);
+            Some((row.column::<i64>(1)?, row.column::<i32>(2)?, Binding { class, oid, attributes }))
+        })();
+        if let Some((rule, ord, binding)) = binding {
+            bindings.entry(rule).or_default().push((ord, binding));
+        }
+    };
+    if rules.len() > MANY_RULES {
+        scan::rows(table, None, keep);
+    } else {
+        for rule in rules {
+            scan::rows(table, Some((index, 1, Key::Big(rule.id))), &mut keep);
+        }
+    }
+    bindings
+}
+
+/// What the policy says of `action` on the object of this class and OID.
+pub fn compiled(policy: &Policy, action: Action, class: ObjectClass, oid: pg_sys::Oid) -> Option<Rc<Compiled>> {
+    let key = (class, catalog::core_oid(oid), action);
+    if let Some(found) = CACHE.with(|cache| cache.borrow().compiled.get(&key).cloned()) {
+        return Some(found);
+    }
+    let object = match class {
+        ObjectClass::Relation => catalog::relation_object(oid),
+        ObjectClass::Function => catalog::function_object(oid),
+        ObjectClass::Schema => catalog::schema_object(oid),
+        ObjectClass::Role => catalog::role_object(oid),
+        ObjectClass::Other => None,
+    }?;
+    let fresh = Rc::new(compile(policy, action, Some(Arc::new(object)), oid));
+    CACHE.with(|cache| {
+        let mut cache = cache.borrow_mut();
+        if cache.compiled.len() >= COMPILED_MAX {
+            cache.compiled.clear();
+        }
+        cache.compiled.insert(key, Rc::clone(&fresh));
+    });
+    Some(fresh)
+}
+
+/// What the policy says of `action` on an object that is not kept: one to be created, one of another class, or none.
+pub fn compiled_once(policy: &Policy, action: Action, object: Option<Arc<Object>>) -> Compiled {
+    compile(policy, action, object, pg_sys::InvalidOid)
+}
+
+fn compile(policy: &Policy, action: Action, object: Option<Arc<Object>>, relid: pg_sys::Oid) -> Compiled {
+    let is_relation = relid != pg_sys::InvalidOid
+        && object.as_ref().is_some_and(|object| object.class == ObjectClass::Relation);
+    let columns = if is_relation { catalog::columns(relid) } else { Vec::new() };
+    let mut scope = ActionScope::compile(&policy.rules, action, object.as_deref(), &columns);
+    if is_relation {
+        // A deny on a parent covers its partitions and children read directly, one on a child covers the parent.
+        let mut kin = catalog::ancestors(relid);
+        if catalog::relation_facts(relid).is_some_and(|facts| facts.has_children) {
+            kin.extend(catalog::descendants(relid));
+        }
+        for relative in kin {
+            if let Some(object) = catalog::relation_object(relative) {
+                scope.inherit_denies(&policy.rules, action, &object, &catalog::columns(relative), &columns);
+            }
+        }
+    }
+    let name = object.as_ref().map(|object| object.to_string()).unwrap_or_default();
+    Compiled { object, name, scope }
+}

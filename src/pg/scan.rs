@@ -1,0 +1,137 @@
+//! Reads rows straight from heap tables, past SPI, permissions, hooks and the transaction's snapshot.
+//!
+//! The agent's path reads policies and windows this way: no SQL runs, no user id is switched, no other extension's
+//! hook is called, and a snapshot older than a revocation is never used.
+
+use pgrx::datum::FromDatum;
+use pgrx::pg_sys;
+
+/// A key of an equality search on an index's column.
+pub enum Key {
+    /// A bigint.
+    Big(i64),
+    /// A uuid.
+    Uuid([u8; 16]),
+    /// A bytea.
+    Bytes([u8; 16]),
+    /// An oid.
+    Oid(pg_sys::Oid),
+}
+
+/// One row while the scan stands on it.
+pub struct Row<'a> {
+    values: &'a [pg_sys::Datum],
+    nulls: &'a [bool],
+}
+
+impl Row<'_> {
+    /// The column of this number (from 1); `None` for NULL.
+    pub fn column<T: FromDatum>(&self, number: usize) -> Option<T> {
+        let index = number.checked_sub(1)?;
+        let (value, null) = (self.values.get(index)?, *self.nulls.get(index)?);
+        // SAFETY: the caller names the type that the column has (sql/tables.sql, PostgreSQL's catalogues).
+        unsafe { T::from_datum(*value, null) }
+    }
+
+    /// A text[] without its NULL elements.
+    pub fn texts(&self, number: usize) -> Vec<String> {
+        self.column::<Vec<Option<String>>>(number).unwrap_or_default().into_iter().flatten().collect()
+    }
+
+    /// The sixteen bytes of a uuid or a bytea of that length.
+    pub fn sixteen(&self, number: usize) -> Option<[u8; 16]> {
+        self.column::<Vec<u8>>(number)?.try_into().ok()
+    }
+
+    /// The sixteen bytes of a uuid.
+    pub fn uuid(&self, number: usize) -> Option<[u8; 16]> {
+        self.column::<pgrx::Uuid>(number).map(|uuid| *uuid.as_bytes())
+    }
+
+    /// A timestamptz as microseconds since the Unix epoch.
+    pub fn unix_micros(&self, number: usize) -> Option<i64> {
+        self.column::<pgrx::datum::TimestampWithTimeZone>(number)
+            .map(|at| pg_sys::TimestampTz::from(at).saturating_add(POSTGRES_EPOCH_MICROS))
+    }
+
+    /// The raw datum; `None` for NULL.
+    pub fn datum(&self, number: usize) -> Option<pg_sys::Datum> {
+        let index = number.checked_sub(1)?;
+        (!*self.nulls.get(index)?).then_some(*self.values.get(index)?)
+    }
+}
+
+/// Microseconds between 1970-01-01 and 2000-01-01, PostgreSQL's epoch.
+pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// The clock as microseconds since the Unix epoch.
+pub fn clock() -> i64 {
+    // SAFETY: reads the system clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }.saturating_add(POSTGRES_EPOCH_MICROS)
+}
+
+/// Visits the rows of `table` that match `key` on the first column of `index`, or all of them without an index.
+///
+/// Rows committed up to now are seen, whatever the transaction's isolation; in a parallel worker the leader's
+/// snapshot decides, because no other may be taken there (GetLatestSnapshot in snapmgr.c). A missing table has no rows.
+pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visit: impl FnMut(&Row<'_>)) {
+    const ACCESS_SHARE: i32 = 1;
+    // SAFETY: the table is opened and locked for the length of the scan; tuples are read while the scan stands on
+    // them; every value that leaves is an owned Rust copy (FromDatum).
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, ACCESS_SHARE);
+        if relation.is_null() {
+            return;
+        }
+        let snapshot = if pg_sys::IsInParallelMode() {
+            pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot())
+        } else {
+            pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot())
+        };
+        let mut key = pg_sys::ScanKeyData::default();
+        let mut bytes = [0u8; 20];
+        let (index_oid, keys) = match &index {
+            None => (pg_sys::InvalidOid, 0),
+            Some((oid, attribute, wanted)) => {
+                let (procedure, datum) = match wanted {
+                    Key::Big(number) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(*number)),
+                    Key::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(*oid)),
+                    Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, pg_sys::Datum::from(uuid.as_ptr())),
+                    Key::Bytes(id) => {
+                        // A varlena with a four-byte header: length 20, little-endian, shifted as SET_VARSIZE does.
+                        for (to, from) in bytes.iter_mut().skip(4).zip(id) {
+                            *to = *from;
+                        }
+                        pgrx::set_varsize_4b(bytes.as_mut_ptr().cast(), 20);
+                        (pg_sys::F_BYTEAEQ, pg_sys::Datum::from(bytes.as_ptr()))
+                    }
+                };
+                pg_sys::ScanKeyInit(&raw mut key, *attribute, 3, pg_sys::RegProcedure::from(procedure), datum);
+                (*oid, 1)
+            }
+        };
+        let descriptor = (*relation).rd_att;
+        let natts = usize::try_from((*descriptor).natts).unwrap_or(0);
+        let mut values = vec![pg_sys::Datum::from(0); natts];
+        let mut nulls = vec![true; natts];
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            index_oid,
+            index_oid != pg_sys::InvalidOid,
+            snapshot,
+            keys,
+            &raw mut key,
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            visit(&Row { values: &values, nulls: &nulls });
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::relation_close(relation, ACCESS_SHARE);
+    }
+}
