@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::Arc;
 
 /// A PostgreSQL object identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -316,21 +315,6 @@ pub enum Form {
     Merge,
     /// DO.
     Do,
-}
-
-/// One (action, object, columns) that a statement needs.
-#[derive(Clone, Debug)]
-pub struct Access {
-    /// What is done.
-    pub action: Action,
-    /// To what; `None` where an action has no object (LISTEN, DO, LOAD).
-    pub object: Option<Arc<Object>>,
-    /// Which columns.
-    pub columns: Columns,
-    /// Who asks.
-    pub voice: Voice,
-    /// Through which form.
-    pub form: Form,
 }
 
 #[cfg(test)]

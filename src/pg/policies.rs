@@ -39,7 +39,7 @@ pub struct Compiled {
     /// The object; `None` for actions that have none.
     pub object: Option<Arc<Object>>,
     /// The object's qualified name; empty for none.
-    pub name: String,
+    pub name: Rc<str>,
     /// The rules that bear on it.
     pub scope: ActionScope,
 }
@@ -240,6 +240,6 @@ fn compile(policy: &Policy, action: Action, object: Option<Arc<Object>>, relid: 
             }
         }
     }
-    let name = object.as_ref().map(|object| object.to_string()).unwrap_or_default();
+    let name = object.as_ref().map(|object| object.to_string()).unwrap_or_default().into();
     Compiled { object, name, scope }
 }

@@ -476,6 +476,15 @@ fn forget_plans() {
     unsafe { pg_sys::ResetPlanCache() };
 }
 
+/// A token was set: bind at once, and drop every portal of another scope, WITH HOLD cursors too. A refusal is told at
+/// the next statement.
+pub fn settle() {
+    if current().is_ok() {
+        // SAFETY: DISCARD ALL does the same inside a statement of its own; the active portal is left alone.
+        unsafe { pg_sys::PortalHashTableDeleteAll() };
+    }
+}
+
 /// The binding without the check of this moment, for records and views; `None` when unbound.
 pub fn bound() -> Option<Rc<Session>> {
     let serial = guc::active_serial();

@@ -1,5 +1,6 @@
 //! Policies: rules as they are written, and the scope compiled from them.
 
 pub mod builtin;
+pub mod explain;
 pub mod rule;
 pub mod scope;

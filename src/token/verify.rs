@@ -66,6 +66,12 @@ impl PresentedToken {
         self.chain.block_ids()
     }
 
+    /// The name under which the text may be shown while nothing of it is proven.
+    pub fn public_id(&self) -> String {
+        let leaf = self.chain.block_ids().pop().unwrap_or_default();
+        refusals::public_id(self.window(), &leaf)
+    }
+
     /// Verifies the signature, then reads the blocks. `challenge` is the one that this session has open, and a proof
     /// needs one. A caller that has none should refuse a proof before it looks the window up, so that
     /// `proof_stale` does not tell which windows exist.

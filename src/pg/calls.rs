@@ -1,0 +1,104 @@
+//! The functions that are running, innermost last, and what they lend to the statements in their bodies.
+//!
+//! fmgr_hook tells start, end and abort of every call of a function that is not built in (needs_fmgr_hook makes the
+//! server report them, and keeps SQL functions from being inlined past the other hooks).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+
+use super::policies::{self, Policy};
+use super::{catalog, epoch, guc};
+use crate::request::{Action, ObjectClass, Verb, Voice};
+
+#[derive(Clone, Copy)]
+struct Call {
+    function: pg_sys::Oid,
+    lends: bool,
+}
+
+#[derive(Default)]
+struct Calls {
+    stack: Vec<Call>,
+    /// Which roles are guarded, as their labels tell; good for one revocation and policy epoch.
+    guarded_roles: HashMap<pg_sys::Oid, bool>,
+    epoch: u64,
+}
+
+thread_local! {
+    static CALLS: RefCell<Calls> = RefCell::new(Calls::default());
+}
+
+fn with<T>(body: impl FnOnce(&mut Calls) -> T) -> Option<T> {
+    CALLS.with(|calls| calls.try_borrow_mut().ok().map(|mut calls| body(&mut calls)))
+}
+
+/// Whether a role carries the label of `guard_role`. What such a role owns is the agent's own making: it lends nothing.
+pub fn is_guarded_role(role: pg_sys::Oid) -> bool {
+    let epoch = epoch::policies();
+    let known = with(|calls| {
+        if calls.epoch != epoch {
+            calls.epoch = epoch;
+            calls.guarded_roles.clear();
+        }
+        calls.guarded_roles.get(&role).copied()
+    })
+    .flatten();
+    known.unwrap_or_else(|| {
+        let guarded = has_label(role);
+        with(|calls| calls.guarded_roles.insert(role, guarded));
+        guarded
+    })
+}
+
+/// Whether the security label "guarded" of our provider is on the role. Readable already while a client authenticates,
+/// because pg_shseclabel is one of the catalogues that are (relcache.c).
+pub fn has_label(role: pg_sys::Oid) -> bool {
+    let address = pg_sys::ObjectAddress { classId: pg_sys::AuthIdRelationId, objectId: role, objectSubId: 0 };
+    // SAFETY: a complete address; the label is palloc'd text or null.
+    let label = unsafe { catalog::text(pg_sys::GetSecurityLabel(&raw const address, c"agent_guard".as_ptr())) };
+    label.is_some()
+}
+
+/// Whether the body of a function speaks for the DBA who allowed it. One that a guarded role owns speaks for the
+/// agent, unless a rule names that very function.
+pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
+    let Some(facts) = catalog::function_facts(function) else { return false };
+    if !is_guarded_role(facts.owner) {
+        return true;
+    }
+    let execute = Action::plain(Verb::Execute);
+    policies::compiled(policy, execute, ObjectClass::Function, function)
+        .is_some_and(|compiled| compiled.scope.allows_exactly())
+}
+
+/// A call begins.
+pub fn push(function: pg_sys::Oid, lends: bool) {
+    with(|calls| calls.stack.push(Call { function, lends }));
+}
+
+/// The innermost call of this function ends, and with it whatever is still above.
+pub fn pop(function: pg_sys::Oid) {
+    with(|calls| {
+        if let Some(at) = calls.stack.iter().rposition(|call| call.function == function) {
+            calls.stack.truncate(at);
+        }
+    });
+}
+
+/// An error reached the top: nothing is running any more.
+pub fn clear() {
+    with(|calls| calls.stack.clear());
+}
+
+/// Who asks for what is wanted right now.
+pub fn voice() -> Voice {
+    let inside = with(|calls| !calls.stack.is_empty() && calls.stack.iter().all(|call| call.lends));
+    if inside == Some(true) { Voice::Function } else { Voice::Named }
+}
+
+/// Whether calls of this function have to be reported: all that are not built in, in guarded sessions.
+pub fn reported(function: pg_sys::Oid) -> bool {
+    guc::guarded() && function.to_u32() >= catalog::FIRST_NORMAL
+}

@@ -1,0 +1,201 @@
+//! What a plan tells about a statement: whether it restricts a relation, and whether all it does is set the token.
+//!
+//! Judged on the finished plan, after constants were folded: `WHERE true` and `1 = 1` are gone by then.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag as T;
+
+use super::gather::names;
+use super::{catalog, own, settings};
+use crate::refusal::{Place, Refusal, SqlState};
+
+/// The refusal of a statement without a condition.
+pub fn where_refusal(relid: pg_sys::Oid, rule: i64) -> Refusal {
+    let object = catalog::relation_object(relid);
+    let name = object.as_ref().map(ToString::to_string).unwrap_or_default();
+    let place = object.map(|object| Place { schema: object.schema, table: object.name, column: String::new() });
+    Refusal {
+        rule: Some(rule),
+        place: place.unwrap_or_default(),
+        ..Refusal::new(
+            SqlState::InsufficientPrivilege,
+            "require_where",
+            format!("the statement needs a condition on {name}"),
+            format!("rule={rule} object={name} Every row of it would be touched."),
+            format!("Add a WHERE clause that restricts the rows of {name}."),
+        )
+    }
+}
+
+/// Whether every scan of the relation, or of one of its children, is restricted: by a condition of its own on one of
+/// its columns, or by a join condition above it.
+///
+/// # Safety
+/// `plan` is a complete PlannedStmt.
+pub unsafe fn restricts(plan: *mut pg_sys::PlannedStmt, relid: pg_sys::Oid) -> bool {
+    // SAFETY: the caller's promise; the plan is only read.
+    unsafe {
+        let family: Vec<pg_sys::Oid> = std::iter::once(relid).chain(catalog::descendants(relid)).collect();
+        let table = names::members((*plan).rtable);
+        let of_interest: Vec<u32> = table
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| family.contains(&(*node.cast::<pg_sys::RangeTblEntry>()).relid))
+            .filter_map(|(i, _)| u32::try_from(i + 1).ok())
+            .collect();
+        let mut roots = vec![(*plan).planTree.cast::<pg_sys::Node>()];
+        roots.extend(names::members((*plan).subplans));
+        roots.into_iter().all(|root| scans_restricted(root.cast(), &of_interest, false))
+    }
+}
+
+unsafe fn scans_restricted(plan: *mut pg_sys::Plan, scans: &[u32], above: bool) -> bool {
+    if plan.is_null() {
+        return true;
+    }
+    // SAFETY: every plan node begins with a Plan; the tag decides further casts.
+    unsafe {
+        let node = &*plan;
+        let tag = node.type_;
+        if let Some(scan) = scan_index(tag, plan) {
+            if scans.contains(&scan) && !above && !has_condition(tag, plan) {
+                return false;
+            }
+        }
+        let above = above || joins_on_condition(tag, plan) || one_time_false(tag, plan);
+        let mut children: Vec<*mut pg_sys::Plan> = vec![node.lefttree, node.righttree];
+        let list = |list: *mut pg_sys::List| names::members(list).into_iter().map(|child| child.cast::<pg_sys::Plan>());
+        match tag {
+            T::T_Append => children.extend(list((*plan.cast::<pg_sys::Append>()).appendplans)),
+            T::T_MergeAppend => children.extend(list((*plan.cast::<pg_sys::MergeAppend>()).mergeplans)),
+            T::T_SubqueryScan => children.push((*plan.cast::<pg_sys::SubqueryScan>()).subplan),
+            T::T_CustomScan => children.extend(list((*plan.cast::<pg_sys::CustomScan>()).custom_plans)),
+            _ => {}
+        }
+        children.into_iter().all(|child| scans_restricted(child, scans, above))
+    }
+}
+
+/// The range table index of a node that scans a relation.
+unsafe fn scan_index(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> Option<u32> {
+    let scans = matches!(
+        tag,
+        T::T_SeqScan
+            | T::T_SampleScan
+            | T::T_IndexScan
+            | T::T_IndexOnlyScan
+            | T::T_BitmapHeapScan
+            | T::T_TidScan
+            | T::T_TidRangeScan
+            | T::T_ForeignScan
+            | T::T_CustomScan
+    );
+    // SAFETY: all of these begin with a Scan.
+    scans.then(|| unsafe { (*plan.cast::<pg_sys::Scan>()).scanrelid })
+}
+
+unsafe fn has_condition(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        let extra = match tag {
+            T::T_IndexScan => (*plan.cast::<pg_sys::IndexScan>()).indexqualorig,
+            T::T_IndexOnlyScan => (*plan.cast::<pg_sys::IndexOnlyScan>()).indexqual,
+            T::T_BitmapHeapScan => (*plan.cast::<pg_sys::BitmapHeapScan>()).bitmapqualorig,
+            T::T_TidScan => (*plan.cast::<pg_sys::TidScan>()).tidquals,
+            T::T_TidRangeScan => (*plan.cast::<pg_sys::TidRangeScan>()).tidrangequals,
+            _ => std::ptr::null_mut(),
+        };
+        [(*plan).qual, extra].into_iter().flat_map(|list| names::members(list)).any(|clause| restricting(clause))
+    }
+}
+
+/// A clause that looks at a column; `x IS NOT NULL`, which `x = x` turns into, does not count.
+unsafe fn restricting(clause: *mut pg_sys::Node) -> bool {
+    // SAFETY: an expression of the plan; the walker only reads.
+    unsafe { (*clause).type_ != T::T_NullTest && mentions_column(clause, std::ptr::null_mut()) }
+}
+
+unsafe extern "C-unwind" fn mentions_column(node: *mut pg_sys::Node, context: *mut std::ffi::c_void) -> bool {
+    // SAFETY: expression_tree_walker hands valid nodes or null.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        (*node).type_ == T::T_Var || pg_sys::expression_tree_walker(node, Some(mentions_column), context)
+    }
+}
+
+unsafe fn joins_on_condition(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        match tag {
+            T::T_HashJoin => !(*plan.cast::<pg_sys::HashJoin>()).hashclauses.is_null(),
+            T::T_MergeJoin => !(*plan.cast::<pg_sys::MergeJoin>()).mergeclauses.is_null(),
+            T::T_NestLoop => {
+                let join = &*plan.cast::<pg_sys::NestLoop>();
+                !join.join.joinqual.is_null() || !join.nestParams.is_null()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A Result node whose one-time filter keeps everything below from running.
+unsafe fn one_time_false(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        tag == T::T_Result
+            && names::members((*plan.cast::<pg_sys::Result>()).resconstantqual.cast()).into_iter().any(|clause| {
+                (*clause).type_ == T::T_Const && {
+                    let constant = &*clause.cast::<pg_sys::Const>();
+                    constant.constisnull || constant.constvalue.value() == 0
+                }
+            })
+    }
+}
+
+/// Whether all that a plan does is `SELECT set_config('agent_guard.token', ..., ...)`: the one query that a guarded
+/// session without a token may run.
+///
+/// # Safety
+/// `plan` is a complete PlannedStmt.
+pub unsafe fn only_sets_the_token(plan: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: the caller's promise; the plan is only read.
+    unsafe {
+        let plan = &*plan;
+        let tree = plan.planTree;
+        if tree.is_null() || (*tree).type_ != T::T_Result || !(*tree).lefttree.is_null() || !plan.subplans.is_null() {
+            return false;
+        }
+        let targets = names::members((*tree).targetlist);
+        let [target] = targets.as_slice() else { return false };
+        let expression = (*target.cast::<pg_sys::TargetEntry>()).expr.cast::<pg_sys::Node>();
+        if expression.is_null() || (*expression).type_ != T::T_FuncExpr {
+            return false;
+        }
+        let call = &*expression.cast::<pg_sys::FuncExpr>();
+        let arguments = names::members(call.args);
+        own::own().is_some_and(|own| own.stand_ins.set_config == call.funcid)
+            && arguments.iter().all(|argument| matches!((**argument).type_, T::T_Const | T::T_Param))
+            && arguments.first().is_some_and(|name| constant_text(*name).is_some_and(|name| settings::is_token(&name)))
+    }
+}
+
+/// The text of a constant; `None` for NULL and for anything that is no constant text.
+///
+/// # Safety
+/// `node` is an expression node.
+pub unsafe fn constant_text(node: *mut pg_sys::Node) -> Option<String> {
+    use pgrx::FromDatum;
+    // SAFETY: the tag and the type decide the conversion.
+    unsafe {
+        if (*node).type_ != T::T_Const {
+            return None;
+        }
+        let constant = &*node.cast::<pg_sys::Const>();
+        if constant.consttype != pg_sys::TEXTOID {
+            return None;
+        }
+        String::from_datum(constant.constvalue, constant.constisnull)
+    }
+}

@@ -1,0 +1,275 @@
+//! The one door: what a statement wants -> what the scope says -> the record -> a refusal as plain data.
+//!
+//! Five hooks and the SQL functions ask here, so a statement that reaches two hooks is decided the same way in both.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pgrx::pg_sys;
+
+use super::policies::{self, Compiled, Policy};
+use super::session::Session;
+use super::statement::{self, Decided};
+use super::{catalog, guc, own};
+use crate::audit::event::AuditDecision;
+use crate::decision::{Decision, Denial, Obligations};
+use crate::policy::explain::{self, Denied};
+use crate::refusal::Refusal;
+use crate::request::{Action, Columns, Form, Object, ObjectClass, Verb, Voice};
+
+/// The object of a wanted access.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The action has none.
+    Nothing,
+    /// A relation.
+    Relation(pg_sys::Oid),
+    /// A function.
+    Function(pg_sys::Oid),
+    /// A schema.
+    Schema(pg_sys::Oid),
+    /// A role.
+    Role(pg_sys::Oid),
+    /// Something without a compiled scope of its own: to be created, or of another class.
+    Named(Arc<Object>),
+}
+
+/// One access that a statement wants, before anything is decided.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What is done.
+    pub action: Action,
+    /// To what.
+    pub target: Target,
+    /// Which columns.
+    pub columns: Columns,
+    /// Who asks.
+    pub voice: Voice,
+    /// No rule can allow it.
+    pub never: bool,
+}
+
+impl Wanted {
+    /// What the agent itself names, without columns.
+    pub fn named(action: Action, target: Target) -> Wanted {
+        Wanted { action, target, columns: Columns::Unnamed, voice: Voice::Named, never: false }
+    }
+
+    /// The same as asked by `voice`.
+    pub fn by(self, voice: Voice) -> Wanted {
+        Wanted { voice, ..self }
+    }
+}
+
+/// An access with its outcome.
+pub struct Outcome {
+    /// For the record.
+    pub decided: Decided,
+    /// Why it is refused.
+    pub refusal: Option<Refusal>,
+    /// What rides on the allow.
+    pub obligations: Obligations,
+}
+
+/// Whether denials under this policy are only recorded.
+pub fn observes(policy: &Policy) -> bool {
+    policy.observe || guc::observing()
+}
+
+fn compiled(policy: &Policy, action: Action, target: &Target) -> Rc<Compiled> {
+    let kept = match target {
+        Target::Relation(oid) => policies::compiled(policy, action, ObjectClass::Relation, *oid),
+        Target::Function(oid) => policies::compiled(policy, action, ObjectClass::Function, *oid),
+        Target::Schema(oid) => policies::compiled(policy, action, ObjectClass::Schema, *oid),
+        Target::Role(oid) => policies::compiled(policy, action, ObjectClass::Role, *oid),
+        Target::Nothing | Target::Named(_) => None,
+    };
+    kept.unwrap_or_else(|| {
+        let object = match target {
+            Target::Named(object) => Some(Arc::clone(object)),
+            _ => None,
+        };
+        Rc::new(policies::compiled_once(policy, action, object))
+    })
+}
+
+/// Decides one access.
+pub fn decide(session: &Session, policy: &Policy, wanted: &Wanted, form: Form, statement: &str) -> Outcome {
+    let compiled = compiled(policy, wanted.action, &wanted.target);
+    let decision = if wanted.never || touches_own(wanted) {
+        Decision::Deny(Denial::Never)
+    } else {
+        match by_token(session, wanted, &compiled, form) {
+            Err(block) => Decision::Deny(Denial::OutOfScope(block)),
+            Ok(()) => compiled.scope.decide(&wanted.columns, wanted.voice, statement),
+        }
+    };
+    let (outcome, rule, refusal, obligations) = match decision {
+        Decision::Allow(rule, obligations) => (AuditDecision::Allow, rule, None, obligations),
+        Decision::Deny(denial) => {
+            let refusal = explain(policy, wanted, &compiled, denial);
+            let observed = observes(policy) && denial != Denial::Never;
+            let outcome = if observed { AuditDecision::Observe } else { AuditDecision::Deny };
+            (outcome, refusal.rule, Some(refusal), Obligations::default())
+        }
+    };
+    let decided = Decided {
+        action: wanted.action,
+        object: compiled.object.clone(),
+        name: Rc::clone(&compiled.name),
+        columns: column_names(&wanted.target, &wanted.columns),
+        decision: outcome,
+        rule,
+    };
+    Outcome { decided, refusal, obligations }
+}
+
+/// The extension's own schema is out of every agent's reach. What may be read and run there is known where relations
+/// and functions are collected; everything else ends here.
+fn touches_own(wanted: &Wanted) -> bool {
+    if matches!(wanted.action.verb, Verb::Select | Verb::Execute) {
+        return false;
+    }
+    let Some(own) = own::own() else { return true };
+    match &wanted.target {
+        Target::Relation(oid) => catalog::relation_facts(*oid).is_some_and(|facts| facts.namespace == own.schema),
+        Target::Function(oid) => catalog::function_facts(*oid).is_some_and(|facts| facts.namespace == own.schema),
+        Target::Schema(oid) => *oid == own.schema,
+        Target::Named(object) => object.schema == "agent_guard" || (object.class == ObjectClass::Schema && object.name == "agent_guard"),
+        Target::Nothing | Target::Role(_) => false,
+    }
+}
+
+/// Whether an access would be allowed; nothing is recorded.
+///
+/// # Errors
+/// The refusal of an unreadable policy.
+pub fn would_allow(session: &Session, wanted: &Wanted) -> Result<bool, Refusal> {
+    let policy = policies::policy(session.policy_id)?;
+    Ok(decide(session, &policy, wanted, Form::Plain, "").refusal.is_none())
+}
+
+/// Decides an access that belongs to no statement; the caller records it.
+///
+/// # Errors
+/// The refusal of an unreadable policy.
+pub fn decide_alone(session: &Session, wanted: &Wanted) -> Result<Option<(Decided, Option<Refusal>)>, Refusal> {
+    let policy = policies::policy(session.policy_id)?;
+    let outcome = decide(session, &policy, wanted, Form::Plain, "");
+    Ok(Some((outcome.decided, outcome.refusal)))
+}
+
+/// What the token's blocks leave. A view that the agent may read lends its tables; a function lends nothing here,
+/// so that a child cannot reach through a function what its parent kept from it.
+fn by_token(session: &Session, wanted: &Wanted, compiled: &Compiled, form: Form) -> Result<(), usize> {
+    if wanted.voice == Voice::View {
+        return Ok(());
+    }
+    let relation = match (&wanted.target, &compiled.object) {
+        (Target::Relation(_), Some(object)) => Some((object.schema.as_str(), object.name.as_str())),
+        _ => None,
+    };
+    session.token.permits(wanted.action.verb, form, relation)
+}
+
+fn explain(policy: &Policy, wanted: &Wanted, compiled: &Compiled, denial: Denial) -> Refusal {
+    let column = match (denial, &wanted.target) {
+        (Denial::Column(_, number) | Denial::ColumnNotAllowed(number), Target::Relation(relid)) => {
+            catalog::column_name(*relid, number).unwrap_or_default()
+        }
+        _ => String::new(),
+    };
+    let allowed = match wanted.target {
+        Target::Relation(_) if !wanted.never => allowed_on(policy, &wanted.target),
+        _ => Vec::new(),
+    };
+    explain::refusal(&Denied {
+        policy: &policy.name,
+        action: wanted.action,
+        object: compiled.object.as_deref(),
+        denial,
+        column: &column,
+        allowed: &allowed,
+    })
+}
+
+/// The actions on data that the policy allows on an object.
+pub fn allowed_on(policy: &Policy, target: &Target) -> Vec<Action> {
+    [Verb::Select, Verb::Insert, Verb::Update, Verb::Delete, Verb::Truncate, Verb::Lock]
+        .into_iter()
+        .map(Action::plain)
+        .filter(|action| {
+            let compiled = compiled(policy, *action, target);
+            matches!(compiled.scope.decide(&Columns::Unnamed, Voice::Named, ""), Decision::Allow(..))
+        })
+        .collect()
+}
+
+fn column_names(target: &Target, columns: &Columns) -> String {
+    match (target, columns) {
+        (Target::Relation(relid), Columns::Of(numbers)) => {
+            let mut names = String::with_capacity(numbers.len() * 12);
+            for number in numbers {
+                if !names.is_empty() {
+                    names.push(',');
+                }
+                match catalog::column_name(*relid, *number) {
+                    Some(name) => names.push_str(&name),
+                    None => names.push_str(&number.to_string()),
+                }
+            }
+            names
+        }
+        (_, Columns::Whole) => "*".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// Decides everything that a statement wants and notes it with the statement that is being worked on.
+/// The first refusal that is enforced ends it.
+///
+/// # Errors
+/// That refusal, or the one of an unreadable policy.
+pub fn enforce(session: &Session, wanted: &[Wanted], form: Form) -> Result<(), Refusal> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let policy = policies::policy(session.policy_id)?;
+    let text = statement::with_current(|open| open.text().to_owned());
+    for one in wanted {
+        let text = text.as_deref().unwrap_or("");
+        let outcome = decide(session, &policy, one, form, text);
+        note(&policy, one, outcome)?;
+    }
+    Ok(())
+}
+
+fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<(), Refusal> {
+    let Outcome { decided, refusal, obligations } = outcome;
+    let enforced = decided.decision == AuditDecision::Deny;
+    let where_required = match (obligations.require_where, &wanted.target) {
+        (Some(rule), Target::Relation(relid)) => Some((*relid, rule)),
+        _ => None,
+    };
+    let mut decided = Some(decided);
+    statement::with_current(|open| {
+        if let Some(decided) = decided.take() {
+            open.note(decided, policy.version);
+        }
+        open.obligations = open.obligations.and(obligations);
+        open.where_required.extend(where_required);
+        if let Some(refusal) = &refusal {
+            open.refuse(refusal, !enforced);
+        }
+    });
+    match refusal {
+        Some(refusal) if enforced => {
+            if let Some(decided) = decided {
+                let text = super::hooks::current_text();
+                statement::record_refused_alone("", &text, Some(&decided), &refusal);
+            }
+            Err(refusal)
+        }
+        _ => Ok(()),
+    }
+}

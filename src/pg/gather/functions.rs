@@ -1,0 +1,73 @@
+//! Functions: which execution needs what.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+
+use super::super::catalog::{self, FIRST_NORMAL};
+use super::super::enforce::{Target, Wanted};
+use super::super::own::{self, AGENT_FUNCTIONS};
+use crate::policy::builtin::{self, Class};
+use crate::request::{Action, Verb, Voice};
+
+/// What running a function takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// Nothing: an ordinary built-in, or one of our functions for agents.
+    Free,
+    /// An allow for this action.
+    Needs(Verb),
+    /// Only the server itself may call it, inside an aggregate and the like.
+    ServerOnly,
+    /// No agent may.
+    Never,
+}
+
+thread_local! {
+    /// Built-ins by OID; their classes are fixed for a server version.
+    static BUILT_IN: RefCell<HashMap<u32, Execution>> = RefCell::new(HashMap::new());
+}
+
+/// How a function is treated.
+pub fn execution(function: pg_sys::Oid) -> Execution {
+    let oid = function.to_u32();
+    if oid < FIRST_NORMAL {
+        if let Some(known) = BUILT_IN.with(|known| known.borrow().get(&oid).copied()) {
+            return known;
+        }
+        let found = built_in(function);
+        BUILT_IN.with(|known| known.borrow_mut().insert(oid, found));
+        return found;
+    }
+    let Some(facts) = catalog::function_facts(function) else { return Execution::Never };
+    let Some(own) = own::own() else { return Execution::Never };
+    if facts.namespace == own.schema {
+        let stand_in = function == own.stand_ins.set_config;
+        let free = stand_in || AGENT_FUNCTIONS.contains(&facts.name.as_str());
+        return if free { Execution::Free } else { Execution::Never };
+    }
+    if facts.takes_internal { Execution::ServerOnly } else { Execution::Needs(Verb::Execute) }
+}
+
+fn built_in(function: pg_sys::Oid) -> Execution {
+    let Some(facts) = catalog::function_facts(function) else { return Execution::Never };
+    match builtin::function_class(&facts.name, facts.volatility, facts.takes_internal) {
+        Class::Ordinary => Execution::Free,
+        Class::Needs(verb) => Execution::Needs(verb),
+        Class::ServerOnly => Execution::ServerOnly,
+    }
+}
+
+/// The access that running `function` needs; `None` for none. Inside a function that lends, built-ins are free and the
+/// others only subject to denies.
+pub fn wanted(function: pg_sys::Oid, voice: Voice) -> Option<Wanted> {
+    let target = Target::Function(function);
+    match execution(function) {
+        Execution::Free | Execution::ServerOnly => None,
+        Execution::Needs(verb) => Some(Wanted::named(Action::plain(verb), target).by(voice)),
+        Execution::Never => {
+            Some(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), target).by(voice) })
+        }
+    }
+}

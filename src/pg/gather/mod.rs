@@ -1,0 +1,7 @@
+//! Collecting: from what the server is about to do to the accesses that it needs. Decides nothing.
+
+pub mod ddl;
+pub mod functions;
+pub mod names;
+pub mod relations;
+pub mod utility;

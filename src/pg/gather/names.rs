@@ -1,0 +1,293 @@
+//! From the names in a utility statement's parse tree to objects, without taking locks.
+
+use std::sync::Arc;
+
+use pgrx::pg_sys;
+
+use super::super::catalog;
+use super::super::enforce::Target;
+use crate::request::{Kind, Object, ObjectClass, Oid};
+
+/// The members of a List as node pointers.
+///
+/// # Safety
+/// `list` is null or a pointer list that outlives the result's use.
+pub unsafe fn members(list: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise; length and elements belong together.
+    unsafe {
+        if list.is_null() {
+            return Vec::new();
+        }
+        let length = usize::try_from((*list).length).unwrap_or(0);
+        (0..length).map(|i| (*(*list).elements.add(i)).ptr_value.cast()).collect()
+    }
+}
+
+/// A list of String nodes as text parts.
+///
+/// # Safety
+/// `list` is null or a list of String nodes.
+pub unsafe fn strings(list: *mut pg_sys::List) -> Vec<String> {
+    // SAFETY: the caller's promise.
+    unsafe { members(list).into_iter().filter_map(|node| string(node)).collect() }
+}
+
+/// The text of a String node; `None` for any other node.
+///
+/// # Safety
+/// `node` is null or a valid node.
+pub unsafe fn string(node: *mut pg_sys::Node) -> Option<String> {
+    // SAFETY: the tag says that it is a String.
+    unsafe {
+        if node.is_null() || (*node).type_ != pg_sys::NodeTag::T_String {
+            return None;
+        }
+        catalog::text((*node.cast::<pg_sys::String>()).sval)
+    }
+}
+
+/// The OID that a RangeVar names, without a lock; invalid when there is none.
+///
+/// # Safety
+/// `range` is null or a valid RangeVar.
+pub unsafe fn relation(range: *mut pg_sys::RangeVar) -> pg_sys::Oid {
+    const NO_LOCK: i32 = 0;
+    if range.is_null() {
+        return pg_sys::InvalidOid;
+    }
+    // SAFETY: RVR_MISSING_OK: no error for a missing relation, and no lock to wait for.
+    unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            range,
+            NO_LOCK,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    }
+}
+
+/// The relation that a list of String nodes names.
+///
+/// # Safety
+/// `names` is a list of one to three String nodes.
+pub unsafe fn relation_by_names(names: *mut pg_sys::List) -> pg_sys::Oid {
+    // SAFETY: makeRangeVarFromNameList builds a palloc'd RangeVar from such a list.
+    unsafe { relation(pg_sys::makeRangeVarFromNameList(names)) }
+}
+
+/// The target for an existing relation, or for its name where there is none.
+///
+/// # Safety
+/// `range` is null or a valid RangeVar.
+pub unsafe fn relation_target(range: *mut pg_sys::RangeVar) -> Target {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let oid = relation(range);
+        if oid != pg_sys::InvalidOid {
+            return Target::Relation(oid);
+        }
+        match range.as_ref() {
+            None => Target::Nothing,
+            Some(range) => named(
+                catalog::text(range.schemaname).unwrap_or_default(),
+                catalog::text(range.relname).unwrap_or_default(),
+            ),
+        }
+    }
+}
+
+/// An object of no class of its own, or one that does not exist yet.
+pub fn named(schema: String, name: String) -> Target {
+    Target::Named(Arc::new(Object { class: ObjectClass::Other, oid: Oid(0), schema, name, args: None }))
+}
+
+/// A relation that is about to be created, and whether it is a temporary one.
+///
+/// # Safety
+/// `range` is a valid RangeVar.
+pub unsafe fn new_relation(range: *mut pg_sys::RangeVar) -> (Target, bool) {
+    // SAFETY: the caller's promise; RangeVarGetCreationNamespace raises what CREATE itself would raise.
+    unsafe {
+        let Some(fields) = range.as_ref() else { return (Target::Nothing, false) };
+        let name = catalog::text(fields.relname).unwrap_or_default();
+        let schema = catalog::text(fields.schemaname);
+        let persistence = fields.relpersistence.cast_unsigned();
+        let in_temporary = schema.as_deref() == Some("pg_temp")
+            || schema.as_deref().is_some_and(|schema| schema.starts_with("pg_temp_"));
+        if persistence == b't' || in_temporary {
+            return (named("pg_temp".to_owned(), name), true);
+        }
+        let namespace = pg_sys::RangeVarGetCreationNamespace(range);
+        let temporary = pg_sys::isTempNamespace(namespace);
+        let schema = catalog::schema_name(namespace).unwrap_or_default();
+        let object = Object { class: ObjectClass::Relation, oid: Oid(0), schema, name, args: None };
+        (Target::Named(Arc::new(object)), temporary)
+    }
+}
+
+/// An object other than a relation that is about to be created under a possibly qualified name.
+///
+/// # Safety
+/// `names` is a list of String nodes.
+pub unsafe fn new_object(names: *mut pg_sys::List, class: ObjectClass) -> Target {
+    // SAFETY: the caller's promise; the schema is only looked up where the name gives none.
+    unsafe {
+        let parts = strings(names);
+        let Some((name, qualifiers)) = parts.split_last() else { return Target::Nothing };
+        let schema = match qualifiers.last() {
+            Some(schema) => schema.clone(),
+            None => {
+                let mut bare: *mut std::os::raw::c_char = std::ptr::null_mut();
+                let namespace = pg_sys::QualifiedNameGetCreationNamespace(names, &raw mut bare);
+                catalog::schema_name(namespace).unwrap_or_default()
+            }
+        };
+        let args = (class == ObjectClass::Function).then(String::new);
+        Target::Named(Arc::new(Object { class, oid: Oid(0), schema, name: name.clone(), args }))
+    }
+}
+
+/// The target of a statement that names an existing object by object type and node (COMMENT, ALTER ... RENAME).
+///
+/// # Safety
+/// `object` is the node that the grammar builds for the object type.
+pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Target {
+    use pg_sys::ObjectType::{
+        OBJECT_AGGREGATE, OBJECT_FOREIGN_TABLE, OBJECT_FUNCTION, OBJECT_INDEX, OBJECT_MATVIEW, OBJECT_PROCEDURE,
+        OBJECT_ROLE, OBJECT_ROUTINE, OBJECT_SCHEMA, OBJECT_SEQUENCE, OBJECT_TABLE, OBJECT_VIEW,
+    };
+    // SAFETY: the grammar's node types for each object type (gram.y, objectaddress.c: get_object_address).
+    unsafe {
+        match kind {
+            OBJECT_TABLE | OBJECT_VIEW | OBJECT_MATVIEW | OBJECT_INDEX | OBJECT_SEQUENCE | OBJECT_FOREIGN_TABLE => {
+                let oid = relation_by_names(object.cast());
+                if oid == pg_sys::InvalidOid { by_parts(&strings(object.cast())) } else { Target::Relation(oid) }
+            }
+            OBJECT_FUNCTION | OBJECT_PROCEDURE | OBJECT_ROUTINE | OBJECT_AGGREGATE => {
+                let oid = pg_sys::LookupFuncWithArgs(kind, object.cast(), true);
+                if oid == pg_sys::InvalidOid { Target::Nothing } else { Target::Function(oid) }
+            }
+            OBJECT_SCHEMA => string(object).map_or(Target::Nothing, |name| schema(&name)),
+            OBJECT_ROLE => string(object).map_or(Target::Nothing, |name| role(&name)),
+            _ => loose(object),
+        }
+    }
+}
+
+/// Names of any other kind of object, as far as the node shows them: a string, a list of strings, a type name.
+unsafe fn loose(object: *mut pg_sys::Node) -> Target {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        if object.is_null() {
+            return Target::Nothing;
+        }
+        match (*object).type_ {
+            pg_sys::NodeTag::T_String => string(object).map_or(Target::Nothing, |name| named(String::new(), name)),
+            pg_sys::NodeTag::T_List => by_parts(&strings(object.cast())),
+            pg_sys::NodeTag::T_TypeName => by_parts(&strings((*object.cast::<pg_sys::TypeName>()).names)),
+            pg_sys::NodeTag::T_ObjectWithArgs => by_parts(&strings((*object.cast::<pg_sys::ObjectWithArgs>()).objname)),
+            _ => Target::Nothing,
+        }
+    }
+}
+
+fn by_parts(parts: &[String]) -> Target {
+    match parts.split_last() {
+        None => Target::Nothing,
+        Some((name, qualifiers)) => named(qualifiers.last().cloned().unwrap_or_default(), name.clone()),
+    }
+}
+
+/// A schema by name; by name only where there is none.
+pub fn schema(name: &str) -> Target {
+    let Ok(text) = std::ffi::CString::new(name) else { return Target::Nothing };
+    // SAFETY: a NUL-terminated name; missing schemas give InvalidOid.
+    let oid = unsafe { pg_sys::get_namespace_oid(text.as_ptr(), true) };
+    if oid != pg_sys::InvalidOid {
+        return Target::Schema(oid);
+    }
+    let (class, name) = (ObjectClass::Schema, name.to_owned());
+    Target::Named(Arc::new(Object { class, oid: Oid(0), schema: String::new(), name, args: None }))
+}
+
+/// A role by name; by name only where there is none.
+pub fn role(name: &str) -> Target {
+    let Ok(text) = std::ffi::CString::new(name) else { return Target::Nothing };
+    // SAFETY: a NUL-terminated name; missing roles give InvalidOid.
+    let oid = unsafe { pg_sys::get_role_oid(text.as_ptr(), true) };
+    if oid != pg_sys::InvalidOid {
+        return Target::Role(oid);
+    }
+    let (class, name) = (ObjectClass::Role, name.to_owned());
+    Target::Named(Arc::new(Object { class, oid: Oid(0), schema: String::new(), name, args: None }))
+}
+
+/// The role that a RoleSpec names, also CURRENT_ROLE, CURRENT_USER and SESSION_USER.
+///
+/// # Safety
+/// `spec` is null or a valid RoleSpec.
+pub unsafe fn role_spec(spec: *mut pg_sys::RoleSpec) -> Target {
+    // SAFETY: the caller's promise; get_rolespec_oid is asked only where it cannot mean PUBLIC.
+    unsafe {
+        let Some(fields) = spec.as_ref() else { return Target::Nothing };
+        match fields.roletype {
+            pg_sys::RoleSpecType::ROLESPEC_CSTRING => {
+                catalog::text(fields.rolename).map_or(Target::Nothing, |name| role(&name))
+            }
+            pg_sys::RoleSpecType::ROLESPEC_PUBLIC => Target::Nothing,
+            _ => Target::Role(pg_sys::get_rolespec_oid(spec, true)),
+        }
+    }
+}
+
+/// The kind of object that the grammar's object type stands for.
+pub fn kind(kind: pg_sys::ObjectType::Type) -> Option<Kind> {
+    use pg_sys::ObjectType as T;
+    Some(match kind {
+        T::OBJECT_ACCESS_METHOD => Kind::AccessMethod,
+        T::OBJECT_AGGREGATE => Kind::Aggregate,
+        T::OBJECT_CAST => Kind::Cast,
+        T::OBJECT_COLLATION => Kind::Collation,
+        T::OBJECT_TABCONSTRAINT | T::OBJECT_DOMCONSTRAINT => Kind::Constraint,
+        T::OBJECT_CONVERSION => Kind::Conversion,
+        T::OBJECT_DATABASE => Kind::Database,
+        T::OBJECT_DEFACL => Kind::DefaultPrivileges,
+        T::OBJECT_DOMAIN => Kind::Domain,
+        T::OBJECT_EVENT_TRIGGER => Kind::EventTrigger,
+        T::OBJECT_EXTENSION => Kind::Extension,
+        T::OBJECT_FDW => Kind::ForeignDataWrapper,
+        T::OBJECT_FOREIGN_TABLE => Kind::ForeignTable,
+        T::OBJECT_FUNCTION => Kind::Function,
+        T::OBJECT_INDEX => Kind::Index,
+        T::OBJECT_LANGUAGE => Kind::Language,
+        T::OBJECT_LARGEOBJECT => Kind::LargeObject,
+        T::OBJECT_MATVIEW => Kind::MaterializedView,
+        T::OBJECT_OPCLASS => Kind::OperatorClass,
+        T::OBJECT_OPERATOR => Kind::Operator,
+        T::OBJECT_OPFAMILY => Kind::OperatorFamily,
+        T::OBJECT_POLICY => Kind::Policy,
+        T::OBJECT_PROCEDURE => Kind::Procedure,
+        T::OBJECT_PUBLICATION | T::OBJECT_PUBLICATION_REL | T::OBJECT_PUBLICATION_NAMESPACE => Kind::Publication,
+        T::OBJECT_ROLE => Kind::Role,
+        T::OBJECT_ROUTINE => Kind::Routine,
+        T::OBJECT_RULE => Kind::Rule,
+        T::OBJECT_SCHEMA => Kind::Schema,
+        T::OBJECT_SEQUENCE => Kind::Sequence,
+        T::OBJECT_FOREIGN_SERVER => Kind::Server,
+        T::OBJECT_STATISTIC_EXT => Kind::Statistics,
+        T::OBJECT_SUBSCRIPTION => Kind::Subscription,
+        T::OBJECT_TABLE | T::OBJECT_COLUMN => Kind::Table,
+        T::OBJECT_TABLESPACE => Kind::Tablespace,
+        T::OBJECT_TRANSFORM => Kind::Transform,
+        T::OBJECT_TRIGGER => Kind::Trigger,
+        T::OBJECT_TSCONFIGURATION => Kind::TextSearchConfiguration,
+        T::OBJECT_TSDICTIONARY => Kind::TextSearchDictionary,
+        T::OBJECT_TSPARSER => Kind::TextSearchParser,
+        T::OBJECT_TSTEMPLATE => Kind::TextSearchTemplate,
+        T::OBJECT_TYPE | T::OBJECT_ATTRIBUTE => Kind::Type,
+        T::OBJECT_USER_MAPPING => Kind::UserMapping,
+        T::OBJECT_VIEW => Kind::View,
+        _ => return None,
+    })
+}

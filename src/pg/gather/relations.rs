@@ -1,0 +1,224 @@
+//! Relations and columns: from the permission entries of a plan to accesses.
+//!
+//! The planner's flattened range table keeps an entry for every relation, also of pulled-up and proven-empty subqueries;
+//! cached plans carry it too. Children and partitions come without permissions of their own and are covered by the
+//! rules on their relatives (`policies`).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+
+use super::super::catalog::{self, FIRST_NORMAL, RelationFacts};
+use super::super::enforce::{Target, Wanted};
+use super::super::policies::{self, Policy};
+use super::super::{calls, own};
+use crate::policy::builtin::{self, Guarded};
+use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
+
+/// One relation's permission entry, the same on every server version.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    relid: pg_sys::Oid,
+    required: u32,
+    check_as: pg_sys::Oid,
+    selected: *mut pg_sys::Bitmapset,
+    inserted: *mut pg_sys::Bitmapset,
+    updated: *mut pg_sys::Bitmapset,
+}
+
+/// The entries of what ExecutorCheckPerms_hook is given: range table entries up to 15, permission infos from 16 on.
+///
+/// # Safety
+/// `list` is the hook's own argument.
+pub unsafe fn entries(list: *mut pg_sys::List) -> Vec<Entry> {
+    let mut entries = Vec::with_capacity(4);
+    // SAFETY: a List of nodes of the type that the hook's contract names; entries are only read.
+    unsafe {
+        let length = if list.is_null() { 0 } else { usize::try_from((*list).length).unwrap_or(0) };
+        for i in 0..length {
+            let node = (*(*list).elements.add(i)).ptr_value;
+            #[cfg(feature = "pg15")]
+            {
+                let entry = &*node.cast::<pg_sys::RangeTblEntry>();
+                if entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
+                    continue;
+                }
+                entries.push(Entry {
+                    relid: entry.relid,
+                    required: entry.requiredPerms,
+                    check_as: entry.checkAsUser,
+                    selected: entry.selectedCols,
+                    inserted: entry.insertedCols,
+                    updated: entry.updatedCols,
+                });
+            }
+            #[cfg(not(feature = "pg15"))]
+            {
+                let entry = &*node.cast::<pg_sys::RTEPermissionInfo>();
+                entries.push(Entry {
+                    relid: entry.relid,
+                    required: u32::try_from(entry.requiredPerms).unwrap_or(u32::MAX),
+                    check_as: entry.checkAsUser,
+                    selected: entry.selectedCols,
+                    inserted: entry.insertedCols,
+                    updated: entry.updatedCols,
+                });
+            }
+        }
+    }
+    entries.retain(|entry| entry.required != 0);
+    entries
+}
+
+fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
+    if set.is_null() {
+        return Columns::Unnamed;
+    }
+    let mut numbers = Vec::with_capacity(8);
+    let mut member = -1;
+    loop {
+        // SAFETY: a valid Bitmapset of the plan, only read.
+        member = unsafe { pg_sys::bms_next_member(set, member) };
+        if member < 0 {
+            break;
+        }
+        let number = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+        if number == 0 {
+            return Columns::Whole;
+        }
+        numbers.push(i16::try_from(number).unwrap_or(i16::MAX));
+    }
+    if numbers.is_empty() { Columns::Unnamed } else { Columns::Of(numbers) }
+}
+
+/// The accesses that these entries need.
+pub fn wanted(entries: &[Entry], policy: &Policy) -> Vec<Wanted> {
+    // SAFETY: a plain flag of this process (miscinit.c): set while a foreign-key trigger runs its queries.
+    let foreign_key = unsafe { pg_sys::InNoForceRLSOperation() };
+    let mut wanted = Vec::with_capacity(entries.len() * 2);
+    for entry in entries {
+        let voice = if foreign_key { Voice::View } else { voice_of(entry, entries, policy) };
+        of_entry(entry, voice, foreign_key, policy, &mut wanted);
+    }
+    wanted
+}
+
+/// A table reached through a view is the view's to lend, unless the view is the agent's own making.
+fn voice_of(entry: &Entry, all: &[Entry], policy: &Policy) -> Voice {
+    let voice = calls::voice();
+    if entry.check_as == pg_sys::InvalidOid {
+        return voice;
+    }
+    if !calls::is_guarded_role(entry.check_as) {
+        return Voice::View;
+    }
+    let named_exactly = |view: &Entry| {
+        policies::compiled(policy, Action::plain(Verb::Select), ObjectClass::Relation, view.relid)
+            .is_some_and(|compiled| compiled.scope.allows_exactly())
+    };
+    let own_views = |other: &&Entry| {
+        catalog::relation_facts(other.relid).is_some_and(|facts| facts.kind == b'v' && facts.owner == entry.check_as)
+    };
+    if all.iter().filter(own_views).all(named_exactly) { Voice::View } else { voice }
+}
+
+fn of_entry(entry: &Entry, voice: Voice, foreign_key: bool, policy: &Policy, wanted: &mut Vec<Wanted>) {
+    let Some(facts) = catalog::relation_facts(entry.relid) else {
+        // Gone since it was planned: the server notices by itself, nothing is allowed here.
+        wanted.push(Wanted::named(Action::plain(Verb::System), Target::Nothing));
+        return;
+    };
+    let target = Target::Relation(entry.relid);
+    let reads = entry.required & pg_sys::ACL_SELECT != 0;
+    let writes = entry.required & !pg_sys::ACL_SELECT != 0;
+    let own = own::own();
+    if own.is_none_or(|own| own.schema == facts.namespace) {
+        if writes || own.is_none_or(|own| own.session_policy != entry.relid) {
+            wanted.push(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Select), target) });
+        }
+        return;
+    }
+    if entry.relid.to_u32() < FIRST_NORMAL {
+        of_catalogue(entry, voice, reads, writes, wanted);
+        return;
+    }
+    if facts.temporary {
+        wanted.push(Wanted::named(Action::plain(Verb::Temporary), target).by(voice));
+        return;
+    }
+    let add = |wanted: &mut Vec<Wanted>, verb: Verb, columns: Columns| {
+        wanted.push(Wanted { columns, ..Wanted::named(Action::plain(verb), target.clone()).by(voice) });
+    };
+    // A foreign key's own look-up of the other table tells no more than the constraint does.
+    if reads && !foreign_key {
+        add(wanted, Verb::Select, columns(entry.selected));
+    }
+    if entry.required & pg_sys::ACL_INSERT != 0 {
+        add(wanted, Verb::Insert, columns(entry.inserted));
+    }
+    if entry.required & pg_sys::ACL_UPDATE != 0 && !(foreign_key && entry.updated.is_null()) {
+        // FOR UPDATE and its like ask for UPDATE without naming a column (addRangeTableEntry, transformLockingClause).
+        let locks = entry.updated.is_null() && !may_update(policy, entry.relid);
+        add(wanted, if locks { Verb::Lock } else { Verb::Update }, columns(entry.updated));
+    }
+    if entry.required & pg_sys::ACL_DELETE != 0 {
+        add(wanted, Verb::Delete, Columns::Unnamed);
+    }
+    if is_foreign(&facts) {
+        add(wanted, Verb::Foreign, Columns::Unnamed);
+    }
+}
+
+fn is_foreign(facts: &RelationFacts) -> bool {
+    facts.kind == b'f'
+}
+
+fn may_update(policy: &Policy, relid: pg_sys::Oid) -> bool {
+    policies::compiled(policy, Action::plain(Verb::Update), ObjectClass::Relation, relid)
+        .is_some_and(|compiled| compiled.scope.has_allow())
+}
+
+thread_local! {
+    /// What of the server's own relations needs `inspect`, by OID: fixed for a server version.
+    static GUARDED: RefCell<HashMap<u32, Guarded>> = RefCell::new(HashMap::new());
+}
+
+fn guarded_columns(relid: pg_sys::Oid) -> Guarded {
+    GUARDED.with(|known| {
+        *known.borrow_mut().entry(relid.to_u32()).or_insert_with(|| {
+            // SAFETY: a palloc'd name or null.
+            let name = unsafe { catalog::text(pg_sys::get_rel_name(relid)) };
+            name.map_or(Guarded::All, |name| builtin::catalogue_relation(&name))
+        })
+    })
+}
+
+/// Reading the catalogue is ordinary except for what `inspect` covers; a deny rule holds there too.
+fn of_catalogue(entry: &Entry, voice: Voice, reads: bool, writes: bool, wanted: &mut Vec<Wanted>) {
+    let target = || Target::Relation(entry.relid);
+    if writes {
+        wanted.push(Wanted::named(Action::plain(Verb::System), target()).by(voice));
+    }
+    if !reads {
+        return;
+    }
+    let read = columns(entry.selected);
+    let inspects = match guarded_columns(entry.relid) {
+        Guarded::All => true,
+        Guarded::Nothing => false,
+        Guarded::Columns(names) => match &read {
+            Columns::Unnamed => false,
+            Columns::Whole => true,
+            Columns::Of(numbers) => numbers.iter().any(|number| {
+                catalog::column_name(entry.relid, *number).is_some_and(|name| names.contains(&name.as_str()))
+            }),
+        },
+    };
+    if inspects {
+        wanted.push(Wanted { columns: read, ..Wanted::named(Action::plain(Verb::Inspect), target()).by(voice) });
+    } else {
+        // Voice::View: no allow is needed.
+        wanted.push(Wanted { columns: read, ..Wanted::named(Action::plain(Verb::Select), target()).by(Voice::View) });
+    }
+}

@@ -1,0 +1,314 @@
+//! Utility statements: the closed list of what is understood, each with the accesses that it needs.
+//!
+//! The decision rests on the parse tree that the server is about to run, never on the text. A statement that is not
+//! in the list is denied. What a statement does to objects that it does not name (cascades) is decided where the server
+//! does it, in the object access hook.
+//!
+//! Over 400 lines because the list is one: every statement once, in the order of standard_ProcessUtility.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag as T;
+
+use super::super::enforce::{Target, Wanted};
+use super::super::{catalog, settings};
+use super::names;
+use crate::refusal::Refusal;
+use crate::request::{Action, Columns, Form, Kind, ObjectClass, Verb};
+
+/// What a utility statement may do beside what it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// It makes or changes no objects by itself.
+    Nothing,
+    /// It may create and change objects: what it wants says so.
+    Objects,
+}
+
+/// What a utility statement needs.
+pub struct Needs {
+    /// The accesses.
+    pub wanted: Vec<Wanted>,
+    /// What it may do while it runs.
+    pub permit: Permit,
+    /// Its form.
+    pub form: Form,
+    /// It may run in a guarded session that has no token.
+    pub without_token: bool,
+}
+
+impl Needs {
+    fn ordinary() -> Needs {
+        Needs { wanted: Vec::new(), permit: Permit::Nothing, form: Form::Plain, without_token: false }
+    }
+
+    fn free() -> Needs {
+        Needs { without_token: true, ..Needs::ordinary() }
+    }
+
+    fn of(wanted: Vec<Wanted>) -> Needs {
+        Needs { wanted, permit: Permit::Objects, ..Needs::ordinary() }
+    }
+
+    fn one(action: Action, target: Target) -> Needs {
+        Needs::of(vec![Wanted::named(action, target)])
+    }
+
+    fn verb(verb: Verb) -> Needs {
+        Needs::one(Action::plain(verb), Target::Nothing)
+    }
+
+    /// A utility statement that is not in the list.
+    fn unknown() -> Needs {
+        Needs::of(vec![Wanted { never: true, ..Wanted::named(Action::plain(Verb::System), Target::Nothing) }])
+    }
+}
+
+fn ddl(verb: Verb, kind: Kind, target: Target) -> Needs {
+    Needs::one(Action::on(verb, kind), target)
+}
+
+/// What `statement` needs.
+///
+/// # Errors
+/// A refusal for SET of a value that no rule covers.
+///
+/// # Safety
+/// `statement` is the utility statement that the hook was given; it is only read.
+pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
+    // SAFETY: each arm casts to the type of its tag. Fields are read, nothing is written.
+    unsafe {
+        Ok(match (*statement).type_ {
+            T::T_TransactionStmt => transaction(&*statement.cast()),
+            T::T_VariableSetStmt => return settings::set_needs(&*statement.cast()).map(set),
+            T::T_VariableShowStmt => Needs::free(),
+            T::T_DiscardStmt => Needs::free(),
+            T::T_DeclareCursorStmt
+            | T::T_ClosePortalStmt
+            | T::T_FetchStmt
+            | T::T_PrepareStmt
+            | T::T_ExecuteStmt
+            | T::T_ExplainStmt
+            | T::T_ConstraintsSetStmt => Needs::ordinary(),
+            T::T_DeallocateStmt => Needs::free(),
+            T::T_CallStmt => call(&*statement.cast()),
+            T::T_DoStmt => Needs { form: Form::Do, ..Needs::verb(Verb::System) },
+            T::T_CopyStmt => copy(&*statement.cast()),
+            T::T_TruncateStmt => {
+                let truncate: &pg_sys::TruncateStmt = &*statement.cast();
+                each_relation(truncate.relations, Action::plain(Verb::Truncate))
+            }
+            T::T_LockStmt => {
+                let lock: &pg_sys::LockStmt = &*statement.cast();
+                Needs { permit: Permit::Nothing, ..each_relation(lock.relations, Action::plain(Verb::Lock)) }
+            }
+            T::T_NotifyStmt | T::T_ListenStmt | T::T_UnlistenStmt => Needs::verb(Verb::Notify),
+            T::T_VacuumStmt => vacuum(&*statement.cast()),
+            T::T_ClusterStmt => maintain((*statement.cast::<pg_sys::ClusterStmt>()).relation),
+            T::T_ReindexStmt => reindex(&*statement.cast()),
+            T::T_RefreshMatViewStmt => maintain((*statement.cast::<pg_sys::RefreshMatViewStmt>()).relation),
+            T::T_CheckPointStmt
+            | T::T_LoadStmt
+            | T::T_AlterSystemStmt
+            | T::T_SecLabelStmt
+            | T::T_CreateExtensionStmt
+            | T::T_AlterExtensionStmt
+            | T::T_AlterExtensionContentsStmt
+            | T::T_CreateEventTrigStmt
+            | T::T_AlterEventTrigStmt
+            | T::T_CreatePublicationStmt
+            | T::T_AlterPublicationStmt
+            | T::T_CreateSubscriptionStmt
+            | T::T_AlterSubscriptionStmt
+            | T::T_DropSubscriptionStmt
+            | T::T_CreatePLangStmt
+            | T::T_CreateAmStmt => Needs::verb(Verb::System),
+            T::T_CreateFdwStmt
+            | T::T_AlterFdwStmt
+            | T::T_CreateForeignServerStmt
+            | T::T_AlterForeignServerStmt
+            | T::T_CreateUserMappingStmt
+            | T::T_AlterUserMappingStmt
+            | T::T_DropUserMappingStmt
+            | T::T_ImportForeignSchemaStmt => Needs::verb(Verb::Foreign),
+            T::T_CreateRoleStmt => {
+                let create: &pg_sys::CreateRoleStmt = &*statement.cast();
+                role_needs(catalog::text(create.role).map_or(Target::Nothing, |name| names::role(&name)))
+            }
+            T::T_AlterRoleStmt => role_needs(names::role_spec((*statement.cast::<pg_sys::AlterRoleStmt>()).role)),
+            T::T_AlterRoleSetStmt => role_needs(names::role_spec((*statement.cast::<pg_sys::AlterRoleSetStmt>()).role)),
+            T::T_DropRoleStmt => each_role((*statement.cast::<pg_sys::DropRoleStmt>()).roles),
+            T::T_GrantRoleStmt => Needs::verb(Verb::Role),
+            T::T_ReassignOwnedStmt => each_role((*statement.cast::<pg_sys::ReassignOwnedStmt>()).roles),
+            T::T_DropOwnedStmt => each_role((*statement.cast::<pg_sys::DropOwnedStmt>()).roles),
+            T::T_GrantStmt => grant(&*statement.cast()),
+            T::T_AlterDefaultPrivilegesStmt => Needs::verb(Verb::Grant),
+            T::T_AlterOwnerStmt => {
+                let alter: &pg_sys::AlterOwnerStmt = &*statement.cast();
+                Needs::one(Action::plain(Verb::Grant), names::existing(alter.objectType, alter.object))
+            }
+            tag => return Ok(super::ddl::needs(tag, statement).unwrap_or_else(Needs::unknown)),
+        })
+    }
+}
+
+fn transaction(statement: &pg_sys::TransactionStmt) -> Needs {
+    use pg_sys::TransactionStmtKind::{
+        TRANS_STMT_BEGIN, TRANS_STMT_COMMIT, TRANS_STMT_RELEASE, TRANS_STMT_ROLLBACK, TRANS_STMT_ROLLBACK_TO,
+        TRANS_STMT_SAVEPOINT, TRANS_STMT_START,
+    };
+    match statement.kind {
+        TRANS_STMT_BEGIN | TRANS_STMT_START => {
+            // SAFETY: the options of BEGIN are DefElems, as those of SET TRANSACTION.
+            match unsafe { settings::transaction_needs(statement.options) } {
+                Some(wanted) => Needs { without_token: false, ..set(vec![wanted]) },
+                None => Needs::free(),
+            }
+        }
+        TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK | TRANS_STMT_SAVEPOINT | TRANS_STMT_RELEASE | TRANS_STMT_ROLLBACK_TO => {
+            Needs::free()
+        }
+        // PREPARE TRANSACTION and what ends one: they outlive the session.
+        _ => Needs::verb(Verb::System),
+    }
+}
+
+fn set(wanted: Vec<Wanted>) -> Needs {
+    Needs { without_token: wanted.is_empty(), permit: Permit::Nothing, wanted, form: Form::Plain }
+}
+
+unsafe fn call(statement: &pg_sys::CallStmt) -> Needs {
+    // SAFETY: funcexpr is filled in by parse analysis; a CALL without it never reaches the hook.
+    let function = unsafe { statement.funcexpr.as_ref() }.map(|call| call.funcid);
+    match function.and_then(|function| super::functions::wanted(function, super::super::calls::voice())) {
+        Some(wanted) => Needs { wanted: vec![wanted], ..Needs::ordinary() },
+        None if function.is_some() => Needs::ordinary(),
+        None => Needs::unknown(),
+    }
+}
+
+fn copy(statement: &pg_sys::CopyStmt) -> Needs {
+    let needs = Needs { form: Form::Copy, ..Needs::ordinary() };
+    if statement.is_program || !statement.filename.is_null() {
+        return Needs { wanted: vec![Wanted::named(Action::plain(Verb::File), Target::Nothing)], ..needs };
+    }
+    needs
+}
+
+unsafe fn each_relation(list: *mut pg_sys::List, action: Action) -> Needs {
+    // SAFETY: a list of RangeVars, as the grammar builds it.
+    let relations = unsafe { names::members(list) };
+    let wanted = relations.into_iter().map(|range| {
+        // SAFETY: as above.
+        let target = unsafe { names::relation_target(range.cast()) };
+        on_relation(action, target)
+    });
+    Needs::of(wanted.collect())
+}
+
+/// An action on a relation, or `temporary` where that is the session's own.
+pub fn on_relation(action: Action, target: Target) -> Wanted {
+    match target {
+        Target::Relation(relid) if catalog::relation_facts(relid).is_some_and(|facts| facts.temporary) => {
+            Wanted::named(Action::plain(Verb::Temporary), target)
+        }
+        _ => Wanted::named(action, target),
+    }
+}
+
+unsafe fn maintain(range: *mut pg_sys::RangeVar) -> Needs {
+    // SAFETY: null (CLUSTER of everything) or a RangeVar.
+    let target = unsafe { names::relation_target(range) };
+    Needs::of(vec![on_relation(Action::plain(Verb::Maintain), target)])
+}
+
+unsafe fn vacuum(statement: &pg_sys::VacuumStmt) -> Needs {
+    // SAFETY: a list of VacuumRelations.
+    let relations = unsafe { names::members(statement.rels) };
+    if relations.is_empty() {
+        return Needs::verb(Verb::Maintain);
+    }
+    let wanted = relations.into_iter().map(|node| {
+        // SAFETY: as above; `relation` is null only when expanded inside the server, after this hook.
+        let target = unsafe { names::relation_target((*node.cast::<pg_sys::VacuumRelation>()).relation) };
+        on_relation(Action::plain(Verb::Maintain), target)
+    });
+    Needs::of(wanted.collect())
+}
+
+unsafe fn reindex(statement: &pg_sys::ReindexStmt) -> Needs {
+    if statement.relation.is_null() {
+        return Needs::verb(Verb::Maintain);
+    }
+    // SAFETY: a RangeVar of a table or an index.
+    unsafe { maintain(statement.relation) }
+}
+
+fn role_needs(target: Target) -> Needs {
+    Needs::one(Action::plain(Verb::Role), target)
+}
+
+unsafe fn each_role(list: *mut pg_sys::List) -> Needs {
+    // SAFETY: a list of RoleSpecs.
+    let roles = unsafe { names::members(list) };
+    let wanted = roles.into_iter().map(|spec| {
+        // SAFETY: as above.
+        Wanted::named(Action::plain(Verb::Role), unsafe { names::role_spec(spec.cast()) })
+    });
+    Needs::of(wanted.collect())
+}
+
+unsafe fn grant(statement: &pg_sys::GrantStmt) -> Needs {
+    use pg_sys::ObjectType::{OBJECT_SEQUENCE, OBJECT_TABLE};
+    let by_relation = statement.targtype == pg_sys::GrantTargetType::ACL_TARGET_OBJECT
+        && matches!(statement.objtype, OBJECT_TABLE | OBJECT_SEQUENCE);
+    if by_relation {
+        // SAFETY: for tables and sequences the objects are RangeVars.
+        return unsafe { each_relation(statement.objects, Action::plain(Verb::Grant)) };
+    }
+    // SAFETY: for other kinds the nodes that `existing` knows.
+    let objects = unsafe { names::members(statement.objects) };
+    let wanted = objects.into_iter().map(|object| {
+        // SAFETY: as above.
+        Wanted::named(Action::plain(Verb::Grant), unsafe { names::existing(statement.objtype, object) })
+    });
+    let mut wanted: Vec<Wanted> = wanted.collect();
+    if wanted.is_empty() {
+        wanted.push(Wanted::named(Action::plain(Verb::Grant), Target::Nothing));
+    }
+    Needs::of(wanted)
+}
+
+/// DDL on one object.
+pub fn on(verb: Verb, kind: Kind, target: Target) -> Needs {
+    ddl(verb, kind, target)
+}
+
+/// DDL with several accesses.
+pub fn all(wanted: Vec<Wanted>) -> Needs {
+    Needs::of(wanted)
+}
+
+/// Creation of a relation, `temporary` where it is one.
+///
+/// # Safety
+/// `range` is a valid RangeVar.
+pub unsafe fn creation(kind: Kind, range: *mut pg_sys::RangeVar) -> Wanted {
+    // SAFETY: the caller's promise.
+    let (target, temporary) = unsafe { names::new_relation(range) };
+    let action = if temporary { Action::plain(Verb::Temporary) } else { Action::on(Verb::Create, kind) };
+    Wanted::named(action, target)
+}
+
+/// Reading a whole relation: asked for wherever DDL moves data out from under the rules on its name.
+pub fn whole(relid: pg_sys::Oid) -> Wanted {
+    Wanted { columns: Columns::Whole, ..Wanted::named(Action::plain(Verb::Select), Target::Relation(relid)) }
+}
+
+/// A new function under a name.
+///
+/// # Safety
+/// `list` is a list of String nodes.
+pub unsafe fn new_function(list: *mut pg_sys::List) -> Target {
+    // SAFETY: the caller's promise.
+    unsafe { names::new_object(list, ObjectClass::Function) }
+}

@@ -1,0 +1,97 @@
+//! ExecutorCheckPerms_hook: every relation and column of a query or COPY, at each execution, cached plans included.
+
+use pgrx::pg_sys;
+
+use super::super::gather::relations;
+use super::super::{enforce, guc, policies, rows, session, statement};
+use super::{guarded, raise_if};
+use crate::refusal::Refusal;
+use crate::request::{Form, Verb};
+use super::super::raise::{self, Raised};
+
+static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
+
+/// Saves the previous hook and installs ours.
+pub fn init() {
+    // SAFETY: _PG_init runs alone; a plain function pointer.
+    unsafe {
+        PREVIOUS = pg_sys::ExecutorCheckPerms_hook;
+        #[cfg(feature = "pg15")]
+        {
+            pg_sys::ExecutorCheckPerms_hook = Some(check15);
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            pg_sys::ExecutorCheckPerms_hook = Some(check16);
+        }
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe extern "C-unwind" fn check15(range_table: *mut pg_sys::List, raises: bool) -> bool {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if guc::guarded() {
+            let refused = guarded(|| before(range_table));
+            if refused.is_some() {
+                if !raises {
+                    return false;
+                }
+                raise_if(refused);
+            }
+        }
+        match PREVIOUS {
+            Some(previous) => previous(range_table, raises),
+            None => true,
+        }
+    }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe extern "C-unwind" fn check16(range_table: *mut pg_sys::List, infos: *mut pg_sys::List, raises: bool) -> bool {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if guc::guarded() {
+            let refused = guarded(|| before(infos));
+            if refused.is_some() {
+                if !raises {
+                    return false;
+                }
+                raise_if(refused);
+            }
+        }
+        match PREVIOUS {
+            Some(previous) => previous(range_table, infos, raises),
+            None => true,
+        }
+    }
+}
+
+fn before(list: *mut pg_sys::List) -> Option<Raised> {
+    decide(list).err().map(|refusal| raise::prepare(&refusal))
+}
+
+fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
+    // SAFETY: the hook's own argument.
+    let entries = unsafe { relations::entries(list) };
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let session = match session::current() {
+        Ok(session) => session,
+        Err(_) if guc::observing() => return Ok(()),
+        Err(refusal) => return Err(refusal),
+    };
+    let policy = policies::policy(session.policy_id)?;
+    let wanted = relations::wanted(&entries, &policy);
+    // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
+    if wanted.len() == 1 && wanted.iter().all(|one| one.action.verb == Verb::Insert) && statement::filling_new_table() {
+        return Ok(());
+    }
+    let form = statement::with_current(|open| open.form).unwrap_or(Form::Plain);
+    enforce::enforce(&session, &wanted, form)?;
+    if form == Form::Copy {
+        rows::refuse_plain_copy()?;
+    }
+    Ok(())
+}

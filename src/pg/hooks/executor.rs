@@ -1,0 +1,222 @@
+//! ExecutorStart, ExecutorRun, ExecutorFinish, ExecutorEnd: every query, also those from cached plans, functions and cursors.
+
+use std::os::raw::c_int;
+
+use pgrx::pg_sys;
+
+use super::super::statement::{self, Key};
+use super::super::{conditions, guc, policies, rows, session};
+use super::{checked, guarded, raise_if, statement_text};
+use crate::refusal::Refusal;
+use crate::request::Form;
+
+static mut PREV_START: pg_sys::ExecutorStart_hook_type = None;
+static mut PREV_RUN: pg_sys::ExecutorRun_hook_type = None;
+static mut PREV_END: pg_sys::ExecutorEnd_hook_type = None;
+
+unsafe extern "C-unwind" {
+    // The bindings' own declarations are guarded: an error through them would lose its fields.
+    #[link_name = "standard_ExecutorStart"]
+    fn raw_start(query: *mut pg_sys::QueryDesc, flags: c_int);
+    #[link_name = "standard_ExecutorRun"]
+    fn raw_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    #[link_name = "standard_ExecutorEnd"]
+    fn raw_end(query: *mut pg_sys::QueryDesc);
+}
+
+/// Saves the previous hooks and installs ours.
+pub fn init() {
+    // SAFETY: _PG_init runs alone; plain function pointers.
+    unsafe {
+        PREV_START = pg_sys::ExecutorStart_hook;
+        pg_sys::ExecutorStart_hook = Some(start);
+        PREV_RUN = pg_sys::ExecutorRun_hook;
+        pg_sys::ExecutorRun_hook = Some(run);
+        PREV_END = pg_sys::ExecutorEnd_hook;
+        pg_sys::ExecutorEnd_hook = Some(end);
+    }
+}
+
+fn key(query: *mut pg_sys::QueryDesc) -> Key {
+    Key::Query(query.addr())
+}
+
+fn parallel_worker() -> bool {
+    // SAFETY: a plain value of this process: -1 outside parallel workers.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
+}
+
+unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        let guard = guc::guarded();
+        if guard {
+            raise_if(checked(|| before_start(query)));
+        }
+        match PREV_START {
+            Some(previous) => previous(query, flags),
+            None => raw_start(query, flags),
+        }
+        if guard {
+            raise_if(checked(|| after_start(query)));
+        }
+    }
+}
+
+fn command(operation: pg_sys::CmdType::Type) -> &'static str {
+    match operation {
+        pg_sys::CmdType::CMD_SELECT => "SELECT",
+        pg_sys::CmdType::CMD_INSERT => "INSERT",
+        pg_sys::CmdType::CMD_UPDATE => "UPDATE",
+        pg_sys::CmdType::CMD_DELETE => "DELETE",
+        pg_sys::CmdType::CMD_MERGE => "MERGE",
+        _ => "",
+    }
+}
+
+fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+    // SAFETY: the server passes a complete QueryDesc; only read here.
+    let (operation, source, location, length, plan) = unsafe {
+        let desc = &*query;
+        let plan = &*desc.plannedstmt;
+        (desc.operation, desc.sourceText, plan.stmt_location, plan.stmt_len, desc.plannedstmt)
+    };
+    if parallel_worker() {
+        return session::current().map(|_| ());
+    }
+    // SAFETY: the source text is NUL-terminated for as long as the query runs.
+    let text = unsafe { statement_text(source, location, length) };
+    let session = match session::current() {
+        Ok(session) => Some(session),
+        // SAFETY: the plan is complete.
+        Err(_) if unsafe { conditions::only_sets_the_token(plan) } => None,
+        Err(_) if guc::observing() => None,
+        Err(refusal) => {
+            statement::record_refused_alone(command(operation), &text, None, &refusal);
+            return Err(refusal);
+        }
+    };
+    let form = match operation {
+        pg_sys::CmdType::CMD_MERGE => Form::Merge,
+        _ => statement::with_current(|open| open.form).unwrap_or(Form::Plain),
+    };
+    statement::open(key(query), command(operation), text, session, form)?;
+    // SAFETY: the parameters belong to the query; only read.
+    let parameters = unsafe { rows::parameters((*query).params) };
+    statement::with_key(key(query), |open| open.set_parameters(parameters));
+    Ok(())
+}
+
+fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+    statement::set_active(key(query), false);
+    let required =
+        statement::with_key(key(query), |open| std::mem::take(&mut open.where_required)).unwrap_or_default();
+    for (relid, rule) in required {
+        // SAFETY: the plan is complete once the executor has started.
+        if !unsafe { conditions::restricts((*query).plannedstmt, relid) } {
+            let refusal = conditions::where_refusal(relid, rule);
+            let observed = session::current()
+                .and_then(|session| policies::policy(session.policy_id))
+                .is_ok_and(|policy| super::super::enforce::observes(&policy));
+            statement::with_key(key(query), |open| {
+                open.refuse(&refusal, observed);
+                // Back among the active ones, so that the error finds it.
+                open.set_running();
+            });
+            if !observed {
+                return Err(refusal);
+            }
+        }
+    }
+    Ok(())
+}
+
+unsafe extern "C-unwind" fn run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs. The cap is plain memory of the query's own context.
+    unsafe {
+        let guard = guc::guarded();
+        let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
+        if guard {
+            raise_if(checked(|| before_run(query)));
+            receiver = guarded(|| rows::cap(query));
+        }
+        match PREV_RUN {
+            Some(previous) => previous(query, direction, count, once),
+            None => raw_run(query, direction, count, once),
+        }
+        if guard {
+            if !receiver.is_null() {
+                (*query).dest = receiver;
+            }
+            raise_if(checked(|| after_run(query)));
+        }
+    }
+}
+
+/// A portal that outlived its binding gives no more rows; the window may also have ended since the last batch.
+fn before_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+    let serial = statement::with_key(key(query), |open| {
+        open.set_running();
+        open.serial()
+    });
+    match serial {
+        None | Some(0) => Ok(()),
+        Some(serial) => {
+            let outcome = session::current().and_then(|session| {
+                if session.serial == serial { Ok(()) } else { Err(rows::another_scope()) }
+            });
+            if let Err(refusal) = &outcome {
+                statement::with_key(key(query), |open| open.refuse(refusal, false));
+            }
+            outcome
+        }
+    }
+}
+
+fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+    // SAFETY: the executor's state exists while the query is open.
+    let (operation, processed) = unsafe {
+        let processed = (*query).estate.as_ref().map_or(0, |estate| estate.es_processed);
+        ((*query).operation, i64::try_from(processed).unwrap_or(i64::MAX))
+    };
+    statement::with_key(key(query), |open| {
+        // A cursor is run piece by piece, and es_processed starts anew with each; a write runs once.
+        open.sent = open.sent.saturating_add(processed);
+        let total = open.sent;
+        open.set_rows(total);
+    });
+    let exceeded = statement::with_key(key(query), |open| match open.obligations.max_rows {
+        Some((limit, rule)) if operation != pg_sys::CmdType::CMD_SELECT && processed > limit => {
+            let refusal = rows::limit_refusal(limit, rule);
+            open.refuse(&refusal, false);
+            Some(refusal)
+        }
+        _ => None,
+    });
+    match exceeded.flatten() {
+        Some(refusal) => Err(refusal),
+        None => {
+            statement::set_active(key(query), false);
+            Ok(())
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        match PREV_END {
+            Some(previous) => previous(query),
+            None => raw_end(query),
+        }
+        if guc::guarded() {
+            guarded(|| statement::close(key(query)));
+        }
+    }
+}
+

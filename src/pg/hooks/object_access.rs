@@ -1,0 +1,292 @@
+//! object_access_hook: functions wherever they are prepared for execution, objects as they are dropped (also by a cascade),
+//! truncated, created and altered. For fast-path calls and for expressions of utility statements it is the only hook.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::os::raw::c_int;
+
+use pgrx::pg_sys;
+
+use super::super::enforce::{self, Target, Wanted};
+use super::super::gather::functions::{self, Execution};
+use super::super::gather::utility::Permit;
+use super::super::session::Session;
+use super::super::statement::{self, Decided};
+use super::super::{calls, catalog, drops, guc, session, trail};
+use super::{checked, current_text, raise_if};
+use crate::audit::event::AuditDecision;
+use crate::refusal::Refusal;
+use crate::request::{Action, Form, Kind, Verb, Voice};
+
+static mut PREVIOUS: pg_sys::object_access_hook_type = None;
+
+/// Saves the previous hook and installs ours.
+pub fn init() {
+    // SAFETY: _PG_init runs alone; a plain function pointer.
+    unsafe {
+        PREVIOUS = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(object_access);
+    }
+}
+
+/// A utility statement that is running.
+struct Frame {
+    permit: Permit,
+    /// COPY FROM without WHERE, or DDL: defaults are evaluated outside any plan.
+    fills_defaults: bool,
+    dropped: Vec<pg_sys::Oid>,
+    /// Parts of relations that were dropped, each with its relation: fine where the relation itself goes.
+    parts: Vec<(pg_sys::Oid, Wanted)>,
+    subtransaction: u32,
+}
+
+thread_local! {
+    static FRAMES: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A utility statement begins.
+pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
+    // SAFETY: the statement of the hook; the tag decides the cast. The subtransaction id is a plain value.
+    let (fills_defaults, subtransaction) = unsafe {
+        let copy_from = (*node).type_ == pg_sys::NodeTag::T_CopyStmt && {
+            let copy = &*node.cast::<pg_sys::CopyStmt>();
+            copy.is_from && copy.whereClause.is_null()
+        };
+        (copy_from || permit == Permit::Objects, pg_sys::GetCurrentSubTransactionId())
+    };
+    let frame = Frame { permit, fills_defaults, dropped: Vec::new(), parts: Vec::new(), subtransaction };
+    FRAMES.with(|frames| frames.borrow_mut().push(frame));
+}
+
+/// A utility statement has ended; a refusal where it took a part of a relation along that it may not.
+pub fn leave() -> Option<Refusal> {
+    let frame = FRAMES.with(|frames| frames.borrow_mut().pop())?;
+    let session = session::current().ok()?;
+    let left: Vec<(pg_sys::Oid, Wanted)> =
+        frame.parts.into_iter().filter(|(relation, _)| !frame.dropped.contains(relation)).collect();
+    left.into_iter().find_map(|(_, wanted)| part(&session, wanted).err())
+}
+
+/// A part of a relation that stays: dropping it takes `drop <part>` on the relation, or altering the relation.
+fn part(session: &Session, wanted: Wanted) -> Result<(), Refusal> {
+    let alter = Wanted { action: Action::on(Verb::Alter, Kind::Table), ..wanted.clone() };
+    if enforce::would_allow(session, &wanted)? || !enforce::would_allow(session, &alter)? {
+        return enforce::enforce(session, &[wanted], Form::Plain);
+    }
+    enforce::enforce(session, &[alter], Form::Plain)
+}
+
+/// An error reached the top, or a subtransaction failed: its frames are gone.
+pub fn forget_from(subtransaction: u32) {
+    FRAMES.with(|frames| {
+        if let Ok(mut frames) = frames.try_borrow_mut() {
+            frames.retain(|frame| frame.subtransaction < subtransaction);
+        }
+    });
+}
+
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if guc::guarded() {
+            raise_if(checked(|| before(access, class, object, sub, argument)));
+        }
+        if let Some(previous) = PREVIOUS {
+            previous(access, class, object, sub, argument);
+        }
+    }
+}
+
+fn before(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+    argument: *mut c_void,
+) -> Result<(), Refusal> {
+    use pg_sys::ObjectAccessType as A;
+    match access {
+        A::OAT_FUNCTION_EXECUTE => function(object),
+        A::OAT_TRUNCATE => truncated(object),
+        A::OAT_DROP => {
+            // SAFETY: the argument of OAT_DROP is an ObjectAccessDrop (objectaccess.h).
+            let flags = unsafe { argument.cast::<pg_sys::ObjectAccessDrop>().as_ref() }.map_or(0, |drop| drop.dropflags);
+            let internal = flags & i32::try_from(pg_sys::PERFORM_DELETION_INTERNAL).unwrap_or(0) != 0;
+            if internal { Ok(()) } else { dropped(class, object, sub) }
+        }
+        A::OAT_POST_CREATE => {
+            // SAFETY: the argument is null or an ObjectAccessPostCreate.
+            let internal = unsafe { argument.cast::<pg_sys::ObjectAccessPostCreate>().as_ref() }
+                .is_some_and(|create| create.is_internal);
+            if internal { Ok(()) } else { made(class, Verb::Create) }
+        }
+        A::OAT_POST_ALTER => {
+            // SAFETY: the argument is null or an ObjectAccessPostAlter.
+            let internal = unsafe { argument.cast::<pg_sys::ObjectAccessPostAlter>().as_ref() }
+                .is_some_and(|alter| alter.is_internal);
+            if internal { Ok(()) } else { made(class, Verb::Alter) }
+        }
+        // Looking a name up in a schema is no access.
+        A::OAT_NAMESPACE_SEARCH => Ok(()),
+        // A kind of event that a later server adds.
+        _ => enforce_one(Wanted { never: true, ..Wanted::named(Action::plain(Verb::System), Target::Nothing) }),
+    }
+}
+
+/// No statement is being worked on and the client sent no text: a fast-path function call.
+fn is_fast_path() -> bool {
+    // SAFETY: a plain pointer of this process, null between messages and during fast-path calls (postgres.c).
+    unsafe { pg_sys::debug_query_string.is_null() && pg_sys::ParallelWorkerNumber < 0 && !statement::any_active() }
+}
+
+fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
+    let execution = functions::execution(function);
+    if is_fast_path() {
+        return fast_path(function, execution);
+    }
+    let voice = calls::voice();
+    let wanted = match execution {
+        Execution::Free => return Ok(()),
+        // Aggregates and the like bring theirs along in plans; a direct call is refused while planning.
+        Execution::ServerOnly if statement::with_current(|open| !open.is_utility()).unwrap_or(true) => return Ok(()),
+        Execution::ServerOnly => {
+            Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
+        }
+        // A built-in inside a function that lends is that function's business.
+        Execution::Needs(_) if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => return Ok(()),
+        Execution::Needs(_) if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
+        _ => match functions::wanted(function, voice) {
+            Some(wanted) => wanted,
+            None => return Ok(()),
+        },
+    };
+    enforce_one(wanted)
+}
+
+fn fills_defaults() -> bool {
+    FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.fills_defaults))
+}
+
+/// Nothing else sees a fast-path call: token, decision and record are all here.
+fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal> {
+    let object = catalog::function_object(function);
+    let name = object.as_ref().map(ToString::to_string).unwrap_or_default();
+    let session = match session::current() {
+        Ok(session) => session,
+        Err(_) if guc::observing() => return Ok(()),
+        Err(refusal) => {
+            statement::record_refused_alone("FASTPATH", &name, None, &refusal);
+            return Err(refusal);
+        }
+    };
+    trail::release(trail::reserve(trail::cost(0))?);
+    let wanted = match execution {
+        Execution::ServerOnly => {
+            Some(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) })
+        }
+        _ => functions::wanted(function, Voice::Named),
+    };
+    let outcome = match wanted {
+        Some(wanted) => enforce::decide_alone(&session, &wanted)?,
+        None => None,
+    };
+    match outcome {
+        Some((decided, Some(refusal))) if decided.decision == AuditDecision::Deny => {
+            statement::record_refused_alone("FASTPATH", &name, Some(&decided), &refusal);
+            Err(refusal)
+        }
+        Some((decided, _)) => {
+            statement::record_alone("FASTPATH", &name, &decided);
+            Ok(())
+        }
+        None => {
+            let decided = Decided {
+                action: Action::plain(Verb::Execute),
+                object: object.map(std::sync::Arc::new),
+                name: name.as_str().into(),
+                columns: String::new(),
+                decision: AuditDecision::Allow,
+                rule: None,
+            };
+            statement::record_alone("FASTPATH", &name, &decided);
+            Ok(())
+        }
+    }
+}
+
+fn enforce_one(wanted: Wanted) -> Result<(), Refusal> {
+    let session = match session::current() {
+        Ok(session) => session,
+        Err(_) if guc::observing() => return Ok(()),
+        Err(refusal) => {
+            if !statement::any_active() {
+                statement::record_refused_alone("", &current_text(), None, &refusal);
+            }
+            return Err(refusal);
+        }
+    };
+    enforce::enforce(&session, &[wanted], Form::Plain)
+}
+
+fn truncated(relid: pg_sys::Oid) -> Result<(), Refusal> {
+    let temporary = catalog::relation_facts(relid).is_some_and(|facts| facts.temporary);
+    let verb = if temporary { Verb::Temporary } else { Verb::Truncate };
+    enforce_one(Wanted::named(Action::plain(verb), Target::Relation(relid)).by(calls::voice()))
+}
+
+fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Refusal> {
+    let voice = calls::voice();
+    match drops::dropped(class, object, sub) {
+        drops::Drop::Nothing => Ok(()),
+        drops::Drop::Object(wanted) => {
+            if let Target::Relation(relid) = wanted.target {
+                FRAMES.with(|frames| {
+                    if let Some(frame) = frames.borrow_mut().last_mut() {
+                        frame.dropped.push(relid);
+                    }
+                });
+            }
+            enforce_one(wanted.by(voice))
+        }
+        drops::Drop::Part(relation, wanted) => {
+            let wanted = wanted.by(voice);
+            let kept = FRAMES.with(|frames| match frames.borrow_mut().last_mut() {
+                Some(frame) => {
+                    frame.parts.push((relation, wanted.clone()));
+                    true
+                }
+                None => false,
+            });
+            if kept { Ok(()) } else { enforce_one(wanted) }
+        }
+    }
+}
+
+/// Something was created or altered: only a statement that was decided as one that does so may.
+fn made(class: pg_sys::Oid, verb: Verb) -> Result<(), Refusal> {
+    let permitted = FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.permit == Permit::Objects));
+    if permitted || calls::voice() == Voice::Function {
+        return Ok(());
+    }
+    let kind = drops::kind_of_class(class).unwrap_or(Kind::Table);
+    enforce_one(Wanted::named(Action::on(verb, kind), Target::Nothing))
+}
+
+/// The kind of object that a relkind stands for.
+pub fn relation_kind(kind: u8) -> Kind {
+    match kind {
+        b'v' => Kind::View,
+        b'm' => Kind::MaterializedView,
+        b'i' | b'I' => Kind::Index,
+        b'S' => Kind::Sequence,
+        b'f' => Kind::ForeignTable,
+        b'c' => Kind::Type,
+        _ => Kind::Table,
+    }
+}

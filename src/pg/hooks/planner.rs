@@ -1,0 +1,133 @@
+//! planner_hook: puts checked functions in the place of built-ins whose arguments decide (set_config, nextval, currval,
+//! setval), and refuses direct calls of functions that only the server may call.
+//!
+//! No decision rests here, because cached plans do not pass again: what is not replaced is denied when it runs.
+//! post_parse_analyze_hook only hides tokens in the text.
+
+use std::ffi::c_void;
+use std::os::raw::{c_char, c_int};
+
+use pgrx::pg_sys;
+
+use super::super::enforce::{Target, Wanted};
+use super::super::gather::functions::{self, Execution};
+use super::super::own::{self, StandIns};
+use super::super::{enforce, guc, secrets, session};
+use super::{checked, guarded, raise_if};
+use crate::refusal::Refusal;
+use crate::request::{Action, Form, Verb};
+
+static mut PREV_PLANNER: pg_sys::planner_hook_type = None;
+static mut PREV_ANALYZE: pg_sys::post_parse_analyze_hook_type = None;
+
+unsafe extern "C-unwind" {
+    // Unguarded, as in executor.rs.
+    #[link_name = "standard_planner"]
+    fn raw_planner(
+        query: *mut pg_sys::Query,
+        source: *const c_char,
+        options: c_int,
+        parameters: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+}
+
+/// Saves the previous hooks and installs ours.
+pub fn init() {
+    // SAFETY: _PG_init runs alone; plain function pointers.
+    unsafe {
+        PREV_PLANNER = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(planner);
+        PREV_ANALYZE = pg_sys::post_parse_analyze_hook;
+        pg_sys::post_parse_analyze_hook = Some(analyzed);
+    }
+}
+
+unsafe extern "C-unwind" fn analyzed(
+    state: *mut pg_sys::ParseState,
+    query: *mut pg_sys::Query,
+    jumble: *mut pg_sys::JumbleState,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if guc::guarded() {
+            guarded(secrets::hide_current);
+        }
+        if let Some(previous) = PREV_ANALYZE {
+            previous(state, query, jumble);
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn planner(
+    query: *mut pg_sys::Query,
+    source: *const c_char,
+    options: c_int,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if guc::guarded() {
+            raise_if(checked(|| before(query)));
+        }
+        match PREV_PLANNER {
+            Some(previous) => previous(query, source, options, parameters),
+            None => raw_planner(query, source, options, parameters),
+        }
+    }
+}
+
+/// What the walker carries.
+struct Walk {
+    stand_ins: StandIns,
+    /// A direct call of a function that takes `internal`.
+    server_only: Option<pg_sys::Oid>,
+}
+
+fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
+    let Some(own) = own::own() else { return Ok(()) };
+    let mut walk = Walk { stand_ins: own.stand_ins, server_only: None };
+    // SAFETY: the planner may scribble on its input (planner.c), so may we; the walker visits valid nodes.
+    unsafe { visit(query.cast(), (&raw mut walk).cast()) };
+    match walk.server_only {
+        None => Ok(()),
+        Some(function) => {
+            let wanted = Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) };
+            enforce::enforce(&*session::current()?, &[wanted], Form::Plain)
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: called with valid nodes or null; the tag decides the casts; the context is our Walk.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Query => pg_sys::query_tree_walker(node.cast(), Some(visit), context, 0),
+            tag => {
+                if tag == pg_sys::NodeTag::T_FuncExpr {
+                    replace(&mut *node.cast(), &mut *context.cast());
+                }
+                pg_sys::expression_tree_walker(node, Some(visit), context)
+            }
+        }
+    }
+}
+
+fn replace(call: &mut pg_sys::FuncExpr, walk: &mut Walk) {
+    let with = match call.funcid.to_u32() {
+        pg_sys::F_SET_CONFIG => walk.stand_ins.set_config,
+        pg_sys::F_NEXTVAL => walk.stand_ins.nextval,
+        pg_sys::F_CURRVAL => walk.stand_ins.currval,
+        pg_sys::F_SETVAL_REGCLASS_INT8 => walk.stand_ins.setval,
+        pg_sys::F_SETVAL_REGCLASS_INT8_BOOL => walk.stand_ins.setval3,
+        _ => {
+            if functions::execution(call.funcid) == Execution::ServerOnly {
+                walk.server_only = Some(call.funcid);
+            }
+            return;
+        }
+    };
+    call.funcid = with;
+}

@@ -1,0 +1,153 @@
+//! ProcessUtility_hook: every statement that is no query, decided before the server runs it.
+
+use std::ffi::CStr;
+use std::os::raw::c_char;
+
+use pgrx::pg_sys;
+
+use super::super::gather::utility::{self, Needs};
+use super::super::statement::{self, Key};
+use super::super::{calls, enforce, guc, secrets, session, settings};
+use super::{checked, object_access, raise_if, statement_text};
+use crate::refusal::Refusal;
+
+static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+
+unsafe extern "C-unwind" {
+    // Unguarded, as in executor.rs.
+    #[link_name = "standard_ProcessUtility"]
+    fn raw_utility(
+        statement: *mut pg_sys::PlannedStmt,
+        source: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        receiver: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Saves the previous hook and installs ours.
+pub fn init() {
+    // SAFETY: _PG_init runs alone; a plain function pointer.
+    unsafe {
+        PREVIOUS = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(utility);
+    }
+}
+
+/// What the outer frame keeps between before and after: plain data.
+#[derive(Clone, Copy)]
+struct Frame {
+    key: Key,
+    sets_token: bool,
+}
+
+#[expect(clippy::too_many_arguments, reason = "the hook's signature")]
+unsafe extern "C-unwind" fn utility(
+    statement: *mut pg_sys::PlannedStmt,
+    source: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    receiver: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs. Frame and Raised are plain data.
+    unsafe {
+        let mut frame: Option<Frame> = None;
+        if guc::guarded() {
+            raise_if(checked(|| before(statement, source, &raw mut frame)));
+        }
+        match PREVIOUS {
+            Some(previous) => previous(
+                statement, source, read_only_tree, context, parameters, environment, receiver, completion,
+            ),
+            None => raw_utility(
+                statement, source, read_only_tree, context, parameters, environment, receiver, completion,
+            ),
+        }
+        if let Some(frame) = frame {
+            raise_if(checked(|| after(frame, completion)));
+        }
+    }
+}
+
+fn before(
+    planned: *mut pg_sys::PlannedStmt,
+    source: *const c_char,
+    frame: *mut Option<Frame>,
+) -> Result<(), Refusal> {
+    // SAFETY: the server passes a complete utility PlannedStmt; only read.
+    let (node, location, length, sets_token) = unsafe {
+        let planned = &*planned;
+        let sets_token = settings::sets_token(planned.utilityStmt);
+        if sets_token {
+            // A prepared SET comes with its own copy of the text, which no earlier hook saw.
+            secrets::hide(source);
+        }
+        (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token)
+    };
+    // SAFETY: the source is NUL-terminated.
+    let text = unsafe { statement_text(source, location, length) };
+    // SAFETY: a valid utility statement; the tag's name is a static string.
+    let command = unsafe {
+        CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
+    };
+    let key = statement::next_utility();
+    let session = session::current();
+    // SAFETY: as above.
+    let needs = unsafe { utility::needs(node) };
+    let needs = match (needs, &session) {
+        (Ok(needs), Err(_)) if needs.without_token || guc::observing() => needs,
+        (_, Err(refusal)) => {
+            statement::record_refused_alone(command, &text, None, refusal);
+            return Err(refusal.clone());
+        }
+        (Err(refusal), Ok(_)) => {
+            statement::open(key, command, text, session.ok(), crate::request::Form::Plain)?;
+            statement::with_key(key, |open| open.refuse(&refusal, false));
+            return Err(refusal);
+        }
+        (Ok(needs), Ok(_)) => needs,
+    };
+    let Needs { mut wanted, permit, form, .. } = needs;
+    let voice = calls::voice();
+    wanted.iter_mut().for_each(|one| one.voice = voice);
+    let session = session.ok();
+    statement::open(key, command, text, session.clone(), form)?;
+    if let Some(session) = &session {
+        enforce::enforce(session, &wanted, form)?;
+    }
+    object_access::enter(permit, node);
+    // SAFETY: the outer frame's local.
+    unsafe { *frame = Some(Frame { key, sets_token }) };
+    Ok(())
+}
+
+fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), Refusal> {
+    let refused = object_access::leave();
+    // SAFETY: the completion is null or the server's own.
+    let rows = unsafe { completion.as_ref() }.and_then(|completion| i64::try_from(completion.nprocessed).ok());
+    let limited = statement::with_key(frame.key, |open| {
+        if let Some(rows) = rows {
+            open.set_rows(rows);
+        }
+        match (rows, open.obligations.max_rows) {
+            (Some(rows), Some((limit, rule))) if rows > limit => Some(super::super::rows::limit_refusal(limit, rule)),
+            _ => None,
+        }
+    })
+    .flatten();
+    if let Some(refusal) = refused.or(limited) {
+        statement::with_key(frame.key, |open| open.refuse(&refusal, false));
+        return Err(refusal);
+    }
+    statement::close(frame.key);
+    if frame.sets_token {
+        session::settle();
+    }
+    Ok(())
+}

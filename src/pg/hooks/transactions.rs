@@ -1,0 +1,68 @@
+//! Transaction, subtransaction and invalidation callbacks. Nothing here may raise or panic: an error in a commit
+//! callback would restart the server.
+
+use std::ffi::c_void;
+
+use pgrx::pg_sys;
+
+use super::super::{calls, epoch, guc, own, policies, statement};
+use super::object_access;
+
+/// Registers the callbacks; the registrations are inherited by every backend.
+pub fn init() {
+    // SAFETY: _PG_init; function pointers that live as long as the process.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction), std::ptr::null_mut());
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
+        for cache in [
+            pg_sys::SysCacheIdentifier::PROCOID,
+            pg_sys::SysCacheIdentifier::NAMESPACEOID,
+            pg_sys::SysCacheIdentifier::AUTHOID,
+        ] {
+            let cache = i32::try_from(cache).unwrap_or(0);
+            pg_sys::CacheRegisterSyscacheCallback(cache, Some(catalogue_changed), pg_sys::Datum::from(0));
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    epoch::transaction_ended(event);
+    if guc::guarded() && event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
+        // SAFETY: a plain pointer of this process.
+        let error = unsafe { pg_sys::debug_query_string.is_null() };
+        if error {
+            calls::clear();
+            object_access::forget_from(0);
+        }
+        statement::transaction_aborted(error);
+    }
+}
+
+unsafe extern "C-unwind" fn subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    if guc::guarded() && event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        object_access::forget_from(own);
+        statement::subtransaction_aborted(own);
+    }
+}
+
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+    if guc::guarded() {
+        policies::forget_compiled();
+    }
+}
+
+unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i32, _hash: u32) {
+    if guc::guarded() {
+        policies::forget_compiled();
+        if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
+            own::forget();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Rows that leave and rows that change: bind parameters for the record, the cap of max_rows, portals of another scope.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::raise::{self, Raised};
+use super::statement::{self, Key};
+use crate::decision::RuleId;
+use crate::refusal::{Refusal, SqlState};
+
+/// The refusal of a statement that returns or changes more rows than a rule lets it.
+pub fn limit_refusal(limit: i64, rule: RuleId) -> Refusal {
+    Refusal {
+        rule: Some(rule),
+        ..Refusal::new(
+            SqlState::ConfigurationLimitExceeded,
+            "max_rows",
+            format!("the statement reaches the limit of {limit} rows"),
+            format!("rule={rule} limit={limit} Rows returned or changed by one statement."),
+            "Ask for fewer rows with a narrower condition, or with LIMIT.",
+        )
+    }
+}
+
+/// The refusal of a cursor or portal that was opened under another token.
+pub fn another_scope() -> Refusal {
+    Refusal::new(
+        SqlState::InsufficientPrivilege,
+        "another_scope",
+        "this cursor was opened under another token",
+        "What a wider scope could read is not handed down.",
+        "Close it and run the query again under the present token.",
+    )
+}
+
+/// COPY of a table itself passes neither the plan nor a receiver, so nothing could hold a condition or a cap there.
+///
+/// # Errors
+/// 42501 where the allow carries an obligation.
+pub fn refuse_plain_copy() -> Result<(), Refusal> {
+    let obliged = statement::with_current(|open| {
+        let rule = open.where_required.first().map(|required| required.1);
+        rule.or(open.obligations.max_rows.map(|limit| limit.1)).filter(|_| open.is_utility())
+    });
+    match obliged.flatten() {
+        None => Ok(()),
+        Some(rule) => Err(Refusal {
+            rule: Some(rule),
+            ..Refusal::new(
+                SqlState::InsufficientPrivilege,
+                "copy_with_obligation",
+                "the table cannot be copied as a whole",
+                format!("rule={rule} The rule that allows it asks for a condition or limits the rows."),
+                "Use COPY (SELECT ... WHERE ...) TO STDOUT, or SELECT and INSERT.",
+            )
+        }),
+    }
+}
+
+/// A receiver that passes rows on until its cap is reached. The first field makes it a DestReceiver for the server.
+#[repr(C)]
+struct Capped {
+    receiver: pg_sys::DestReceiver,
+    inner: *mut pg_sys::DestReceiver,
+    left: i64,
+    refused: Raised,
+    query: usize,
+}
+
+/// Puts a capped receiver before the query's own where a rule limits the rows that it returns. Returns the receiver to be
+/// put back after the run; null where there is no cap.
+pub fn cap(query: *mut pg_sys::QueryDesc) -> *mut pg_sys::DestReceiver {
+    // SAFETY: called by ExecutorRun's hook with the server's QueryDesc.
+    let (operation, inner) = unsafe { ((*query).operation, (*query).dest) };
+    if operation != pg_sys::CmdType::CMD_SELECT || inner.is_null() {
+        return std::ptr::null_mut();
+    }
+    let limit = statement::with_key(Key::Query(query.addr()), |open| {
+        open.obligations.max_rows.map(|(limit, rule)| (limit, rule, limit.saturating_sub(open.sent).max(0)))
+    });
+    let Some((limit, rule, left)) = limit.flatten() else { return std::ptr::null_mut() };
+    // SAFETY: palloc'd in the query's own context, so it lives as long as the run; the inner receiver outlives it.
+    unsafe {
+        let context = (*(*query).estate).es_query_cxt;
+        let old = pg_sys::MemoryContextSwitchTo(context);
+        let capped = pg_sys::palloc0(size_of::<Capped>()).cast::<Capped>();
+        let refused = raise::prepare(&limit_refusal(limit, rule));
+        pg_sys::MemoryContextSwitchTo(old);
+        capped.write(Capped {
+            receiver: pg_sys::DestReceiver {
+                receiveSlot: Some(receive),
+                rStartup: Some(startup),
+                rShutdown: Some(shutdown),
+                rDestroy: Some(destroy),
+                mydest: (*inner).mydest,
+            },
+            inner,
+            left,
+            refused,
+            query: query.addr(),
+        });
+        (*query).dest = capped.cast();
+    }
+    inner
+}
+
+unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, this: *mut pg_sys::DestReceiver) -> bool {
+    // SAFETY: a plain frame without destructors; `this` is the Capped that cap() made.
+    unsafe {
+        let capped = this.cast::<Capped>();
+        if (*capped).left <= 0 {
+            note_limit((*capped).query);
+            raise::raise(pg_sys::ERROR, (*capped).refused);
+        }
+        (*capped).left -= 1;
+        match (*(*capped).inner).receiveSlot {
+            Some(next) => next(slot, (*capped).inner),
+            None => false,
+        }
+    }
+}
+
+/// The record says what the rule refused, whatever the client shows.
+fn note_limit(query: usize) {
+    statement::with_key(Key::Query(query), |open| {
+        if let Some((limit, rule)) = open.obligations.max_rows {
+            open.refuse(&limit_refusal(limit, rule), false);
+        }
+    });
+}
+
+unsafe extern "C-unwind" fn startup(
+    this: *mut pg_sys::DestReceiver,
+    operation: std::os::raw::c_int,
+    descriptor: pg_sys::TupleDesc,
+) {
+    // SAFETY: passes on to the receiver that this one stands before.
+    unsafe {
+        let inner = (*this.cast::<Capped>()).inner;
+        if let Some(next) = (*inner).rStartup {
+            next(inner, operation, descriptor);
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn shutdown(this: *mut pg_sys::DestReceiver) {
+    // SAFETY: as above.
+    unsafe {
+        let inner = (*this.cast::<Capped>()).inner;
+        if let Some(next) = (*inner).rShutdown {
+            next(inner);
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn destroy(_this: *mut pg_sys::DestReceiver) {
+    // The inner receiver is destroyed by whoever made it; this one goes with its memory context.
+}
+
+/// The bind parameters as text, through the output functions of their types. Values of types outside the server's own
+/// catalogue are not printed: their output functions are anybody's code.
+///
+/// # Safety
+/// `parameters` is null or the parameter list of a query that is about to run.
+pub unsafe fn parameters(parameters: pg_sys::ParamListInfo) -> Option<Vec<Option<String>>> {
+    // SAFETY: numParams entries follow the header; a fetch hook (PL/pgSQL) makes values only on demand, so such lists
+    // are left alone: what a function hands to its own queries is not what the client sent.
+    unsafe {
+        let list = parameters.as_ref()?;
+        if list.paramFetch.is_some() || list.numParams <= 0 {
+            return None;
+        }
+        let count = usize::try_from(list.numParams).ok()?;
+        let values = list.params.as_slice(count);
+        Some(values.iter().map(|value| parameter(value)).collect())
+    }
+}
+
+unsafe fn parameter(value: &pg_sys::ParamExternData) -> Option<String> {
+    if value.isnull {
+        return None;
+    }
+    match value.ptype {
+        // By far the commonest, and cheaper than a function call. On 64-bit machines both are passed by value.
+        pg_sys::INT4OID => return unsafe { <i32 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string()),
+        pg_sys::INT8OID => return unsafe { <i64 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string()),
+        oid if oid.to_u32() >= super::catalog::FIRST_NORMAL => return Some("(value of a user-defined type)".to_owned()),
+        _ => {}
+    }
+    // SAFETY: a value of a built-in type through that type's own output function.
+    unsafe {
+        let mut function = pg_sys::InvalidOid;
+        let mut varlena = false;
+        pg_sys::getTypeOutputInfo(value.ptype, &raw mut function, &raw mut varlena);
+        let text = pg_sys::OidOutputFunctionCall(function, value.value);
+        let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+        pg_sys::pfree(text.cast());
+        Some(owned)
+    }
+}

@@ -1,0 +1,92 @@
+//! Keeps tokens out of what others can read: the activity view, the text that later hooks see, the server log.
+//!
+//! Works on the text in place and keeps its length, so that every position that the server noted stays true.
+
+use std::os::raw::c_char;
+
+use pgrx::pg_sys;
+
+/// What a bearer token begins with. Proofs are harmless and stay readable.
+const PREFIX: &[u8; 5] = b"agt1.";
+/// Shorter runs are no tokens (the shortest has more than a hundred characters) but words in a text about them.
+const SHORTEST: usize = 20;
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
+}
+
+/// Overwrites the secret part of every token in `text`; whether there was one.
+pub fn mask(text: &mut [u8]) -> bool {
+    let mut masked = false;
+    let mut at = 0;
+    while let Some(found) = text.get(at..).and_then(|rest| rest.windows(PREFIX.len()).position(|window| window == PREFIX)) {
+        let start = at + found + PREFIX.len();
+        let length = text.iter().skip(start).take_while(|byte| is_token_byte(**byte)).count();
+        if length >= SHORTEST {
+            text.iter_mut().skip(start).take(length).for_each(|byte| *byte = b'*');
+            masked = true;
+        }
+        at = start + length;
+    }
+    masked
+}
+
+/// Masks tokens in a NUL-terminated text of the server's, in place.
+///
+/// # Safety
+/// `text` is null or points to writable, NUL-terminated memory of this process: a message buffer or palloc'd text.
+pub unsafe fn mask_in_place(text: *mut c_char) -> bool {
+    if text.is_null() {
+        return false;
+    }
+    // SAFETY: the caller's promise; the length is that of the text.
+    unsafe {
+        let length = std::ffi::CStr::from_ptr(text).to_bytes().len();
+        mask(std::slice::from_raw_parts_mut(text.cast::<u8>(), length))
+    }
+}
+
+/// Masks tokens in the message that this backend is working on and in what the activity view shows of it.
+///
+/// The text has been parsed by then: its constants are copies (scan.l), so what the statement does is not changed.
+pub fn hide_current() {
+    // SAFETY: only client backends have a message buffer behind debug_query_string, and that is palloc'd (pqformat.c);
+    // the source text of a portal is palloc'd too.
+    unsafe {
+        if pg_sys::libpq::be::MyProcPort.is_null() || pg_sys::debug_query_string.is_null() {
+            return;
+        }
+        if mask_in_place(pg_sys::debug_query_string.cast_mut()) {
+            pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, pg_sys::debug_query_string);
+        }
+    }
+}
+
+/// Masks tokens in a source text that a hook was given.
+///
+/// # Safety
+/// `source` is null or palloc'd, NUL-terminated text.
+pub unsafe fn hide(source: *const c_char) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if mask_in_place(source.cast_mut()) {
+            pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_masked_and_lengths_kept() {
+        let mut text = b"SET agent_guard.token = 'agt1.AAAAAQABAgMEBQYHCAkKCwwNDg8.eyJq-_x.T'; SELECT 'agt1.short'".to_vec();
+        let before = text.len();
+        assert!(mask(&mut text));
+        assert_eq!(text.len(), before);
+        let text = String::from_utf8(text).unwrap();
+        assert!(!text.contains("AAAAAQ") && text.contains("'; SELECT 'agt1.short'"));
+        assert!(!mask(&mut b"SELECT 1".to_vec()));
+    }
+}

@@ -1,0 +1,487 @@
+//! The statements that this backend has open, from their first check to their event in the trail.
+//!
+//! ERROR leaves the executor by longjmp, so no destructor closes a statement: the executor's end does, or the callback of
+//! the (sub)transaction that fails. A statement that a cursor suspends stays open without being active. An event is
+//! published exactly once; what was reserved for it is given back with it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pgrx::pg_sys;
+
+use super::session::{self, Session};
+use super::trail::{self, Reservation, Waiting};
+use super::{catalog, epoch, raise};
+use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
+use crate::audit::redact::redact;
+use crate::decision::{Obligations, RuleId};
+use crate::refusal::Refusal;
+use crate::request::{Action, Form, Object, ObjectClass};
+
+/// What a statement is known by while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The address of its QueryDesc.
+    Query(usize),
+    /// A utility statement: its number.
+    Utility(u64),
+}
+
+/// One access as it was decided.
+pub struct Decided {
+    /// What is done.
+    pub action: Action,
+    /// To what.
+    pub object: Option<Arc<Object>>,
+    /// The object's qualified name; empty for none.
+    pub name: Rc<str>,
+    /// The columns by name, separated by commas; empty for none in particular.
+    pub columns: String,
+    /// The outcome.
+    pub decision: AuditDecision,
+    /// The rule that decided.
+    pub rule: Option<RuleId>,
+}
+
+/// An open statement.
+pub struct Open {
+    key: Key,
+    /// Inside the server's executor or utility code right now, as opposed to suspended.
+    active: bool,
+    /// The subtransaction that it began in; its failure ends the statement.
+    subtransaction: u32,
+    level: u16,
+    at: i64,
+    command: &'static str,
+    text: String,
+    parameters: Option<Vec<Option<String>>>,
+    accesses: Vec<Decided>,
+    decision: AuditDecision,
+    rule: Option<RuleId>,
+    policy_version: i64,
+    rows: i64,
+    failure: Option<([u8; 5], String)>,
+    reservation: Reservation,
+    session: Option<Rc<Session>>,
+    /// What rides on the accesses that the agent itself named.
+    pub obligations: Obligations,
+    /// Relations whose allow asks for a condition, with the rule.
+    pub where_required: Vec<(pg_sys::Oid, RuleId)>,
+    /// Rows handed to the client so far.
+    pub sent: i64,
+    /// The form through which the statement's accesses come.
+    pub form: Form,
+}
+
+#[derive(Default)]
+struct Statements {
+    open: Vec<Open>,
+    /// The error on its way to the client, as emit_log_hook saw it.
+    error: Option<([u8; 5], String)>,
+    /// A refusal outside any open statement was recorded; its error needs no event of its own.
+    recorded: bool,
+    next_utility: u64,
+}
+
+thread_local! {
+    static STATEMENTS: RefCell<Statements> = RefCell::new(Statements::default());
+}
+
+fn with<T>(body: impl FnOnce(&mut Statements) -> T) -> Option<T> {
+    STATEMENTS.with(|statements| statements.try_borrow_mut().ok().map(|mut statements| body(&mut statements)))
+}
+
+fn subtransaction() -> u32 {
+    // SAFETY: a plain value of this process (xact.c).
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// A new number for a utility statement.
+pub fn next_utility() -> Key {
+    Key::Utility(with(|statements| {
+        statements.next_utility += 1;
+        statements.next_utility
+    })
+    .unwrap_or(0))
+}
+
+/// Opens a statement: reserves the room of its event, so that nothing runs that could not be recorded.
+///
+/// # Errors
+/// 53100 when the trail cannot take the event.
+pub fn open(
+    key: Key,
+    command: &'static str,
+    text: String,
+    session: Option<Rc<Session>>,
+    form: Form,
+) -> Result<(), Refusal> {
+    let reservation = trail::reserve(trail::cost(text.len()))?;
+    let at = epoch::clock();
+    let opened = with(|statements| {
+        let level = statements.open.iter().filter(|open| open.active).count();
+        statements.open.push(Open {
+            key,
+            active: true,
+            subtransaction: subtransaction(),
+            level: u16::try_from(level).unwrap_or(u16::MAX),
+            at,
+            command,
+            text,
+            parameters: None,
+            accesses: Vec::new(),
+            decision: AuditDecision::Allow,
+            rule: None,
+            policy_version: 0,
+            rows: -1,
+            failure: None,
+            reservation,
+            session,
+            obligations: Obligations::default(),
+            where_required: Vec::new(),
+            sent: 0,
+            form,
+        });
+    });
+    if opened.is_none() {
+        trail::release(reservation);
+    }
+    Ok(())
+}
+
+/// The statement that is being worked on: the innermost active one.
+pub fn with_current<T>(body: impl FnOnce(&mut Open) -> T) -> Option<T> {
+    with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(body)).flatten()
+}
+
+/// Whether any statement is being worked on.
+pub fn any_active() -> bool {
+    with(|statements| statements.open.iter().any(|open| open.active)).unwrap_or(true)
+}
+
+/// Whether the query that runs fills a table that an enclosing CREATE TABLE AS makes.
+pub fn filling_new_table() -> bool {
+    with(|statements| {
+        let mut active = statements.open.iter().rev().filter(|open| open.active);
+        let query = active.next().is_some_and(|open| !open.is_utility());
+        let makes = ["CREATE TABLE AS", "SELECT INTO", "CREATE MATERIALIZED VIEW"];
+        query && active.next().is_some_and(|open| makes.contains(&open.command))
+    })
+    .unwrap_or(false)
+}
+
+/// The open statement of this key.
+pub fn with_key<T>(key: Key, body: impl FnOnce(&mut Open) -> T) -> Option<T> {
+    with(|statements| statements.open.iter_mut().rev().find(|open| open.key == key).map(body)).flatten()
+}
+
+/// Marks a statement as running or suspended.
+pub fn set_active(key: Key, active: bool) {
+    with_key(key, |open| open.active = active);
+}
+
+impl Open {
+    /// Adds an access; a denial becomes the statement's.
+    pub fn note(&mut self, decided: Decided, policy_version: i64) {
+        /// Beyond this many the event tells no more; the decisions are made all the same.
+        const NOTED_MAX: usize = 256;
+        self.policy_version = policy_version;
+        match decided.decision {
+            AuditDecision::Deny => (self.decision, self.rule) = (AuditDecision::Deny, decided.rule),
+            AuditDecision::Observe if self.decision != AuditDecision::Deny => {
+                (self.decision, self.rule) = (AuditDecision::Observe, decided.rule);
+            }
+            _ if self.rule.is_none() && self.decision == AuditDecision::Allow => self.rule = decided.rule,
+            _ => {}
+        }
+        if self.accesses.len() < NOTED_MAX {
+            self.accesses.push(decided);
+        }
+    }
+
+    /// Notes that the statement is refused.
+    pub fn refuse(&mut self, refusal: &Refusal, observed: bool) {
+        if observed {
+            self.decision = AuditDecision::Observe;
+            return;
+        }
+        self.decision = AuditDecision::Deny;
+        self.rule = refusal.rule.or(self.rule);
+        self.failure = Some((sqlstate_bytes(refusal.sqlstate.code()), refusal.message.clone()));
+    }
+
+    /// Keeps the bind parameters.
+    pub fn set_parameters(&mut self, parameters: Option<Vec<Option<String>>>) {
+        self.parameters = parameters;
+    }
+
+    /// The rows of a finished statement.
+    pub fn set_rows(&mut self, rows: i64) {
+        self.rows = rows;
+    }
+
+    /// Marks the statement as running.
+    pub fn set_running(&mut self) {
+        self.active = true;
+    }
+
+    /// Whether it is a utility statement.
+    pub fn is_utility(&self) -> bool {
+        matches!(self.key, Key::Utility(_))
+    }
+
+    /// The text as it was sent.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The serial of the binding that the statement was opened under; 0 for none.
+    pub fn serial(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.serial)
+    }
+
+    /// 0 for what the client sent.
+    pub fn level(&self) -> u16 {
+        self.level
+    }
+}
+
+fn sqlstate_bytes(code: &str) -> [u8; 5] {
+    code.as_bytes().try_into().unwrap_or(*b"XX000")
+}
+
+/// Ends a statement that ran to its end.
+pub fn close(key: Key) {
+    let open = with(|statements| {
+        let at = statements.open.iter().rposition(|open| open.key == key)?;
+        Some(statements.open.remove(at))
+    })
+    .flatten();
+    if let Some(open) = open {
+        publish(open);
+    }
+}
+
+fn publish(open: Open) {
+    let refused = match &open.failure {
+        Some((sqlstate, message)) => (Some(*sqlstate), message.as_str()),
+        None => (None, ""),
+    };
+    let text = redact(&open.text);
+    let bounded = bounded_text(&text);
+    let records: Vec<AccessRecord<'_>> = open.accesses.iter().map(access_record).collect();
+    let event = AuditEvent {
+        level: open.level,
+        command: open.command,
+        statement: bounded.text,
+        statement_len: bounded.full_len,
+        statement_sha256: bounded.sha256,
+        parameters: open.parameters.as_deref(),
+        accesses: &records,
+        decision: open.decision,
+        rule_id: open.rule,
+        rows: open.rows,
+        duration_us: epoch::clock().saturating_sub(open.at),
+        sqlstate: refused.0,
+        message: refused.1,
+        policy_version: open.policy_version,
+        ..who(EventKind::Statement, open.at, open.session.as_deref())
+    };
+    trail::publish(&event, open.reservation);
+}
+
+fn access_record(decided: &Decided) -> AccessRecord<'_> {
+    let object = decided.object.as_deref();
+    AccessRecord {
+        verb: decided.action.verb,
+        kind: decided.action.kind,
+        class: object.map_or(ObjectClass::Other, |object| object.class),
+        oid: object.map_or(0, |object| object.oid.0),
+        name: &decided.name,
+        columns: &decided.columns,
+        decision: decided.decision,
+        rule: decided.rule,
+    }
+}
+
+/// The part of an event that says who: the session's where it is bound, else what the connection tells.
+fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
+    // SAFETY: plain values of this process; application_name is a NUL-terminated GUC string or null.
+    let (pid, xid, application_name) = unsafe {
+        let name = pg_sys::application_name;
+        let name = if name.is_null() { "" } else { std::ffi::CStr::from_ptr(name).to_str().unwrap_or("") };
+        (pg_sys::MyProcPid, pg_sys::GetTopTransactionIdIfAny(), name)
+    };
+    let event = AuditEvent { pid, xid: u64::from(pgrx_xid(xid)), application_name, ..AuditEvent::bare(kind, at, [0; 16]) };
+    match session {
+        None => event,
+        Some(session) => AuditEvent {
+            session_id: session.id,
+            window_id: Some(*session.token.window()),
+            lineage: session.token.lineage(),
+            role: &session.role,
+            client_addr: &session.address,
+            ..event
+        },
+    }
+}
+
+fn pgrx_xid(xid: pg_sys::TransactionId) -> u32 {
+    xid.into_inner()
+}
+
+/// Publishes an event about the session itself, or about a statement that never got as far as being open.
+fn publish_alone(kind: EventKind, session: Option<&Session>, complete: impl FnOnce(AuditEvent<'_>, &mut dyn FnMut(&AuditEvent<'_>))) {
+    let role = match session {
+        Some(_) => String::new(),
+        // Role names are in the catalogue, which cannot be read in a failed transaction.
+        None => role_for_records(),
+    };
+    let event = who(kind, epoch::clock(), session);
+    let event = if session.is_none() { AuditEvent { role: &role, ..event } } else { event };
+    complete(event, &mut |event| {
+        trail::publish_unreserved(event, Waiting::Never);
+    });
+}
+
+fn role_for_records() -> String {
+    // SAFETY: MyProcPort is this backend's own connection; user_name is NUL-terminated for the connection's life.
+    unsafe {
+        let port = pg_sys::libpq::be::MyProcPort;
+        port.as_ref().and_then(|port| catalog::text(port.user_name)).unwrap_or_default()
+    }
+}
+
+/// A token came into force.
+pub fn record_bound(session: &Session) {
+    publish_alone(EventKind::Bind, Some(session), |event, publish| {
+        publish(&AuditEvent { command: "SET", message: "token accepted", decision: AuditDecision::Allow, ..event });
+    });
+}
+
+/// The session's token is no longer in force.
+pub fn record_unbound() {
+    publish_alone(EventKind::Unbind, session::bound().as_deref(), |event, publish| {
+        publish(&AuditEvent { message: "token no longer in force", ..event });
+    });
+}
+
+/// A token was refused.
+pub fn record_refused_handshake(refusal: &Refusal) {
+    publish_alone(EventKind::HandshakeRefused, session::bound().as_deref(), |event, publish| {
+        publish(&AuditEvent {
+            command: "SET",
+            decision: AuditDecision::Deny,
+            sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
+            message: &format!("{}: {}", refusal.reason, refusal.message),
+            ..event
+        });
+    });
+    with(|statements| statements.recorded = true);
+}
+
+/// A refusal where no statement is open: while planning, in a fast-path call, before a statement could be opened.
+pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>, refusal: &Refusal) {
+    let text = redact(text);
+    let bounded = bounded_text(&text);
+    let records: Vec<AccessRecord<'_>> = decided.map(access_record).into_iter().collect();
+    publish_alone(EventKind::Statement, session::bound().as_deref(), |event, publish| {
+        publish(&AuditEvent {
+            command,
+            statement: bounded.text,
+            statement_len: bounded.full_len,
+            statement_sha256: bounded.sha256,
+            accesses: &records,
+            decision: AuditDecision::Deny,
+            rule_id: refusal.rule,
+            sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
+            message: &refusal.message,
+            ..event
+        });
+    });
+    with(|statements| statements.recorded = true);
+}
+
+/// Something ran or was seen outside any statement (a fast-path call): its event is complete at once.
+pub fn record_alone(command: &str, text: &str, decided: &Decided) {
+    let records = [access_record(decided)];
+    publish_alone(EventKind::Statement, session::bound().as_deref(), |event, publish| {
+        publish(&AuditEvent {
+            command,
+            statement: text,
+            statement_len: u64::try_from(text.len()).unwrap_or(0),
+            accesses: &records,
+            decision: decided.decision,
+            rule_id: decided.rule,
+            ..event
+        });
+    });
+}
+
+/// An ERROR is on its way to the client (emit_log_hook). One that belongs to no open statement failed before it could be
+/// opened, mostly at parse, and gets its event here.
+pub fn failing(sqlerrcode: i32, message: &str, statement: &str) {
+    let sqlstate = raise::sqlstate_text(sqlerrcode);
+    let message = redact(message).into_owned();
+    let alone = with(|statements| {
+        let active = statements.open.iter().any(|open| open.active);
+        let recorded = std::mem::replace(&mut statements.recorded, false);
+        if active {
+            statements.error = Some((sqlstate, message.clone()));
+        }
+        !active && !recorded
+    });
+    if alone == Some(true) {
+        let text = redact(statement);
+        let bounded = bounded_text(&text);
+        publish_alone(EventKind::Statement, session::bound().as_deref(), |event, publish| {
+            publish(&AuditEvent {
+                statement: bounded.text,
+                statement_len: bounded.full_len,
+                statement_sha256: bounded.sha256,
+                sqlstate: Some(sqlstate),
+                message: &message,
+                ..event
+            });
+        });
+    }
+}
+
+/// The transaction failed or was rolled back. `error` tells whether an ERROR reached the top: then nothing stays
+/// active; otherwise (ROLLBACK, also inside a procedure) the active statements go on.
+pub fn transaction_aborted(error: bool) {
+    let (ended, failure) = with(|statements| {
+        let failure = statements.error.take();
+        let open = std::mem::take(&mut statements.open);
+        let (kept, ended): (Vec<Open>, Vec<Open>) = open.into_iter().partition(|open| open.active && !error);
+        statements.open = kept;
+        statements.recorded = false;
+        (ended, failure)
+    })
+    .unwrap_or_default();
+    for mut open in ended.into_iter().rev() {
+        if open.failure.is_none() && open.active {
+            open.failure = failure.clone().or_else(|| Some((*b"XX000", "failed; the server kept no message".to_owned())));
+        }
+        publish(open);
+    }
+}
+
+/// A subtransaction failed: what began in it or below it has ended. The server tells no message where a function's
+/// exception clause caught the error.
+pub fn subtransaction_aborted(subtransaction: u32) {
+    let ended = with(|statements| {
+        let open = std::mem::take(&mut statements.open);
+        let (ended, kept) = open.into_iter().partition(|open| open.subtransaction >= subtransaction);
+        statements.open = kept;
+        ended
+    });
+    let ended: Vec<Open> = ended.unwrap_or_default();
+    for mut open in ended.into_iter().rev() {
+        if open.failure.is_none() && open.active {
+            open.failure = Some((*b"P0000", "failed; the error was caught inside a function".to_owned()));
+        }
+        publish(open);
+    }
+}
