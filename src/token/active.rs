@@ -104,7 +104,7 @@ impl ActiveToken {
     /// by the catalogue, and `None` for an access to anything else: `rel` does not apply to that.
     ///
     /// # Errors
-    /// The index of the first block whose `act`, else of the first whose `rel`, leaves it out.
+    /// The index of the first block whose `act` or `rel` leaves it out.
     #[inline]
     pub fn permits(&self, verb: Verb, form: Form, relation: Option<(&str, &str)>) -> Result<(), usize> {
         self.scope.permits(&self.blocks.claims, verb, form, relation)

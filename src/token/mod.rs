@@ -18,6 +18,9 @@ pub mod refusals;
 mod verify;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use act::Act;
 pub use active::ActiveToken;
 pub use attenuate::{Bound, Limits};
