@@ -5,8 +5,9 @@
 //! in it opens nothing. The window's own row is narrowed later and clips silently: the parent could not know.
 
 use super::act::Mask;
-use super::claims::{Claims, MAX_DEPTH};
+use super::claims::Claims;
 use super::refusals;
+use super::value::MAX_DEPTH;
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
 
