@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod event;
+pub mod json;
 pub mod record;
 pub mod redact;
 pub mod ring;

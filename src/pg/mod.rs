@@ -2,7 +2,17 @@
 
 #![allow(unsafe_code)]
 
+mod encoding;
+mod functions;
+pub mod guc_audit;
+mod launcher;
 mod raise;
+mod row;
+mod segments;
+mod shmem;
+mod slot;
+pub mod trail;
+mod writer;
 
 use pgrx::prelude::*;
 
@@ -23,4 +33,7 @@ pub extern "C-unwind" fn _PG_init() {
             "Add agent_guard to shared_preload_libraries in postgresql.conf, then restart the server."
         );
     }
+    guc_audit::init();
+    shmem::init();
+    launcher::init();
 }
