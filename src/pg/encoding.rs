@@ -42,7 +42,11 @@ impl ServerText {
     /// The text, still in UTF-8, with everything escaped that the server cannot hold.
     pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let plain = |c: char| c != '\0' && (c.is_ascii() || matches!(self, ServerText::AsIs));
-        if text.chars().all(plain) {
+        let unchanged = match self {
+            ServerText::AsIs => !text.as_bytes().contains(&0),
+            _ => text.chars().all(plain),
+        };
+        if unchanged {
             return Cow::Borrowed(text);
         }
         let mut clean = String::with_capacity(text.len().saturating_add(16));

@@ -5,6 +5,7 @@
 mod encoding;
 mod functions;
 pub mod guc_audit;
+mod insert;
 mod launcher;
 mod raise;
 mod row;

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use super::encoding::ServerText;
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind};
 use crate::audit::json;
-use crate::audit::record::{self, OwnedEvent};
+use crate::audit::record::{self, OwnedAccess, OwnedEvent};
 use crate::audit::redact::redact;
 
 /// Columns of a segment table (sql/audit.sql); `fill` is in their order.
@@ -62,53 +62,82 @@ fn unix_now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }.saturating_add(EPOCH)
 }
 
-/// Fills a row's values and nulls.
-pub fn fill(
-    seq: u64,
-    event: &OwnedEvent,
-    text: &ServerText,
-    values: &mut [pg_sys::Datum],
-    nulls: &mut [bool],
-) {
-    let cells = values.iter_mut().zip(nulls.iter_mut());
-    for ((value, null), datum) in cells.zip(columns(seq, event, text)) {
-        *null = datum.is_none();
-        *value = datum.unwrap_or(pg_sys::Datum::from(0_usize));
-    }
+/// How many different sets of accesses a chunk of rows remembers.
+const REMEMBERED: usize = 16;
+
+/// Makes the rows of one chunk; datums are shared between rows where agents repeat themselves.
+pub struct RowMaker<'a> {
+    text: &'a ServerText,
+    accesses: Vec<(&'a [OwnedAccess], pg_sys::Datum)>,
 }
 
-fn columns(seq: u64, event: &OwnedEvent, text: &ServerText) -> [Option<pg_sys::Datum>; COLUMNS] {
-    let is_statement = event.statement_len > 0 || !event.statement.is_empty();
-    let sqlstate = event.sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
-    [
-        Some(pg_sys::Datum::from(seq)),
-        Some(pg_sys::Datum::from(event.at.saturating_sub(EPOCH))),
-        (event.duration_us >= 0).then(|| interval(event.duration_us)),
-        (event.xid != 0).then(|| pg_sys::Datum::from(event.xid)),
-        event.rule_id.map(pg_sys::Datum::from),
-        (event.rows >= 0).then(|| pg_sys::Datum::from(event.rows)),
-        (event.policy_version != 0).then(|| pg_sys::Datum::from(event.policy_version)),
-        is_statement.then(|| pg_sys::Datum::from(event.statement_len)),
-        (event.pid != 0).then(|| pg_sys::Datum::from(event.pid)),
-        Some(pg_sys::Datum::from(i32::from(event.level))),
-        (event.session_id != [0; 16]).then(|| fixed(&event.session_id)),
-        event.window_id.as_ref().map(|id| fixed(id)),
-        event.kind.word().map(|word| varlena(word.as_bytes())),
-        event.decision.word().map(|word| varlena(word.as_bytes())),
-        filled(&event.command, text),
-        filled(&event.role, text),
-        address(&event.client_addr),
-        filled(&event.application_name, text),
-        sqlstate.and_then(|code| filled(&code, text)),
-        (!event.lineage.is_empty())
-            .then(|| array(event.lineage.iter().map(|name| Some(name.as_str())), text)),
-        (!event.accesses.is_empty()).then(|| accesses(event, text)),
-        event.parameters.as_ref().map(|list| array(list.iter().map(Option::as_deref), text)),
-        filled(&redact(&event.message), text),
-        is_statement.then(|| varlena(&text.bytes(&text.clean(&redact(&event.statement))))),
-        event.statement_sha256.as_ref().map(|digest| varlena(digest)),
-        cut(event, text),
-    ]
+impl<'a> RowMaker<'a> {
+    /// A maker of rows whose texts become `text`.
+    pub fn new(text: &'a ServerText) -> RowMaker<'a> {
+        RowMaker { text, accesses: Vec::new() }
+    }
+
+    /// Fills a row's values and nulls.
+    pub fn fill(
+        &mut self,
+        seq: u64,
+        event: &'a OwnedEvent,
+        values: &mut [pg_sys::Datum],
+        nulls: &mut [bool],
+    ) {
+        let cells = values.iter_mut().zip(nulls.iter_mut());
+        for ((value, null), datum) in cells.zip(self.columns(seq, event)) {
+            *null = datum.is_none();
+            *value = datum.unwrap_or(pg_sys::Datum::from(0_usize));
+        }
+    }
+
+    fn columns(&mut self, seq: u64, event: &'a OwnedEvent) -> [Option<pg_sys::Datum>; COLUMNS] {
+        let text = self.text;
+        let is_statement = event.statement_len > 0 || !event.statement.is_empty();
+        let sqlstate = event.sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
+        [
+            Some(pg_sys::Datum::from(seq)),
+            Some(pg_sys::Datum::from(event.at.saturating_sub(EPOCH))),
+            (event.duration_us >= 0).then(|| interval(event.duration_us)),
+            (event.xid != 0).then(|| pg_sys::Datum::from(event.xid)),
+            event.rule_id.map(pg_sys::Datum::from),
+            (event.rows >= 0).then(|| pg_sys::Datum::from(event.rows)),
+            (event.policy_version != 0).then(|| pg_sys::Datum::from(event.policy_version)),
+            is_statement.then(|| pg_sys::Datum::from(event.statement_len)),
+            (event.pid != 0).then(|| pg_sys::Datum::from(event.pid)),
+            Some(pg_sys::Datum::from(i32::from(event.level))),
+            (event.session_id != [0; 16]).then(|| fixed(&event.session_id)),
+            event.window_id.as_ref().map(fixed),
+            event.kind.word().map(|word| varlena(word.as_bytes())),
+            event.decision.word().map(|word| varlena(word.as_bytes())),
+            filled(&event.command, text),
+            filled(&event.role, text),
+            address(&event.client_addr),
+            filled(&event.application_name, text),
+            sqlstate.and_then(|code| filled(&code, text)),
+            (!event.lineage.is_empty())
+                .then(|| array(event.lineage.iter().map(|name| Some(name.as_str())), text)),
+            (!event.accesses.is_empty()).then(|| self.accesses(&event.accesses)),
+            event.parameters.as_ref().map(|list| array(list.iter().map(Option::as_deref), text)),
+            filled(&redact(&event.message), text),
+            is_statement.then(|| varlena(&text.bytes(&text.clean(&redact(&event.statement))))),
+            event.statement_sha256.as_ref().map(|digest| varlena(digest)),
+            cut(event, text),
+        ]
+    }
+
+    fn accesses(&mut self, accesses: &'a [OwnedAccess]) -> pg_sys::Datum {
+        if let Some((_, datum)) = self.accesses.iter().find(|(known, _)| *known == accesses) {
+            return *datum;
+        }
+        let json = json::accesses(accesses, |name| self.text.clean(name));
+        let datum = input(jsonb_in, &self.text.bytes(&json));
+        if self.accesses.len() < REMEMBERED {
+            self.accesses.push((accesses, datum));
+        }
+        datum
+    }
 }
 
 fn filled(value: &str, text: &ServerText) -> Option<pg_sys::Datum> {
@@ -117,14 +146,14 @@ fn filled(value: &str, text: &ServerText) -> Option<pg_sys::Datum> {
 
 /// A text or bytea datum.
 fn varlena(bytes: &[u8]) -> pg_sys::Datum {
-    // SAFETY: copies `bytes` into palloc'd memory.
-    let text = unsafe {
-        pg_sys::cstring_to_text_with_len(
-            bytes.as_ptr().cast::<c_char>(),
-            i32::try_from(bytes.len()).unwrap_or(0),
-        )
-    };
-    pg_sys::Datum::from(text)
+    let length = bytes.len().saturating_add(pg_sys::VARHDRSZ);
+    // SAFETY: palloc gives `length` bytes, or raises; SET_VARSIZE writes the first four.
+    unsafe {
+        let memory = pg_sys::palloc(length).cast::<u8>();
+        pgrx::varlena::set_varsize_4b(memory.cast(), i32::try_from(length).unwrap_or(0));
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.add(pg_sys::VARHDRSZ), bytes.len());
+        pg_sys::Datum::from(memory)
+    }
 }
 
 /// A uuid datum.
@@ -151,11 +180,6 @@ fn address(text: &str) -> Option<pg_sys::Datum> {
     let host = text.split('%').next().unwrap_or("");
     let address: IpAddr = host.parse().ok()?;
     Some(input(inet_in, address.to_string().as_bytes()))
-}
-
-fn accesses(event: &OwnedEvent, text: &ServerText) -> pg_sys::Datum {
-    let json = json::accesses(&event.accesses, |name| text.clean(name).into_owned());
-    input(jsonb_in, &text.bytes(&json))
 }
 
 type InputFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;

@@ -9,14 +9,11 @@ use std::ffi::CString;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
 
-use super::encoding::ServerText;
 use super::guc_audit;
-use super::row::{self, COLUMNS};
+use super::insert::{CHUNK, Inserter, Written, truncate};
 use crate::audit::record::OwnedEvent;
 
 const SEGMENTS: usize = 16;
-/// Rows formed and inserted at once.
-const CHUNK: usize = 512;
 
 /// One segment as the writer knows it; `last` is 0 while it is empty.
 #[derive(Clone, Copy)]
@@ -39,17 +36,6 @@ pub struct Segments {
     current: usize,
     /// Whether the oldest segment could not be emptied when that was due.
     pub blocked: bool,
-}
-
-/// What an attempt to write came to, other than an ERROR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// Every row is in.
-    All,
-    /// Somebody holds a lock that keeps rows out; nothing was written.
-    Locked,
-    /// A segment is gone: the extension has been dropped.
-    Gone,
 }
 
 impl Segments {
@@ -89,7 +75,7 @@ impl Segments {
 
     /// Writes rows, in order, inside a transaction that the caller commits. What `self` knows is then right only
     /// if the transaction commits: the caller works on a copy.
-    pub fn write(&mut self, rows: &[(u64, OwnedEvent)], text: &ServerText) -> Written {
+    pub fn write(&mut self, rows: &[(u64, OwnedEvent)], inserter: &mut Inserter) -> Written {
         let mut rest = rows;
         while !rest.is_empty() {
             let share = (guc_audit::capacity() / 16).max(1);
@@ -101,7 +87,7 @@ impl Segments {
             let left = usize::try_from(share.saturating_sub(segment.rows())).unwrap_or(CHUNK);
             let take = if left == 0 { CHUNK } else { left.min(CHUNK) };
             let (chunk, behind) = rest.split_at_checked(take).unwrap_or((rest, &[]));
-            match insert(segment.relation, chunk, text) {
+            match inserter.insert(segment.relation, chunk) {
                 Written::All => {}
                 other => return other,
             }
@@ -152,75 +138,4 @@ impl Segments {
             }
         }
     }
-}
-
-/// Opens a relation without waiting for its lock.
-fn open(relation: pg_sys::Oid, mode: u32) -> Result<pg_sys::Relation, Written> {
-    let mode = i32::try_from(mode).unwrap_or(0);
-    // SAFETY: a lock by OID is legal for relations that are gone; try_table_open then gives null. The lock lasts
-    // until the transaction ends.
-    unsafe {
-        if !pg_sys::ConditionalLockRelationOid(relation, mode) {
-            return Err(Written::Locked);
-        }
-        let opened = pg_sys::try_table_open(relation, 0);
-        if opened.is_null() {
-            return Err(Written::Gone);
-        }
-        Ok(opened)
-    }
-}
-
-/// Empties a segment, as TRUNCATE would: with new files, so that an abort undoes it.
-fn truncate(relation: pg_sys::Oid) -> Written {
-    let relation = match open(relation, pg_sys::AccessExclusiveLock) {
-        Ok(relation) => relation,
-        Err(why) => return why,
-    };
-    // SAFETY: the relation is locked and open; the lists are fresh ones in the current memory context.
-    unsafe {
-        let relations = pg_sys::lappend(std::ptr::null_mut(), relation.cast());
-        let oids = pg_sys::lappend_oid(std::ptr::null_mut(), (*relation).rd_id);
-        let restrict = pg_sys::DropBehavior::DROP_RESTRICT;
-        #[cfg(feature = "pg15")]
-        pg_sys::ExecuteTruncateGuts(relations, oids, std::ptr::null_mut(), restrict, false);
-        #[cfg(not(feature = "pg15"))]
-        pg_sys::ExecuteTruncateGuts(relations, oids, std::ptr::null_mut(), restrict, false, false);
-        pg_sys::table_close(relation, 0);
-    }
-    Written::All
-}
-
-/// Inserts rows and their index entries, without executor, triggers or SPI.
-fn insert(relation: pg_sys::Oid, rows: &[(u64, OwnedEvent)], text: &ServerText) -> Written {
-    let relation = match open(relation, pg_sys::RowExclusiveLock) {
-        Ok(relation) => relation,
-        Err(why) => return why,
-    };
-    // SAFETY: the relation is open and locked. Its descriptor has COLUMNS attributes (checked), so each slot's
-    // arrays have; slots are heap slots, as CatalogTuplesMultiInsertWithInfo needs. All memory is the transaction's.
-    unsafe {
-        let descriptor = (*relation).rd_att;
-        if usize::try_from((*descriptor).natts) != Ok(COLUMNS) {
-            error!("agent_guard's audit tables are of another version of the extension");
-        }
-        let indexes = pg_sys::CatalogOpenIndexes(relation);
-        let mut slots: Vec<*mut pg_sys::TupleTableSlot> = Vec::with_capacity(rows.len());
-        for (seq, event) in rows {
-            let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple);
-            let values = std::slice::from_raw_parts_mut((*slot).tts_values, COLUMNS);
-            let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, COLUMNS);
-            row::fill(*seq, event, text, values, nulls);
-            pg_sys::ExecStoreVirtualTuple(slot);
-            slots.push(slot);
-        }
-        let count = i32::try_from(slots.len()).unwrap_or(0);
-        pg_sys::CatalogTuplesMultiInsertWithInfo(relation, slots.as_mut_ptr(), count, indexes);
-        for slot in slots {
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-        }
-        pg_sys::CatalogCloseIndexes(indexes);
-        pg_sys::table_close(relation, 0);
-    }
-    Written::All
 }

@@ -11,9 +11,10 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::encoding::ServerText;
+use super::insert::{Inserter, Written};
 use super::launcher::{asked_to_end, attach_signals, wait};
 use super::row::fault;
-use super::segments::{Segments, Written};
+use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
 use super::slot::{Slot, writer_state};
 use crate::audit::record::{self, OwnedEvent};
@@ -34,7 +35,7 @@ struct Writer {
     n: usize,
     slot: &'static Slot,
     segments: Segments,
-    text: ServerText,
+    inserter: Inserter,
     batch: Batch,
     rows: Vec<(u64, OwnedEvent)>,
     stuck_since: Option<Instant>,
@@ -88,7 +89,8 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 slot.base.store(segments.last().saturating_add(1), Ordering::SeqCst);
             }
             let (batch, rows) = (Batch::default(), Vec::new());
-            Writer { n, slot, segments, text, batch, rows, stuck_since: None, said_blocked: false }.run();
+            let inserter = Inserter::new(text);
+            Writer { n, slot, segments, inserter, batch, rows, stuck_since: None, said_blocked: false }.run();
         }
         Ok((None, _)) => leave_for_good(n, slot),
         Err(Trouble::Outside(why) | Trouble::Event(why)) => {
@@ -347,8 +349,8 @@ impl Writer {
     fn commit(&mut self, range: std::ops::Range<usize>) -> Result<(), Trouble> {
         let Some(rows) = self.rows.get(range).filter(|rows| !rows.is_empty()) else { return Ok(()) };
         let mut segments = self.segments;
-        let text = &self.text;
-        in_transaction(|| match segments.write(rows, text) {
+        let inserter = &mut self.inserter;
+        in_transaction(|| match segments.write(rows, inserter) {
             Written::All => Ok(()),
             Written::Locked => {
                 Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned()))
