@@ -1,7 +1,7 @@
 //! The backend's side of the audit trail: reserve before a statement runs, publish when it has ended.
 //!
-//! Nothing here hashes, formats JSON or writes a table. `reserve` is the only function that may raise (a cancel
-//! while it waits); the others are safe in abort callbacks and in emit_log_hook.
+//! Nothing here formats JSON or writes a table, and nothing raises: a cancel that arrives while `reserve` waits comes
+//! back as a refusal. All but `reserve` are safe in abort callbacks and in emit_log_hook.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -62,7 +62,8 @@ pub fn writer_alive() -> bool {
 /// Makes sure that an event of this size can be recorded. Waits for the writer to start and for room in the ring.
 ///
 /// # Errors
-/// 53100 `audit_unavailable` without a writer, `audit_full` without room, after `agent_guard.audit_timeout`.
+/// 53100 `audit_unavailable` without a writer, `audit_full` without room, after `agent_guard.audit_timeout`; 57014
+/// where the statement is cancelled or the backend terminated during the wait.
 #[expect(
     clippy::result_large_err,
     reason = "a refusal is made once and shown; it is never passed on a hot path"
@@ -263,7 +264,30 @@ fn reserve_waiting(need: u64) -> Result<Reservation, Refusal> {
             waited = true;
             slot.waits.fetch_add(1, Ordering::Relaxed);
         }
-        slot.space.sleep(milliseconds(left.min(SLICE)));
+        if interrupted() {
+            SharedCondition::cancel();
+            return Err(cancelled());
+        }
+        // Other interrupts (barriers, invalidations) are served between the slices.
+        pgrx::check_for_interrupts!();
+        sleep_held(&slot.space, left);
+    }
+}
+
+/// Whether this backend is to give up what it does.
+fn interrupted() -> bool {
+    // SAFETY: flags of this process that its signal handlers set.
+    unsafe { pg_sys::QueryCancelPending != 0 || pg_sys::ProcDiePending != 0 }
+}
+
+/// Waits for a slice, with interrupts held: an error raised within would reach the client through Rust frames, which
+/// strips it. Whoever interrupts wakes the wait, and the caller looks at `interrupted`.
+fn sleep_held(condition: &SharedCondition, left: Duration) {
+    // SAFETY: HOLD_INTERRUPTS and RESUME_INTERRUPTS; nothing between them raises.
+    unsafe {
+        pg_sys::InterruptHoldoffCount += 1;
+        condition.sleep(milliseconds(left.min(SLICE)));
+        pg_sys::InterruptHoldoffCount -= 1;
     }
 }
 
@@ -285,6 +309,16 @@ fn no_writer() -> Refusal {
     unavailable(
         "the audit writer of this database is not running",
         "Look for the writer's messages in the server log, and see that max_worker_processes leaves room for it.",
+    )
+}
+
+fn cancelled() -> Refusal {
+    Refusal::new(
+        SqlState::QueryCanceled,
+        "audit_wait_cancelled",
+        "canceling statement while it waits for the audit trail",
+        "the statement has not run",
+        "",
     )
 }
 
@@ -326,30 +360,23 @@ fn push(event: &AuditEvent, limit: u64) -> bool {
     true
 }
 
-/// As `push`, waiting for room. Interrupts are held: this runs where an error must not leave; a cancel or a
-/// termination ends the wait instead.
+/// As `push`, waiting for room. A cancel or a termination ends the wait.
 fn push_waiting(event: &AuditEvent, limit: u64) -> bool {
     let Some((_, slot)) = my_slot() else { return false };
     let deadline = Instant::now() + guc_audit::timeout();
     slot.waits.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: HOLD_INTERRUPTS and RESUME_INTERRUPTS; nothing between them raises.
-    unsafe { pg_sys::InterruptHoldoffCount += 1 };
     let stored = loop {
         slot.space.prepare();
         if push(event, limit) {
             break true;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        // SAFETY: flags of this process that its signal handlers set.
-        let interrupted = unsafe { pg_sys::QueryCancelPending != 0 || pg_sys::ProcDiePending != 0 };
-        if left.is_zero() || interrupted {
+        if left.is_zero() || interrupted() {
             break false;
         }
-        slot.space.sleep(milliseconds(left.min(SLICE)));
+        sleep_held(&slot.space, left);
     };
     SharedCondition::cancel();
-    // SAFETY: see above.
-    unsafe { pg_sys::InterruptHoldoffCount -= 1 };
     stored
 }
 

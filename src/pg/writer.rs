@@ -42,6 +42,13 @@ struct Writer {
     said_blocked: bool,
 }
 
+/// A writer has been told to end.
+struct Ending {
+    since: Instant,
+    /// The number of the first record that came after.
+    behind: u64,
+}
+
 /// Why a batch is not in the trail.
 enum Trouble {
     /// Not because of any event: a lock, a full disk. To be tried again as it is.
@@ -188,12 +195,27 @@ impl Writer {
     fn run(&mut self) {
         self.slot.ready.store(1, Ordering::SeqCst);
         self.slot.space.broadcast();
-        let mut ending: Option<Instant> = None;
+        let mut ending: Option<Ending> = None;
         let mut quiet_since = Instant::now();
-        loop {
+        while is_set(&self.slot.ready) {
             let front = self.slot.front(self.n);
             let back = self.slot.back();
-            if back.at != front.at {
+            if ending.is_none() && (asked_to_end() || is_set(&self.slot.leave)) {
+                ending = Some(Ending { since: Instant::now(), behind: front.number });
+            }
+            // A writer that is to end first takes at least what was there when it was told.
+            let late = ending.as_ref().is_some_and(|ending| ending.since.elapsed() >= LAST_EVENTS);
+            if let Some(Ending { behind, .. }) = ending
+                && back.number >= behind
+                && (late || (back.at == front.at && self.slot.reserved.load(Ordering::SeqCst) == 0))
+            {
+                // Terminated, it stays wanted, and the launcher starts another one.
+                if asked_to_end() || self.rest() {
+                    return;
+                }
+                self.slot.leave.store(0, Ordering::SeqCst);
+                ending = None;
+            } else if back.at != front.at {
                 if self.take(back, front) {
                     quiet_since = Instant::now();
                 } else if asked_to_end() {
@@ -201,33 +223,15 @@ impl Writer {
                 } else {
                     wait(Some(RETRY));
                 }
-                if !is_set(&self.slot.ready) {
-                    return;
-                }
-                continue;
-            }
-            if asked_to_end() || is_set(&self.slot.leave) {
-                let began = *ending.get_or_insert_with(Instant::now);
-                let expecting = self.slot.reserved.load(Ordering::SeqCst) > 0;
-                if !expecting || began.elapsed() >= LAST_EVENTS {
-                    // Wanted stays set when it was terminated: the launcher then starts another one.
-                    if (asked_to_end() || self.rest()) && self.slot.used() == 0 {
-                        return;
-                    }
-                    self.slot.leave.store(0, Ordering::SeqCst);
-                    if asked_to_end() && began.elapsed() >= LAST_EVENTS {
-                        return;
-                    }
-                    continue;
-                }
+            } else if ending.is_some() {
                 wait(Some(GATHER));
-                continue;
-            }
-            ending = None;
-            if quiet_since.elapsed() >= REST_AFTER && self.rest() {
+            } else if quiet_since.elapsed() < REST_AFTER {
+                self.idle(REST_AFTER.saturating_sub(quiet_since.elapsed()));
+            } else if self.rest() {
                 return;
+            } else {
+                quiet_since = Instant::now();
             }
-            self.idle(REST_AFTER.saturating_sub(quiet_since.elapsed()));
         }
     }
 

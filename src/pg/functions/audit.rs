@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::pg::guc_audit;
@@ -29,15 +30,15 @@ fn audit_flush() {
         }
         if progress.elapsed() >= patience {
             SharedCondition::cancel();
-            ereport!(
-                ERROR,
+            let waiting = target.saturating_sub(done);
+            ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_DISK_FULL,
                 "the audit trail does not take its events",
-                format!(
-                    "reason=audit_unavailable {} events wait; look for the writer's messages in the server log",
-                    target.saturating_sub(done)
-                )
-            );
+                "audit_flush",
+            )
+            .set_detail(format!("reason=audit_unavailable {waiting} events wait in shared memory"))
+            .set_hint("Look for the audit writer's messages in the server log, and for locks on agent_guard.audit_segment_*.")
+            .report(PgLogLevel::ERROR);
         }
         slot.flush.fetch_max(target, Ordering::SeqCst);
         if is_set(&slot.ready) {
