@@ -2,7 +2,18 @@
 
 #![allow(unsafe_code)]
 
+mod encoding;
+mod functions;
+pub mod guc_audit;
+mod insert;
+mod launcher;
 mod raise;
+mod row;
+mod segments;
+mod shmem;
+mod slot;
+pub mod trail;
+mod writer;
 
 use pgrx::prelude::*;
 
@@ -23,4 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
             "Add agent_guard to shared_preload_libraries in postgresql.conf, then restart the server."
         );
     }
+    guc_audit::init();
+    shmem::init();
+    launcher::init();
 }

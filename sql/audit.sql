@@ -1,0 +1,215 @@
+-- The audit trail: its segments, the view over them, and the functions about it.
+
+-- Filled by the audit writer alone, past the executor. The columns' order and types are those of src/pg/row.rs.
+-- Unlogged: an event costs no WAL; the tables are empty after a crash.
+CREATE UNLOGGED TABLE agent_guard.audit_segment (
+    seq bigint NOT NULL,
+    at timestamptz NOT NULL,
+    duration interval,
+    xid xid8,
+    rule_id bigint,
+    rows bigint,
+    policy_version bigint,
+    statement_length bigint,
+    pid integer,
+    level integer NOT NULL,
+    session_id uuid,
+    window_id uuid,
+    event text NOT NULL,
+    decision text,
+    command text,
+    role text,
+    client_addr inet,
+    application_name text,
+    sqlstate text,
+    lineage text[],
+    accesses jsonb,
+    parameters text[],
+    message text,
+    statement text,
+    statement_sha256 bytea,
+    truncated text[]
+) WITH (autovacuum_enabled = off);
+COMMENT ON TABLE agent_guard.audit_segment IS 'Parent of the audit trail''s segments; itself always empty. Read the view audit instead.';
+REVOKE ALL ON agent_guard.audit_segment FROM PUBLIC;
+
+-- Emptied in turn by TRUNCATE, so there is nothing to vacuum; toasting begins only where a row would not fit a page.
+CREATE UNLOGGED TABLE agent_guard.audit_segment_00 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_00 (seq);
+REVOKE ALL ON agent_guard.audit_segment_00 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_01 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_01 (seq);
+REVOKE ALL ON agent_guard.audit_segment_01 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_02 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_02 (seq);
+REVOKE ALL ON agent_guard.audit_segment_02 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_03 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_03 (seq);
+REVOKE ALL ON agent_guard.audit_segment_03 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_04 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_04 (seq);
+REVOKE ALL ON agent_guard.audit_segment_04 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_05 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_05 (seq);
+REVOKE ALL ON agent_guard.audit_segment_05 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_06 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_06 (seq);
+REVOKE ALL ON agent_guard.audit_segment_06 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_07 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_07 (seq);
+REVOKE ALL ON agent_guard.audit_segment_07 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_08 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_08 (seq);
+REVOKE ALL ON agent_guard.audit_segment_08 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_09 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_09 (seq);
+REVOKE ALL ON agent_guard.audit_segment_09 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_10 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_10 (seq);
+REVOKE ALL ON agent_guard.audit_segment_10 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_11 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_11 (seq);
+REVOKE ALL ON agent_guard.audit_segment_11 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_12 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_12 (seq);
+REVOKE ALL ON agent_guard.audit_segment_12 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_13 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_13 (seq);
+REVOKE ALL ON agent_guard.audit_segment_13 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_14 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_14 (seq);
+REVOKE ALL ON agent_guard.audit_segment_14 FROM PUBLIC;
+CREATE UNLOGGED TABLE agent_guard.audit_segment_15 () INHERITS (agent_guard.audit_segment)
+    WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX ON agent_guard.audit_segment_15 (seq);
+REVOKE ALL ON agent_guard.audit_segment_15 FROM PUBLIC;
+
+CREATE VIEW agent_guard.audit AS
+SELECT
+    seq,
+    at,
+    session_id,
+    window_id,
+    lineage,
+    role,
+    pg_catalog.current_database()::text AS database,
+    client_addr,
+    pid,
+    xid,
+    level,
+    command,
+    statement,
+    parameters,
+    accesses,
+    decision,
+    rule_id,
+    rows,
+    duration,
+    sqlstate,
+    message,
+    event,
+    application_name,
+    statement_length,
+    statement_sha256,
+    policy_version,
+    truncated
+FROM agent_guard.audit_segment;
+COMMENT ON VIEW agent_guard.audit IS 'The audit trail of this database: one row for each event, the oldest gone beyond agent_guard.audit_capacity.';
+COMMENT ON COLUMN agent_guard.audit.seq IS 'Number of the event; grows by one.';
+COMMENT ON COLUMN agent_guard.audit.at IS 'When the statement began.';
+COMMENT ON COLUMN agent_guard.audit.session_id IS 'The session: one binding of a backend to a token.';
+COMMENT ON COLUMN agent_guard.audit.window_id IS 'The window that the token belongs to.';
+COMMENT ON COLUMN agent_guard.audit.lineage IS 'Agent names along the tokens chain.';
+COMMENT ON COLUMN agent_guard.audit.role IS 'Login role.';
+COMMENT ON COLUMN agent_guard.audit.database IS 'This database.';
+COMMENT ON COLUMN agent_guard.audit.client_addr IS 'Address of the client; null for a Unix-domain socket.';
+COMMENT ON COLUMN agent_guard.audit.pid IS 'Process id of the backend.';
+COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id.';
+COMMENT ON COLUMN agent_guard.audit.level IS 'Nesting level; 0 is what the client sent.';
+COMMENT ON COLUMN agent_guard.audit.command IS 'Command tag.';
+COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out, at most 32 kB.';
+COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters.';
+COMMENT ON COLUMN agent_guard.audit.accesses IS 'What the statement needed: action, object, columns, decision, rule.';
+COMMENT ON COLUMN agent_guard.audit.decision IS 'allow, deny, or observe (would have been denied).';
+COMMENT ON COLUMN agent_guard.audit.rule_id IS 'The rule that decided.';
+COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
+COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
+COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
+COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, login_refused, fault.';
+COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
+COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
+COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
+COMMENT ON COLUMN agent_guard.audit.policy_version IS 'Version of the policy that decided.';
+COMMENT ON COLUMN agent_guard.audit.truncated IS 'Names of the columns that are not whole.';
+REVOKE ALL ON agent_guard.audit FROM PUBLIC;
+
+CREATE FUNCTION agent_guard.audit_flush() RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'audit_flush_wrapper';
+COMMENT ON FUNCTION agent_guard.audit_flush() IS 'Returns when all events so far are queryable (by the next statement).';
+REVOKE ALL ON FUNCTION agent_guard.audit_flush() FROM PUBLIC;
+
+CREATE FUNCTION agent_guard.audit_counters(
+    OUT events bigint, OUT statements bigint, OUT denied bigint, OUT ring_bytes bigint, OUT ring_size bigint,
+    OUT reserved_bytes bigint, OUT pending bigint, OUT waits bigint, OUT refused bigint, OUT dropped bigint,
+    OUT faults bigint, OUT writer_pid integer, OUT writer_restarts bigint)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED ROWS 1
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'audit_counters_wrapper';
+COMMENT ON FUNCTION agent_guard.audit_counters() IS 'Counters of this database''s audit trail; read the view stat instead.';
+REVOKE ALL ON FUNCTION agent_guard.audit_counters() FROM PUBLIC;
+
+CREATE VIEW agent_guard.stat AS
+SELECT
+    pg_catalog.current_database()::text AS database,
+    statements,
+    denied,
+    events,
+    ring_bytes,
+    ring_size,
+    reserved_bytes,
+    pending,
+    waits,
+    refused,
+    dropped,
+    faults,
+    writer_pid,
+    writer_restarts
+FROM agent_guard.audit_counters();
+COMMENT ON VIEW agent_guard.stat IS 'Counters of this database''s audit trail since the server started.';
+COMMENT ON COLUMN agent_guard.stat.statements IS 'Statements recorded.';
+COMMENT ON COLUMN agent_guard.stat.denied IS 'Denials and refused handshakes recorded.';
+COMMENT ON COLUMN agent_guard.stat.events IS 'Events recorded.';
+COMMENT ON COLUMN agent_guard.stat.ring_bytes IS 'Bytes of events that wait in the ring.';
+COMMENT ON COLUMN agent_guard.stat.ring_size IS 'Bytes of the ring.';
+COMMENT ON COLUMN agent_guard.stat.reserved_bytes IS 'Bytes promised to running statements.';
+COMMENT ON COLUMN agent_guard.stat.pending IS 'Events that are not queryable yet.';
+COMMENT ON COLUMN agent_guard.stat.waits IS 'Times a statement waited for room or for the writer.';
+COMMENT ON COLUMN agent_guard.stat.refused IS 'Statements denied because the trail could not take their event.';
+COMMENT ON COLUMN agent_guard.stat.dropped IS 'Events lost; 0 unless agent_guard.audit_overflow is drop.';
+COMMENT ON COLUMN agent_guard.stat.faults IS 'Events that could not be stored as they were.';
+COMMENT ON COLUMN agent_guard.stat.writer_pid IS 'Process id of the writer; null while it rests.';
+COMMENT ON COLUMN agent_guard.stat.writer_restarts IS 'Writers started after the first.';
+COMMENT ON COLUMN agent_guard.stat.database IS 'This database.';
+REVOKE ALL ON agent_guard.stat FROM PUBLIC;
+GRANT USAGE ON SCHEMA agent_guard TO pg_monitor;
+GRANT EXECUTE ON FUNCTION agent_guard.audit_counters() TO pg_monitor;
+GRANT SELECT ON agent_guard.stat TO pg_monitor;

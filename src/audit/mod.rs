@@ -1,0 +1,9 @@
+//! The record: audit events, their bytes, the ring they wait in, and what must not be in them.
+
+#![forbid(unsafe_code)]
+
+pub mod event;
+pub mod json;
+pub mod record;
+pub mod redact;
+pub mod ring;

@@ -1,0 +1,100 @@
+//! The core's UTF-8 texts in the server's encoding, whatever that is, without an error.
+//!
+//! A character that the server cannot hold becomes `\u{...}`, and so does NUL, which no text can hold.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::os::raw::c_int;
+
+use pgrx::prelude::*;
+
+/// How texts become the server's.
+pub enum ServerText {
+    /// UTF-8 and SQL_ASCII take the bytes as they are.
+    AsIs,
+    /// Through a conversion procedure, to this encoding.
+    Through(pg_sys::Oid, c_int),
+    /// There is no conversion: only ASCII passes.
+    AsciiOnly,
+}
+
+const UTF8: c_int = 6;
+const SQL_ASCII: c_int = 0;
+
+impl ServerText {
+    /// What this database needs. Inside a transaction.
+    pub fn of_database() -> ServerText {
+        // SAFETY: reads a variable of this process, then the catalogue.
+        unsafe {
+            let encoding = pg_sys::GetDatabaseEncoding();
+            if encoding == UTF8 || encoding == SQL_ASCII {
+                return ServerText::AsIs;
+            }
+            let conversion = pg_sys::FindDefaultConversionProc(UTF8, encoding);
+            if conversion == pg_sys::InvalidOid {
+                ServerText::AsciiOnly
+            } else {
+                ServerText::Through(conversion, encoding)
+            }
+        }
+    }
+
+    /// The text, still in UTF-8, with everything escaped that the server cannot hold.
+    pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let plain = |c: char| c != '\0' && (c.is_ascii() || matches!(self, ServerText::AsIs));
+        let unchanged = match self {
+            ServerText::AsIs => !text.as_bytes().contains(&0),
+            _ => text.chars().all(plain),
+        };
+        if unchanged {
+            return Cow::Borrowed(text);
+        }
+        let mut clean = String::with_capacity(text.len().saturating_add(16));
+        for c in text.chars() {
+            if plain(c) || (c != '\0' && self.convert(c.encode_utf8(&mut [0; 4])).is_some()) {
+                clean.push(c);
+            } else {
+                let _ = write!(clean, "\\u{{{:x}}}", u32::from(c));
+            }
+        }
+        Cow::Owned(clean)
+    }
+
+    /// The bytes of a text that `clean` has passed.
+    pub fn bytes<'a>(&self, clean: &'a str) -> Cow<'a, [u8]> {
+        match self {
+            ServerText::Through(..) if !clean.is_ascii() => {
+                Cow::Owned(self.convert(clean).unwrap_or_else(|| {
+                    clean.bytes().map(|byte| if byte.is_ascii() { byte } else { b'?' }).collect()
+                }))
+            }
+            _ => Cow::Borrowed(clean.as_bytes()),
+        }
+    }
+
+    fn convert(&self, text: &str) -> Option<Vec<u8>> {
+        let ServerText::Through(conversion, encoding) = self else { return None };
+        // No server encoding takes more than four bytes a character; one more for the NUL.
+        let mut into = vec![0_u8; text.len().saturating_mul(4).saturating_add(1)];
+        // SAFETY: both buffers have the lengths given; with noError the procedure stops at what it cannot convert
+        // and tells how many bytes it has taken.
+        let taken = unsafe {
+            pg_sys::pg_do_encoding_conversion_buf(
+                *conversion,
+                UTF8,
+                *encoding,
+                text.as_ptr().cast_mut(),
+                c_int::try_from(text.len()).ok()?,
+                into.as_mut_ptr(),
+                c_int::try_from(into.len()).ok()?,
+                true,
+            )
+        };
+        if usize::try_from(taken) != Ok(text.len()) {
+            return None;
+        }
+        let end = into.iter().position(|byte| *byte == 0)?;
+        into.truncate(end);
+        Some(into)
+    }
+}

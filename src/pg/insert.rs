@@ -1,0 +1,126 @@
+//! Rows into a segment table, and a segment table emptied: past executor, triggers and SPI, without waiting for a
+//! lock.
+
+use pgrx::prelude::*;
+
+use super::encoding::ServerText;
+use super::row::{COLUMNS, RowMaker};
+use crate::audit::record::OwnedEvent;
+
+/// Rows formed and inserted at once.
+pub const CHUNK: usize = 512;
+
+/// What an attempt to write came to, other than an ERROR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Every row is in.
+    All,
+    /// Somebody holds a lock that keeps rows out; nothing was written.
+    Locked,
+    /// A segment is gone: the extension has been dropped.
+    Gone,
+}
+
+/// Tuple slots that serve every batch: making them costs more than filling them.
+pub struct Inserter {
+    text: ServerText,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+}
+
+impl Inserter {
+    /// An inserter for texts that become `text`.
+    pub fn new(text: ServerText) -> Inserter {
+        Inserter { text, slots: Vec::new() }
+    }
+
+    /// Inserts rows, at most `CHUNK`, and their index entries; in the caller's transaction.
+    pub fn insert(&mut self, relation: pg_sys::Oid, rows: &[(u64, OwnedEvent)]) -> Written {
+        let relation = match open(relation, pg_sys::RowExclusiveLock) {
+            Ok(relation) => relation,
+            Err(why) => return why,
+        };
+        // SAFETY: the relation is open and locked, and has COLUMNS attributes, as `prepare` checks; all segments
+        // have the same. The datums live in the transaction's memory; heap slots copy them when they form a tuple.
+        unsafe {
+            self.prepare(relation);
+            let indexes = pg_sys::CatalogOpenIndexes(relation);
+            let mut maker = RowMaker::new(&self.text);
+            let mut count = 0;
+            for ((seq, event), slot) in rows.iter().zip(self.slots.iter().copied()) {
+                let values = std::slice::from_raw_parts_mut((*slot).tts_values, COLUMNS);
+                let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, COLUMNS);
+                maker.fill(*seq, event, values, nulls);
+                pg_sys::ExecStoreVirtualTuple(slot);
+                count += 1;
+            }
+            pg_sys::CatalogTuplesMultiInsertWithInfo(relation, self.slots.as_mut_ptr(), count, indexes);
+            pg_sys::CatalogCloseIndexes(indexes);
+            pg_sys::table_close(relation, 0);
+        }
+        Written::All
+    }
+
+    /// Makes the slots, or empties them: an error may have left them filled.
+    ///
+    /// # Safety
+    /// `relation` is open.
+    unsafe fn prepare(&mut self, relation: pg_sys::Relation) {
+        // SAFETY: the descriptor is copied into memory that lives as long as the process, and the slots with it.
+        unsafe {
+            if usize::try_from((*(*relation).rd_att).natts) != Ok(COLUMNS) {
+                error!("agent_guard's audit tables are of another version of the extension");
+            }
+            if self.slots.is_empty() {
+                let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+                let descriptor = pg_sys::CreateTupleDescCopy((*relation).rd_att);
+                for _ in 0..CHUNK {
+                    self.slots.push(pg_sys::MakeSingleTupleTableSlot(
+                        descriptor,
+                        &raw const pg_sys::TTSOpsHeapTuple,
+                    ));
+                }
+                pg_sys::MemoryContextSwitchTo(before);
+            }
+            for slot in &self.slots {
+                pg_sys::ExecClearTuple(*slot);
+            }
+        }
+    }
+}
+
+/// Opens a relation without waiting for its lock.
+fn open(relation: pg_sys::Oid, mode: u32) -> Result<pg_sys::Relation, Written> {
+    let mode = i32::try_from(mode).unwrap_or(0);
+    // SAFETY: a lock by OID is legal for relations that are gone; try_table_open then gives null. The lock lasts
+    // until the transaction ends.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(relation, mode) {
+            return Err(Written::Locked);
+        }
+        let opened = pg_sys::try_table_open(relation, 0);
+        if opened.is_null() {
+            return Err(Written::Gone);
+        }
+        Ok(opened)
+    }
+}
+
+/// Empties a segment, as TRUNCATE would: with new files, so that an abort undoes it.
+pub fn truncate(relation: pg_sys::Oid) -> Written {
+    let relation = match open(relation, pg_sys::AccessExclusiveLock) {
+        Ok(relation) => relation,
+        Err(why) => return why,
+    };
+    // SAFETY: the relation is locked and open; the lists are fresh ones in the current memory context.
+    unsafe {
+        let relations = pg_sys::lappend(std::ptr::null_mut(), relation.cast());
+        let oids = pg_sys::lappend_oid(std::ptr::null_mut(), (*relation).rd_id);
+        let restrict = pg_sys::DropBehavior::DROP_RESTRICT;
+        #[cfg(feature = "pg15")]
+        pg_sys::ExecuteTruncateGuts(relations, oids, std::ptr::null_mut(), restrict, false);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::ExecuteTruncateGuts(relations, oids, std::ptr::null_mut(), restrict, false, false);
+        pg_sys::table_close(relation, 0);
+    }
+    Written::All
+}

@@ -1,0 +1,241 @@
+//! An event as a row of a segment table: one datum for each column, in the current memory context.
+
+use std::net::IpAddr;
+use std::os::raw::c_char;
+
+use pgrx::prelude::*;
+
+use super::encoding::ServerText;
+use crate::audit::event::{AuditDecision, AuditEvent, EventKind};
+use crate::audit::json;
+use crate::audit::record::{self, OwnedAccess, OwnedEvent};
+use crate::audit::redact::redact;
+
+/// Columns of a segment table (sql/audit.sql); `fill` is in their order.
+pub const COLUMNS: usize = 26;
+
+/// Microseconds from the Unix epoch to PostgreSQL's.
+const EPOCH: i64 = 946_684_800_000_000;
+
+unsafe extern "C-unwind" {
+    fn jsonb_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    fn inet_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+}
+
+/// What stands in the place of an event that cannot be stored as it is.
+pub fn fault(seq: u64, why: &str) -> OwnedEvent {
+    let message = format!("event {seq} could not be stored: {why}");
+    let event = AuditEvent { message: &message, ..AuditEvent::bare(EventKind::Fault, unix_now(), [0; 16]) };
+    let mut bytes = Vec::new();
+    record::encode(&event, &mut bytes);
+    record::decode(&bytes).unwrap_or(OwnedEvent {
+        kind: EventKind::Fault,
+        at: unix_now(),
+        session_id: [0; 16],
+        window_id: None,
+        lineage: Vec::new(),
+        role: String::new(),
+        client_addr: String::new(),
+        application_name: String::new(),
+        pid: 0,
+        xid: 0,
+        level: 0,
+        command: String::new(),
+        statement: String::new(),
+        statement_len: 0,
+        statement_sha256: None,
+        parameters: None,
+        accesses: Vec::new(),
+        decision: AuditDecision::None,
+        rule_id: None,
+        rows: -1,
+        duration_us: -1,
+        sqlstate: None,
+        message,
+        policy_version: 0,
+        cut: record::Cut::default(),
+    })
+}
+
+fn unix_now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }.saturating_add(EPOCH)
+}
+
+/// How many different sets of accesses a chunk of rows remembers.
+const REMEMBERED: usize = 16;
+
+/// Makes the rows of one chunk; datums are shared between rows where agents repeat themselves.
+pub struct RowMaker<'a> {
+    text: &'a ServerText,
+    accesses: Vec<(&'a [OwnedAccess], pg_sys::Datum)>,
+}
+
+impl<'a> RowMaker<'a> {
+    /// A maker of rows whose texts become `text`.
+    pub fn new(text: &'a ServerText) -> RowMaker<'a> {
+        RowMaker { text, accesses: Vec::new() }
+    }
+
+    /// Fills a row's values and nulls.
+    pub fn fill(
+        &mut self,
+        seq: u64,
+        event: &'a OwnedEvent,
+        values: &mut [pg_sys::Datum],
+        nulls: &mut [bool],
+    ) {
+        let cells = values.iter_mut().zip(nulls.iter_mut());
+        for ((value, null), datum) in cells.zip(self.columns(seq, event)) {
+            *null = datum.is_none();
+            *value = datum.unwrap_or(pg_sys::Datum::from(0_usize));
+        }
+    }
+
+    fn columns(&mut self, seq: u64, event: &'a OwnedEvent) -> [Option<pg_sys::Datum>; COLUMNS] {
+        let text = self.text;
+        let is_statement = event.statement_len > 0 || !event.statement.is_empty();
+        let sqlstate = event.sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
+        [
+            Some(pg_sys::Datum::from(seq)),
+            Some(pg_sys::Datum::from(event.at.saturating_sub(EPOCH))),
+            (event.duration_us >= 0).then(|| interval(event.duration_us)),
+            (event.xid != 0).then(|| pg_sys::Datum::from(event.xid)),
+            event.rule_id.map(pg_sys::Datum::from),
+            (event.rows >= 0).then(|| pg_sys::Datum::from(event.rows)),
+            (event.policy_version != 0).then(|| pg_sys::Datum::from(event.policy_version)),
+            is_statement.then(|| pg_sys::Datum::from(event.statement_len)),
+            (event.pid != 0).then(|| pg_sys::Datum::from(event.pid)),
+            Some(pg_sys::Datum::from(i32::from(event.level))),
+            (event.session_id != [0; 16]).then(|| fixed(&event.session_id)),
+            event.window_id.as_ref().map(fixed),
+            event.kind.word().map(|word| varlena(word.as_bytes())),
+            event.decision.word().map(|word| varlena(word.as_bytes())),
+            filled(&event.command, text),
+            filled(&event.role, text),
+            address(&event.client_addr),
+            filled(&event.application_name, text),
+            sqlstate.and_then(|code| filled(&code, text)),
+            (!event.lineage.is_empty())
+                .then(|| array(event.lineage.iter().map(|name| Some(name.as_str())), text)),
+            (!event.accesses.is_empty()).then(|| self.accesses(&event.accesses)),
+            event.parameters.as_ref().map(|list| array(list.iter().map(Option::as_deref), text)),
+            filled(&redact(&event.message), text),
+            is_statement.then(|| varlena(&text.bytes(&text.clean(&redact(&event.statement))))),
+            event.statement_sha256.as_ref().map(|digest| varlena(digest)),
+            cut(event, text),
+        ]
+    }
+
+    fn accesses(&mut self, accesses: &'a [OwnedAccess]) -> pg_sys::Datum {
+        if let Some((_, datum)) = self.accesses.iter().find(|(known, _)| *known == accesses) {
+            return *datum;
+        }
+        let json = json::accesses(accesses, |name| self.text.clean(name));
+        let datum = input(jsonb_in, &self.text.bytes(&json));
+        if self.accesses.len() < REMEMBERED {
+            self.accesses.push((accesses, datum));
+        }
+        datum
+    }
+}
+
+fn filled(value: &str, text: &ServerText) -> Option<pg_sys::Datum> {
+    (!value.is_empty()).then(|| varlena(&text.bytes(&text.clean(value))))
+}
+
+/// A text or bytea datum.
+fn varlena(bytes: &[u8]) -> pg_sys::Datum {
+    let length = bytes.len().saturating_add(pg_sys::VARHDRSZ);
+    // SAFETY: palloc gives `length` bytes, or raises; SET_VARSIZE writes the first four.
+    unsafe {
+        let memory = pg_sys::palloc(length).cast::<u8>();
+        pgrx::varlena::set_varsize_4b(memory.cast(), i32::try_from(length).unwrap_or(0));
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.add(pg_sys::VARHDRSZ), bytes.len());
+        pg_sys::Datum::from(memory)
+    }
+}
+
+/// A uuid datum.
+fn fixed(bytes: &[u8; 16]) -> pg_sys::Datum {
+    // SAFETY: palloc gives 16 bytes, or raises.
+    unsafe {
+        let memory = pg_sys::palloc(bytes.len()).cast::<u8>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory, bytes.len());
+        pg_sys::Datum::from(memory)
+    }
+}
+
+fn interval(microseconds: i64) -> pg_sys::Datum {
+    // SAFETY: palloc gives memory for one Interval, suitably aligned, or raises.
+    unsafe {
+        let memory = pg_sys::palloc(size_of::<pg_sys::Interval>()).cast::<pg_sys::Interval>();
+        memory.write(pg_sys::Interval { time: microseconds, day: 0, month: 0 });
+        pg_sys::Datum::from(memory)
+    }
+}
+
+/// The client's address; NULL for a Unix socket, as in pg_stat_activity.
+fn address(text: &str) -> Option<pg_sys::Datum> {
+    let host = text.split('%').next().unwrap_or("");
+    let address: IpAddr = host.parse().ok()?;
+    Some(input(inet_in, address.to_string().as_bytes()))
+}
+
+type InputFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+
+/// Calls a type's input function on text that it is known to take.
+fn input(function: InputFunction, bytes: &[u8]) -> pg_sys::Datum {
+    let text: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).chain([0]).collect();
+    // SAFETY: the argument is a NUL-terminated string; these input functions look at nothing else.
+    unsafe {
+        pg_sys::DirectFunctionCall1Coll(
+            Some(function),
+            pg_sys::InvalidOid,
+            pg_sys::Datum::from(text.as_ptr()),
+        )
+    }
+}
+
+/// A text[] datum.
+fn array<'a>(items: impl Iterator<Item = Option<&'a str>>, text: &ServerText) -> pg_sys::Datum {
+    let (mut values, mut nulls) = (Vec::new(), Vec::new());
+    for item in items {
+        nulls.push(item.is_none());
+        values.push(match item {
+            Some(item) => varlena(&text.bytes(&text.clean(&redact(item)))),
+            None => pg_sys::Datum::from(0_usize),
+        });
+    }
+    // SAFETY: the arrays have as many entries as `length` says; text is a varlena of int alignment.
+    unsafe {
+        if values.is_empty() {
+            return pg_sys::Datum::from(pg_sys::construct_empty_array(pg_sys::TEXTOID));
+        }
+        let mut length = i32::try_from(values.len()).unwrap_or(0);
+        let mut lower = 1;
+        pg_sys::Datum::from(pg_sys::construct_md_array(
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            1,
+            &mut length,
+            &mut lower,
+            pg_sys::TEXTOID,
+            -1,
+            false,
+            c_char::from_ne_bytes([b'i']),
+        ))
+    }
+}
+
+/// The names of the columns that are not whole.
+fn cut(event: &OwnedEvent, text: &ServerText) -> Option<pg_sys::Datum> {
+    let names = [
+        (event.statement_sha256.is_some(), "statement"),
+        (event.cut.parameters, "parameters"),
+        (event.cut.accesses, "accesses"),
+        (event.cut.other, "message or names"),
+    ];
+    let names: Vec<&str> = names.into_iter().filter_map(|(cut, name)| cut.then_some(name)).collect();
+    (!names.is_empty()).then(|| array(names.into_iter().map(Some), text))
+}

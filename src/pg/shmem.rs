@@ -1,0 +1,297 @@
+//! The audit rings' shared memory: a table of slots, one for each database with a trail, and their rings.
+//!
+//! Locks, all from one named tranche, taken in this order and never across anything that can raise:
+//! - *table* (lock 0), exclusive: giving a slot to a database, taking it away.
+//! - *slot* (lock 1 + n), exclusive: appending a record, that is `head`, `next` and the bytes at `head`; freeing
+//!   the slot. Held for a copy of at most 64 KiB, so a backend that dies never leaves half a record.
+//!
+//! Everything else is an atomic; `slot.rs` says who writes which. Bytes between `tail` and `head` change for
+//! nobody: the writer reads them without a lock.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use pgrx::prelude::*;
+
+use super::guc_audit;
+use super::slot::Slot;
+
+/// What all processes share beside the slots.
+#[repr(C)]
+pub struct Control {
+    /// How many slots follow.
+    slots: u32,
+    /// Bytes of each ring.
+    pub ring_size: u64,
+    /// The launcher's process id; 0 while there is none.
+    pub launcher_pid: AtomicI32,
+    /// The launcher's latch; stays valid after its death (it then is another process's, or nobody's).
+    pub launcher_latch: AtomicPtr<pg_sys::Latch>,
+    /// Events of backends for which there was no slot at all.
+    pub homeless: AtomicU64,
+}
+
+static CONTROL: AtomicPtr<Control> = AtomicPtr::new(std::ptr::null_mut());
+static LOCKS: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+
+static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
+static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
+
+const TRANCHE: &std::ffi::CStr = c"agent_guard";
+const ALIGNMENT: usize = 128;
+
+/// Installs the hooks that reserve and set up the memory. Called once, from `_PG_init`.
+pub fn init() {
+    // SAFETY: `_PG_init` runs in the postmaster, which has one thread; hooks are plain function pointers.
+    unsafe {
+        PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request_hook);
+        PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup_hook);
+    }
+}
+
+unsafe extern "C-unwind" fn request_hook() {
+    // SAFETY: set once by `init` before the server calls any hook.
+    if let Some(previous) = unsafe { PREVIOUS_REQUEST } {
+        // SAFETY: the hook that was installed before ours, called as the server would.
+        unsafe { previous() };
+    }
+    request();
+}
+
+unsafe extern "C-unwind" fn startup_hook() {
+    // SAFETY: set once by `init` before the server calls any hook.
+    if let Some(previous) = unsafe { PREVIOUS_STARTUP } {
+        // SAFETY: the hook that was installed before ours, called as the server would.
+        unsafe { previous() };
+    }
+    startup();
+}
+
+#[pg_guard]
+extern "C-unwind" fn request() {
+    let locks = i32::try_from(guc_audit::databases()).unwrap_or(0).saturating_add(1);
+    // SAFETY: called from shmem_request_hook, the only place where both are allowed.
+    unsafe {
+        pg_sys::RequestAddinShmemSpace(layout().total);
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), locks);
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn startup() {
+    let layout = layout();
+    let mut found = false;
+    // SAFETY: called from shmem_startup_hook; the name is ours and the size is that of the request.
+    let base = unsafe { pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), layout.total, &mut found) };
+    let control = base.cast::<Control>();
+    if !found {
+        // SAFETY: `base` is fresh memory of `layout.total` bytes, MAXALIGNed; nobody else knows it yet. All-zero
+        // bytes are a valid Control and valid Slots but for what is set here. The rings need no content.
+        unsafe {
+            std::ptr::write_bytes(base.cast::<u8>(), 0, layout.rings);
+            (*control).slots = u32::try_from(guc_audit::databases()).unwrap_or(0);
+            (*control).ring_size = guc_audit::buffer();
+            for n in 0..guc_audit::databases() {
+                let slot = slot_at(control, n);
+                pg_sys::ConditionVariableInit((*slot).space.get());
+                pg_sys::ConditionVariableInit((*slot).flushed.get());
+            }
+        }
+    }
+    CONTROL.store(control, Ordering::Release);
+    // SAFETY: the tranche was requested under this name.
+    LOCKS.store(unsafe { pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()) }, Ordering::Release);
+}
+
+struct Layout {
+    slots: usize,
+    rings: usize,
+    total: usize,
+}
+
+fn layout() -> Layout {
+    let align = |bytes: usize| bytes.next_multiple_of(ALIGNMENT);
+    let databases = guc_audit::databases();
+    let ring = usize::try_from(guc_audit::buffer()).unwrap_or(usize::MAX);
+    let slots = align(size_of::<Control>());
+    let rings = align(slots.saturating_add(size_of::<Slot>().saturating_mul(databases)));
+    Layout { slots, rings, total: rings.saturating_add(ring.saturating_mul(databases)) }
+}
+
+/// # Safety
+/// `control` is the start of the shared area and `n` below the number of slots.
+unsafe fn slot_at(control: *mut Control, n: usize) -> *mut Slot {
+    // SAFETY: the slots follow the control block at `layout().slots`, as `startup` laid them out.
+    unsafe { control.cast::<u8>().add(layout().slots).cast::<Slot>().add(n) }
+}
+
+/// The shared memory; `None` where the server did not set it up (a standalone backend, or before startup).
+pub fn control() -> Option<&'static Control> {
+    // SAFETY: either null or what `startup` set up, which lives as long as the process. All fields that change
+    // are atomics.
+    unsafe { CONTROL.load(Ordering::Acquire).as_ref() }
+}
+
+impl Control {
+    /// The slot with this index.
+    pub fn slot(&self, n: usize) -> Option<&'static Slot> {
+        if n >= self.len() {
+            return None;
+        }
+        // SAFETY: `n` is in range; slots live as long as the process and change only by atomics and cells whose
+        // access rules `Slot` keeps.
+        Some(unsafe { &*slot_at(CONTROL.load(Ordering::Acquire), n) })
+    }
+
+    /// All slots, with their indexes.
+    pub fn slots(&self) -> impl Iterator<Item = (usize, &'static Slot)> {
+        (0..self.len()).filter_map(|n| Some((n, self.slot(n)?)))
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.slots).unwrap_or(0)
+    }
+
+    /// The slot of a database.
+    pub fn slot_of(&self, database: pg_sys::Oid) -> Option<(usize, &'static Slot)> {
+        let wanted = u32::from(database);
+        self.slots().find(|(_, slot)| slot.database.load(Ordering::Acquire) == wanted)
+    }
+
+    /// The slot of a database, given to it now if it has none. Free slots first, then one that rests: whose writer
+    /// has ended and whose ring is empty. `None` when every slot is in use.
+    pub fn claim_slot(&self, database: pg_sys::Oid) -> Option<(usize, &'static Slot)> {
+        if let Some(found) = self.slot_of(database) {
+            return Some(found);
+        }
+        locked(0, || {
+            // Another backend may have been faster.
+            self.slot_of(database).or_else(|| {
+                let free = self.slots().find(|(_, slot)| slot.database.load(Ordering::Acquire) == 0);
+                let (n, slot) = free.or_else(|| self.slots().find(|(n, slot)| slot.retire(*n)))?;
+                slot.adopt(u32::from(database));
+                Some((n, slot))
+            })
+        })
+    }
+
+    /// Wakes the launcher, if there is one.
+    pub fn wake_launcher(&self) {
+        set_latch(&self.launcher_latch);
+    }
+}
+
+/// The bytes of one slot's ring.
+pub struct RingBytes {
+    start: *mut u8,
+    size: u64,
+}
+
+impl RingBytes {
+    /// The ring of slot `n`. Reading is sound between `tail` and `head`, writing only under the slot's lock.
+    pub fn of(n: usize) -> Option<RingBytes> {
+        let control = control()?;
+        if n >= control.len() {
+            return None;
+        }
+        let size = control.ring_size;
+        let bytes = usize::try_from(size).ok()?;
+        let base = CONTROL.load(Ordering::Acquire).cast::<u8>();
+        // SAFETY: the rings follow the slots at `layout().rings`, each of `ring_size` bytes, and `n` is in range.
+        let start = unsafe { base.add(layout().rings.checked_add(bytes.checked_mul(n)?)?) };
+        Some(RingBytes { start, size })
+    }
+
+    fn span(&self, offset: u64, length: usize) -> Option<*mut u8> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = u64::try_from(offset.checked_add(length)?).ok()?;
+        // SAFETY: within the ring, as checked beside it.
+        (end <= self.size).then(|| unsafe { self.start.add(offset) })
+    }
+}
+
+impl crate::audit::ring::Storage for RingBytes {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        if let Some(from) = self.span(offset, into.len()) {
+            // SAFETY: `span` checked the range; nobody writes between tail and head, where the ring's reader is.
+            unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        }
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) {
+        if let Some(into) = self.span(offset, from.len()) {
+            // SAFETY: `span` checked the range; the caller holds the slot's lock and writes outside tail..head.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
+        }
+    }
+}
+
+/// Runs `work` under lock `n` of the tranche. `work` neither raises nor panics nor takes another lock of a
+/// higher place in the order.
+pub fn locked<R>(n: usize, work: impl FnOnce() -> R) -> R {
+    // SAFETY: `startup` stored the tranche of 1 + slots locks and `n` is 0 or 1 + a slot's index.
+    unsafe {
+        let lock = &raw mut (*LOCKS.load(Ordering::Acquire).add(n)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let result = work();
+        pg_sys::LWLockRelease(lock);
+        result
+    }
+}
+
+/// Sets a latch that another process left in shared memory; nothing where none is known.
+pub fn set_latch(latch: &AtomicPtr<pg_sys::Latch>) {
+    let latch = latch.load(Ordering::Acquire);
+    if !latch.is_null() {
+        // SAFETY: a PGPROC's latch: that memory is never freed, and setting the latch of whoever has it now only
+        // wakes it for nothing.
+        unsafe { pg_sys::SetLatch(latch) };
+    }
+}
+
+/// A condition variable in shared memory.
+#[repr(transparent)]
+pub struct SharedCondition(UnsafeCell<pg_sys::ConditionVariable>);
+
+impl SharedCondition {
+    fn get(&self) -> *mut pg_sys::ConditionVariable {
+        self.0.get()
+    }
+
+    /// Wakes everybody who waits.
+    pub fn broadcast(&self) {
+        // SAFETY: initialised by `startup`; its own spinlock guards it.
+        unsafe { pg_sys::ConditionVariableBroadcast(self.get()) };
+    }
+
+    /// Joins the waiters; what is checked after this and before `sleep` cannot be missed.
+    pub fn prepare(&self) {
+        // SAFETY: initialised by `startup`; the process has a PGPROC, since it holds a slot.
+        unsafe { pg_sys::ConditionVariablePrepareToSleep(self.get()) };
+    }
+
+    /// Waits to be woken, at most so long. Raises on an interrupt, unless the caller holds interrupts.
+    pub fn sleep(&self, milliseconds: i64) {
+        // SAFETY: as in `prepare`.
+        unsafe {
+            pg_sys::ConditionVariableTimedSleep(self.get(), milliseconds.max(1), pg_sys::PG_WAIT_EXTENSION);
+        }
+    }
+
+    /// Leaves the waiters.
+    pub fn cancel() {
+        // SAFETY: legal at any time, also when nothing was prepared.
+        unsafe { pg_sys::ConditionVariableCancelSleep() };
+    }
+}
+
+/// A flag shared between processes.
+pub fn is_set(flag: &AtomicU32) -> bool {
+    flag.load(Ordering::SeqCst) != 0
+}

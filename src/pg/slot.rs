@@ -1,0 +1,231 @@
+//! One database's place in the audit path: its ring's positions, its writer, its counters.
+//!
+//! Room is given out by reservation. INVARIANT: `head - tail + reserved <= ring size`, so whoever holds a
+//! reservation can append that much. A reservation adds to `reserved` first and looks then; an append moves `head`
+//! first and gives the reservation back then. Both orders are sequentially consistent: a race can make a ring look
+//! fuller than it is, never emptier. The same order, add first and look then, settles the race between a
+//! reservation and a writer that ends or a slot that changes hands.
+
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use pgrx::prelude::*;
+
+use super::shmem::{RingBytes, SharedCondition, control, is_set, locked, set_latch};
+use crate::audit::ring;
+
+/// How the writer waits, and so what wakes it.
+pub mod writer_state {
+    /// It works, and looks at the ring again before it waits.
+    pub const BUSY: u32 = 0;
+    /// It waits for any event.
+    pub const IDLE: u32 = 1;
+    /// It lets events gather; only a flush or a filling ring should wake it.
+    pub const GATHERING: u32 = 2;
+}
+
+/// See the module. Counters only grow.
+#[repr(C, align(128))]
+pub struct Slot {
+    /// The database's OID; 0 while the slot is free. Written under the table's lock.
+    pub database: AtomicU32,
+    /// Whether the launcher should see to it that there is a writer. Set by anyone, cleared by writer and launcher.
+    pub wanted: AtomicU32,
+    /// The writer's process id from its first step on; 0 while there is none.
+    pub writer_pid: AtomicI32,
+    /// Whether the writer takes events. Written by the writer.
+    pub ready: AtomicU32,
+    /// One of `writer_state`.
+    pub state: AtomicU32,
+    /// The server asks the writer to leave the database for a while. Set by anyone, cleared by the next claim.
+    pub leave: AtomicU32,
+    /// The writer's latch.
+    pub writer_latch: AtomicPtr<pg_sys::Latch>,
+    /// Bytes ever appended. Written under the slot's lock.
+    pub head: AtomicU64,
+    /// The number of the next record. Written under the slot's lock.
+    pub next: AtomicU64,
+    /// Bytes ever committed to the trail. Written by the writer.
+    pub tail: AtomicU64,
+    /// The number of the first record not yet in the trail. Written by the writer.
+    pub done: AtomicU64,
+    /// Bytes promised to backends. Never reset: each holder gives its own back, even after the slot changed hands.
+    pub reserved: AtomicU64,
+    /// The sequence number of record 0; 0 while the first writer has not found it. Written by the writer.
+    pub base: AtomicU64,
+    /// The number up to which somebody waits for a flush.
+    pub flush: AtomicU64,
+    /// Events taken.
+    pub events: AtomicU64,
+    /// Of these, statements.
+    pub statements: AtomicU64,
+    /// Of these, denials and refusals.
+    pub denied: AtomicU64,
+    /// Times that a backend had to wait for room or for the writer.
+    pub waits: AtomicU64,
+    /// Events lost.
+    pub dropped: AtomicU64,
+    /// Statements refused because the trail could not take their event.
+    pub refused: AtomicU64,
+    /// Events that could not be stored as they were.
+    pub faults: AtomicU64,
+    /// How many writers have begun.
+    pub writers: AtomicU64,
+    /// Woken when there is room again, and when a writer is ready.
+    pub space: SharedCondition,
+    /// Woken when events have become queryable.
+    pub flushed: SharedCondition,
+}
+
+impl Slot {
+    /// Bytes of events in the ring.
+    pub fn used(&self) -> u64 {
+        let head = self.head.load(Ordering::SeqCst);
+        head.saturating_sub(self.tail.load(Ordering::SeqCst))
+    }
+
+    /// Adds `bytes` to the reservations if everything together stays within `limit`.
+    pub fn reserve(&self, bytes: u64, limit: u64) -> bool {
+        let others = self.reserved.fetch_add(bytes, Ordering::SeqCst);
+        // INVARIANT: tail is read after head, so that `used` can only be too small by what was committed between.
+        if self.used().saturating_add(others).saturating_add(bytes) <= limit {
+            return true;
+        }
+        self.give_back(bytes);
+        false
+    }
+
+    /// Gives a reservation back.
+    pub fn give_back(&self, bytes: u64) {
+        self.reserved.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether a writer takes events of this database.
+    pub fn serves(&self, database: u32) -> bool {
+        self.database.load(Ordering::SeqCst) == database && is_set(&self.ready)
+    }
+
+    /// Appends a record for which room is reserved; false if the slot has changed hands. Then wakes the writer, if
+    /// it waits for this.
+    pub fn append(&self, n: usize, database: u32, payload: &[u8]) -> bool {
+        let Some(mut bytes) = RingBytes::of(n) else { return false };
+        let appended = locked(n.saturating_add(1), || {
+            if self.database.load(Ordering::SeqCst) != database {
+                return false;
+            }
+            let number = self.next.load(Ordering::SeqCst);
+            let head = ring::put(&mut bytes, self.head.load(Ordering::SeqCst), number, payload);
+            self.next.store(number.wrapping_add(1), Ordering::SeqCst);
+            self.head.store(head, Ordering::SeqCst);
+            true
+        });
+        if appended {
+            self.nudge();
+        }
+        appended
+    }
+
+    /// Wakes the writer if what is in the ring is what it waits for.
+    fn nudge(&self) {
+        let quarter = control().map_or(0, |control| control.ring_size / 4);
+        let due = match self.state.load(Ordering::SeqCst) {
+            writer_state::IDLE => true,
+            writer_state::GATHERING => self.used() > quarter,
+            _ => false,
+        };
+        // Only the one who turns the state pays for the signal.
+        if due && self.state.swap(writer_state::BUSY, Ordering::SeqCst) != writer_state::BUSY {
+            set_latch(&self.writer_latch);
+        }
+    }
+
+    /// Wakes the writer whatever it waits for.
+    pub fn wake_writer(&self) {
+        set_latch(&self.writer_latch);
+    }
+
+    /// Asks for a writer.
+    pub fn want_writer(&self) {
+        self.wanted.store(1, Ordering::SeqCst);
+        if let Some(control) = control() {
+            control.wake_launcher();
+        }
+    }
+
+    /// The numbers and positions up to which records are complete.
+    pub fn front(&self, n: usize) -> ring::Position {
+        locked(n.saturating_add(1), || ring::Position {
+            at: self.head.load(Ordering::SeqCst),
+            number: self.next.load(Ordering::SeqCst),
+        })
+    }
+
+    /// Where the writer stands.
+    pub fn back(&self) -> ring::Position {
+        ring::Position { at: self.tail.load(Ordering::SeqCst), number: self.done.load(Ordering::SeqCst) }
+    }
+
+    /// What lies before `position` is in the trail: gives its room back and tells those who wait.
+    pub fn advance(&self, position: ring::Position) {
+        self.done.store(position.number, Ordering::SeqCst);
+        self.tail.store(position.at, Ordering::SeqCst);
+        self.space.broadcast();
+        self.flushed.broadcast();
+    }
+
+    /// Takes a resting slot from its database: no writer, no events, no reservations. Under the table's lock.
+    pub fn retire(&self, n: usize) -> bool {
+        locked(n.saturating_add(1), || {
+            let database = self.database.load(Ordering::SeqCst);
+            if database == 0 || self.writer_pid.load(Ordering::SeqCst) != 0 || is_set(&self.wanted) {
+                return false;
+            }
+            self.database.store(0, Ordering::SeqCst);
+            if self.used() == 0 && self.reserved.load(Ordering::SeqCst) == 0 {
+                return true;
+            }
+            self.database.store(database, Ordering::SeqCst);
+            false
+        })
+    }
+
+    /// Frees the slot of a database that is gone or has no trail any more; how many events that loses. The caller
+    /// is its writer, or the launcher where there is no writer.
+    pub fn free(&self, n: usize) -> u64 {
+        locked(0, || {
+            locked(n.saturating_add(1), || {
+                let lost = self.next.load(Ordering::SeqCst).saturating_sub(self.done.load(Ordering::SeqCst));
+                self.dropped.fetch_add(lost, Ordering::SeqCst);
+                self.database.store(0, Ordering::SeqCst);
+                self.wanted.store(0, Ordering::SeqCst);
+                self.ready.store(0, Ordering::SeqCst);
+                self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
+                self.done.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
+                lost
+            })
+        })
+    }
+
+    /// Gives a free slot to a database. Under the table's lock; nobody else looks at a slot without a database,
+    /// except those who give a reservation back.
+    pub fn adopt(&self, database: u32) {
+        for counter in [
+            &self.base,
+            &self.flush,
+            &self.events,
+            &self.statements,
+            &self.denied,
+            &self.waits,
+            &self.dropped,
+            &self.refused,
+            &self.faults,
+            &self.writers,
+            &self.next,
+            &self.done,
+        ] {
+            counter.store(0, Ordering::SeqCst);
+        }
+        self.leave.store(0, Ordering::SeqCst);
+        self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.database.store(database, Ordering::SeqCst);
+    }
+}

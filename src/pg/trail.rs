@@ -1,0 +1,431 @@
+//! The backend's side of the audit trail: reserve before a statement runs, publish when it has ended.
+//!
+//! Nothing here formats JSON or writes a table, and nothing raises: a cancel that arrives while `reserve` waits comes
+//! back as a refusal. All but `reserve` are safe in abort callbacks and in emit_log_hook.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use super::guc_audit::{self, MAX_DATABASES, Overflow};
+use super::shmem::{self, SharedCondition, is_set};
+use super::slot::Slot;
+use crate::audit::event::{AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT};
+use crate::audit::{record, ring};
+use crate::refusal::{Refusal, SqlState};
+
+/// Room in the ring that is promised to this backend. Plain data: an ERROR may carry it off, so whoever holds one
+/// keeps it where abort callbacks find it, and publishes or releases it exactly once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reservation {
+    bytes: u32,
+    slot: u16,
+}
+
+/// Whether a caller may be kept waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Up to `agent_guard.audit_timeout`.
+    Allowed,
+    /// Not at all: an abort callback, an error hook.
+    Never,
+}
+
+/// How long a wait lasts before it looks around, should a wake-up be lost with a process.
+const SLICE: Duration = Duration::from_millis(200);
+/// Room for accesses, parameters, names and message beside the statement's text.
+const BESIDE_TEXT: usize = 4096;
+
+/// 1 + this backend's slot, as it was last found; 0 for none.
+static MINE: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that this backend holds in each slot, given back when it exits.
+static OUTSTANDING: [AtomicU64; MAX_DATABASES] = [const { AtomicU64::new(0) }; MAX_DATABASES];
+static EXIT_REGISTERED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The bytes to reserve for a statement with a text of this length: its event is then not cut, unless it has a lot
+/// of parameters or accesses while the ring is full.
+pub fn cost(statement_len: usize) -> usize {
+    statement_len.min(MAX_STATEMENT).saturating_add(BESIDE_TEXT)
+}
+
+/// Whether this database has a writer that takes events.
+pub fn writer_alive() -> bool {
+    my_slot().is_some_and(|(_, slot)| is_set(&slot.ready))
+}
+
+/// Makes sure that an event of this size can be recorded. Waits for the writer to start and for room in the ring.
+///
+/// # Errors
+/// 53100 `audit_unavailable` without a writer, `audit_full` without room, after `agent_guard.audit_timeout`; 57014
+/// where the statement is cancelled or the backend terminated during the wait.
+#[expect(
+    clippy::result_large_err,
+    reason = "a refusal is made once and shown; it is never passed on a hot path"
+)]
+pub fn reserve(bytes: usize) -> Result<Reservation, Refusal> {
+    let need = ring::footprint(bytes.clamp(record::MIN_EVENT, MAX_EVENT));
+    if let Some((n, slot)) = my_slot()
+        && let Some(reservation) = try_reserve(n, slot, need)
+    {
+        return Ok(reservation);
+    }
+    reserve_waiting(need)
+}
+
+/// Gives a reservation back unused.
+pub fn release(reservation: Reservation) {
+    let n = usize::from(reservation.slot);
+    if let Some(slot) = slot_at(n) {
+        give_back(n, slot, u64::from(reservation.bytes));
+    }
+}
+
+/// Records an event in the room reserved for it. Never fails, never waits, never raises: an event larger than its
+/// reservation takes more if there is more, and is cut otherwise.
+pub fn publish(event: &AuditEvent, reservation: Reservation) {
+    if reservation.bytes == 0 {
+        // The drop mode let the statement run without room.
+        if !push(event, ordinary_limit()) {
+            count_lost();
+        }
+        return;
+    }
+    let n = usize::from(reservation.slot);
+    let Some(slot) = slot_at(n) else { return };
+    let stored = with_scratch(|scratch| {
+        record::encode(event, scratch);
+        let mut held = u64::from(reservation.bytes);
+        let need = ring::footprint(scratch.len());
+        if need > held {
+            let more = need.saturating_sub(held);
+            if slot.reserve(more, ordinary_limit()) {
+                hold(n, more);
+                held = need;
+            } else {
+                let limit = usize::try_from(held.saturating_sub(ring::HEADER)).unwrap_or(record::MIN_EVENT);
+                scratch.clear();
+                record::encode_within(event, limit, scratch);
+            }
+        }
+        let stored = slot.append(n, my_database(), scratch);
+        give_back(n, slot, held);
+        stored
+    });
+    match stored {
+        Some(true) => count(slot, event),
+        Some(false) => count_lost(),
+        None => {
+            give_back(n, slot, u64::from(reservation.bytes));
+            count_lost();
+        }
+    }
+}
+
+/// Records an event for which nothing was reserved: a refusal, a failure outside any statement. It may use the
+/// part of the ring that reservations leave alone. False if it is lost, which is counted.
+pub fn publish_unreserved(event: &AuditEvent, waiting: Waiting) -> bool {
+    let limit = ring_size();
+    let stored = push(event, limit) || (waiting == Waiting::Allowed && push_waiting(event, limit));
+    if !stored {
+        count_lost();
+    }
+    stored
+}
+
+/// Asks the writer to leave a database, as DROP DATABASE and its like need it; it records what is in its ring first,
+/// which takes milliseconds. The next event brings it back.
+pub fn leave_database(database: pg_sys::Oid) {
+    if let Some((_, slot)) = shmem::control().and_then(|control| control.slot_of(database)) {
+        slot.leave.store(1, Ordering::SeqCst);
+        slot.wake_writer();
+    }
+}
+
+/// The slot of this backend's database, without a lock; `None` while it has none.
+pub fn my_slot() -> Option<(usize, &'static Slot)> {
+    let database = my_database();
+    if let Some(n) = MINE.load(Ordering::Relaxed).checked_sub(1)
+        && let Some(slot) = slot_at(n)
+        && slot.database.load(Ordering::Relaxed) == database
+    {
+        return Some((n, slot));
+    }
+    if database == 0 {
+        return None;
+    }
+    let found = shmem::control()?.slot_of(pg_sys::Oid::from(database))?;
+    remember(found.0);
+    Some(found)
+}
+
+fn remember(n: usize) {
+    MINE.store(n.saturating_add(1), Ordering::Relaxed);
+}
+
+fn my_database() -> u32 {
+    // SAFETY: a plain variable of this process, 0 before it has a database.
+    u32::from(unsafe { pg_sys::MyDatabaseId })
+}
+
+fn slot_at(n: usize) -> Option<&'static Slot> {
+    shmem::control()?.slot(n)
+}
+
+fn ring_size() -> u64 {
+    shmem::control().map_or(0, |control| control.ring_size)
+}
+
+/// Reservations leave a sixteenth of the ring to refusals and failures.
+fn ordinary_limit() -> u64 {
+    let size = ring_size();
+    size.saturating_sub(size / 16)
+}
+
+fn hold(n: usize, bytes: u64) {
+    if let Some(mine) = OUTSTANDING.get(n) {
+        mine.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+fn give_back(n: usize, slot: &Slot, bytes: u64) {
+    let Some(mine) = OUTSTANDING.get(n) else { return };
+    // A reservation given back twice must not take another backend's.
+    let bytes = bytes.min(mine.load(Ordering::Relaxed));
+    mine.fetch_sub(bytes, Ordering::Relaxed);
+    slot.give_back(bytes);
+}
+
+fn try_reserve(n: usize, slot: &Slot, need: u64) -> Option<Reservation> {
+    if !EXIT_REGISTERED.load(Ordering::Relaxed) || !slot.reserve(need, ordinary_limit()) {
+        return None;
+    }
+    // INVARIANT: looked at after the reservation is visible, see slot.rs.
+    if !slot.serves(my_database()) {
+        slot.give_back(need);
+        return None;
+    }
+    hold(n, need);
+    Some(Reservation { bytes: u32::try_from(need).unwrap_or(0), slot: u16::try_from(n).unwrap_or(0) })
+}
+
+#[expect(
+    clippy::result_large_err,
+    reason = "a refusal is made once and shown; it is never passed on a hot path"
+)]
+fn reserve_waiting(need: u64) -> Result<Reservation, Refusal> {
+    let Some(control) = shmem::control() else {
+        return Err(unavailable("agent_guard has no shared memory", "Start the server as a cluster."));
+    };
+    // SAFETY: reads shared memory only.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(unavailable(
+            "a standby keeps no audit trail",
+            "Run the statement on the primary server.",
+        ));
+    }
+    register_exit();
+    let database = my_database();
+    let deadline = Instant::now() + guc_audit::timeout();
+    let mut waited = false;
+    loop {
+        let Some((n, slot)) = control.claim_slot(pg_sys::Oid::from(database)) else {
+            return Err(unavailable(
+                "every audit ring belongs to another database",
+                "Raise agent_guard.audit_databases in postgresql.conf and restart the server.",
+            ));
+        };
+        remember(n);
+        // Joined before looking, so that no wake-up is missed.
+        slot.space.prepare();
+        if let Some(reservation) = try_reserve(n, slot, need) {
+            SharedCondition::cancel();
+            return Ok(reservation);
+        }
+        let alive = slot.serves(database);
+        if !alive {
+            slot.want_writer();
+        } else if guc_audit::overflow() == Overflow::drop {
+            SharedCondition::cancel();
+            return Ok(Reservation::default());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            SharedCondition::cancel();
+            slot.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(if alive { full() } else { no_writer() });
+        }
+        if !waited {
+            waited = true;
+            slot.waits.fetch_add(1, Ordering::Relaxed);
+        }
+        if interrupted() {
+            SharedCondition::cancel();
+            return Err(cancelled());
+        }
+        // Other interrupts (barriers, invalidations) are served between the slices.
+        pgrx::check_for_interrupts!();
+        sleep_held(&slot.space, left);
+    }
+}
+
+/// Whether this backend is to give up what it does.
+fn interrupted() -> bool {
+    // SAFETY: flags of this process that its signal handlers set.
+    unsafe { pg_sys::QueryCancelPending != 0 || pg_sys::ProcDiePending != 0 }
+}
+
+/// Waits for a slice, with interrupts held: an error raised within would reach the client through Rust frames, which
+/// strips it. Whoever interrupts wakes the wait, and the caller looks at `interrupted`.
+fn sleep_held(condition: &SharedCondition, left: Duration) {
+    // SAFETY: HOLD_INTERRUPTS and RESUME_INTERRUPTS; nothing between them raises.
+    unsafe {
+        pg_sys::InterruptHoldoffCount += 1;
+        condition.sleep(milliseconds(left.min(SLICE)));
+        pg_sys::InterruptHoldoffCount -= 1;
+    }
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn unavailable(detail: &str, hint: &str) -> Refusal {
+    Refusal::new(
+        SqlState::DiskFull,
+        "audit_unavailable",
+        "the audit trail cannot take the event",
+        detail,
+        hint,
+    )
+}
+
+fn no_writer() -> Refusal {
+    unavailable(
+        "the audit writer of this database is not running",
+        "Look for the writer's messages in the server log, and see that max_worker_processes leaves room for it.",
+    )
+}
+
+fn cancelled() -> Refusal {
+    Refusal::new(
+        SqlState::QueryCanceled,
+        "audit_wait_cancelled",
+        "canceling statement while it waits for the audit trail",
+        "the statement has not run",
+        "",
+    )
+}
+
+fn full() -> Refusal {
+    Refusal::new(
+        SqlState::DiskFull,
+        "audit_full",
+        "the audit trail cannot take the event",
+        "the audit ring of this database is full and its writer does not keep up",
+        "Try again; if it stays so, raise agent_guard.audit_buffer or look for the writer's messages in the server log.",
+    )
+}
+
+/// Appends an event without a reservation, if there is room within `limit`.
+fn push(event: &AuditEvent, limit: u64) -> bool {
+    // SAFETY: plain variables of this process.
+    if unsafe { pg_sys::MyProc.is_null() } || my_database() == 0 {
+        return false;
+    }
+    let found = my_slot().or_else(|| shmem::control()?.claim_slot(pg_sys::Oid::from(my_database())));
+    let Some((n, slot)) = found else { return false };
+    let stored = with_scratch(|scratch| {
+        record::encode(event, scratch);
+        let need = ring::footprint(scratch.len());
+        if !slot.reserve(need, limit) {
+            return false;
+        }
+        let stored = slot.append(n, my_database(), scratch);
+        slot.give_back(need);
+        stored
+    });
+    if stored != Some(true) {
+        return false;
+    }
+    count(slot, event);
+    if !is_set(&slot.ready) {
+        slot.want_writer();
+    }
+    true
+}
+
+/// As `push`, waiting for room. A cancel or a termination ends the wait.
+fn push_waiting(event: &AuditEvent, limit: u64) -> bool {
+    let Some((_, slot)) = my_slot() else { return false };
+    let deadline = Instant::now() + guc_audit::timeout();
+    slot.waits.fetch_add(1, Ordering::Relaxed);
+    let stored = loop {
+        slot.space.prepare();
+        if push(event, limit) {
+            break true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || interrupted() {
+            break false;
+        }
+        sleep_held(&slot.space, left);
+    };
+    SharedCondition::cancel();
+    stored
+}
+
+/// The reused buffer; `None` when it is in use, that is when an event arises while one is being published.
+fn with_scratch<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
+    SCRATCH
+        .try_with(|scratch| {
+            let mut scratch = scratch.try_borrow_mut().ok()?;
+            scratch.clear();
+            Some(work(&mut scratch))
+        })
+        .ok()
+        .flatten()
+}
+
+fn count(slot: &Slot, event: &AuditEvent) {
+    slot.events.fetch_add(1, Ordering::Relaxed);
+    if event.kind == EventKind::Statement {
+        slot.statements.fetch_add(1, Ordering::Relaxed);
+    }
+    let refused = matches!(event.kind, EventKind::HandshakeRefused | EventKind::LoginRefused);
+    if refused || event.decision == AuditDecision::Deny {
+        slot.denied.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn count_lost() {
+    match (my_slot(), shmem::control()) {
+        (Some((_, slot)), _) => slot.dropped.fetch_add(1, Ordering::Relaxed),
+        (None, Some(control)) => control.homeless.fetch_add(1, Ordering::Relaxed),
+        (None, None) => 0,
+    };
+}
+
+/// Sees to it, once in each process, that its reservations are given back when it ends in any orderly way.
+fn register_exit() {
+    if !EXIT_REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: registers a plain function without an argument.
+        unsafe { pg_sys::before_shmem_exit(Some(give_everything_back), pg_sys::Datum::from(0_usize)) };
+    }
+}
+
+unsafe extern "C-unwind" fn give_everything_back(_code: i32, _arg: pg_sys::Datum) {
+    for (n, mine) in OUTSTANDING.iter().enumerate() {
+        let bytes = mine.swap(0, Ordering::Relaxed);
+        if bytes > 0
+            && let Some(slot) = slot_at(n)
+        {
+            slot.give_back(bytes);
+        }
+    }
+}

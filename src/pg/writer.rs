@@ -1,0 +1,382 @@
+//! The writer of one database: takes events out of the ring, in order, and commits them to the trail.
+//!
+//! The ring's tail moves only after the commit, so a writer that dies loses nothing; its successor sees by the
+//! sequence numbers what is there already, so nothing is doubled. Transactions are as short as one batch.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+
+use super::encoding::ServerText;
+use super::insert::{Inserter, Written};
+use super::launcher::{asked_to_end, attach_signals, wait};
+use super::row::fault;
+use super::segments::Segments;
+use super::shmem::{self, RingBytes, is_set};
+use super::slot::{Slot, writer_state};
+use crate::audit::record::{self, OwnedEvent};
+use crate::audit::ring::{self, Batch, Budget, Position};
+
+/// What one transaction takes.
+const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
+/// How long events gather after the first one has woken the writer.
+const GATHER: Duration = Duration::from_millis(10);
+/// A writer that has had nothing to do for so long leaves, so that its slot and its connection are free.
+const REST_AFTER: Duration = Duration::from_secs(60);
+/// How long a writer that is to end waits for events of statements that are ending too.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+/// How long it waits before it tries again what failed for a reason outside the events.
+const RETRY: Duration = Duration::from_millis(200);
+
+struct Writer {
+    n: usize,
+    slot: &'static Slot,
+    segments: Segments,
+    inserter: Inserter,
+    batch: Batch,
+    rows: Vec<(u64, OwnedEvent)>,
+    stuck_since: Option<Instant>,
+    said_blocked: bool,
+}
+
+/// A writer has been told to end.
+struct Ending {
+    since: Instant,
+    /// The number of the first record that came after.
+    behind: u64,
+}
+
+/// Why a batch is not in the trail.
+enum Trouble {
+    /// Not because of any event: a lock, a full disk. To be tried again as it is.
+    Outside(String),
+    /// Perhaps because of one of the events.
+    Event(String),
+    /// The extension is gone.
+    Gone,
+}
+
+/// The writer's main function; the argument is its slot's index.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
+    attach_signals();
+    let n = arg.value();
+    let Some(slot) = shmem::control().and_then(|control| control.slot(n)) else { return };
+    // SAFETY: plain variables of this process.
+    let (pid, latch) = unsafe { (pg_sys::MyProcPid, pg_sys::MyLatch) };
+    if slot.writer_pid.compare_exchange(0, pid, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        return;
+    }
+    // SAFETY: registers a plain function; the connection is to a database that may be gone, which ends the process.
+    unsafe {
+        pg_sys::before_shmem_exit(Some(writer_gone), pg_sys::Datum::from(n));
+        slot.writer_latch.store(latch, Ordering::SeqCst);
+        let database = pg_sys::Oid::from(slot.database.load(Ordering::SeqCst));
+        if database == pg_sys::InvalidOid {
+            return;
+        }
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            database,
+            pg_sys::InvalidOid,
+            pg_sys::BGWORKER_BYPASS_ALLOWCONN,
+        );
+    }
+    pin_settings();
+    slot.writers.fetch_add(1, Ordering::SeqCst);
+    slot.leave.store(0, Ordering::SeqCst);
+    match in_transaction(|| {
+        Ok((Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))?, ServerText::of_database()))
+    }) {
+        Ok((Some(segments), text)) => {
+            if slot.base.load(Ordering::SeqCst) == 0 {
+                slot.base.store(segments.last().saturating_add(1), Ordering::SeqCst);
+            }
+            let (batch, rows) = (Batch::default(), Vec::new());
+            let inserter = Inserter::new(text);
+            Writer { n, slot, segments, inserter, batch, rows, stuck_since: None, said_blocked: false }.run();
+        }
+        Ok((None, _)) => leave_for_good(n, slot),
+        Err(Trouble::Outside(why) | Trouble::Event(why)) => {
+            warning!("the audit writer cannot read its tables: {why}");
+        }
+        Err(Trouble::Gone) => leave_for_good(n, slot),
+    }
+}
+
+unsafe extern "C-unwind" fn writer_gone(_code: i32, arg: pg_sys::Datum) {
+    if let Some(control) = shmem::control()
+        && let Some(slot) = control.slot(arg.value())
+    {
+        slot.ready.store(0, Ordering::SeqCst);
+        slot.writer_pid.store(0, Ordering::SeqCst);
+        control.wake_launcher();
+    }
+}
+
+/// A database's or the bootstrap role's own settings must not change how the trail is written.
+fn pin_settings() {
+    for (name, value) in [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"synchronous_commit", c"off"),
+        (c"row_security", c"off"),
+        (c"default_tablespace", c""),
+        (c"application_name", c"agent_guard audit writer"),
+    ] {
+        // SAFETY: settings of the server itself with values that they take.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
+}
+
+fn leave_for_good(n: usize, slot: &Slot) {
+    let lost = slot.free(n);
+    if lost > 0 {
+        log!("{lost} audit events of a database without the extension agent_guard are lost");
+    }
+}
+
+/// Runs `work` in a transaction of its own, and turns an ERROR into a value.
+fn in_transaction<R>(work: impl FnOnce() -> Result<R, Trouble>) -> Result<R, Trouble> {
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: the process is between transactions, at its top level.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        let result = work()?;
+        // SAFETY: ends what was begun above.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(result)
+    }))
+    .catch_others(|caught| Err(trouble(&caught)))
+    .catch_rust_panic(|caught| Err(trouble(&caught)))
+    .execute();
+    if outcome.is_err() {
+        // SAFETY: as the server's own top-level error handling does; legal in any state of a transaction.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}
+
+fn trouble(caught: &CaughtError) -> Trouble {
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic { ereport: report, .. }) = caught;
+    let code = crate::pg::raise::sqlstate_text(report.sql_error_code() as i32);
+    let why = format!("{} (SQLSTATE {})", report.message(), String::from_utf8_lossy(&code));
+    match &code {
+        // Data exceptions, program limits, and faults of this very code.
+        [b'2', b'2', ..] | [b'5', b'4', ..] | b"XX000" => Trouble::Event(why),
+        _ => Trouble::Outside(why),
+    }
+}
+
+impl Writer {
+    fn run(&mut self) {
+        self.slot.ready.store(1, Ordering::SeqCst);
+        self.slot.space.broadcast();
+        let mut ending: Option<Ending> = None;
+        let mut quiet_since = Instant::now();
+        while is_set(&self.slot.ready) {
+            let front = self.slot.front(self.n);
+            let back = self.slot.back();
+            if ending.is_none() && (asked_to_end() || is_set(&self.slot.leave)) {
+                ending = Some(Ending { since: Instant::now(), behind: front.number });
+            }
+            // A writer that is to end first takes at least what was there when it was told.
+            let late = ending.as_ref().is_some_and(|ending| ending.since.elapsed() >= LAST_EVENTS);
+            if let Some(Ending { behind, .. }) = ending
+                && back.number >= behind
+                && (late || (back.at == front.at && self.slot.reserved.load(Ordering::SeqCst) == 0))
+            {
+                // Terminated, it stays wanted, and the launcher starts another one.
+                if asked_to_end() || self.rest() {
+                    return;
+                }
+                self.slot.leave.store(0, Ordering::SeqCst);
+                ending = None;
+            } else if back.at != front.at {
+                if self.take(back, front) {
+                    quiet_since = Instant::now();
+                } else if asked_to_end() {
+                    return;
+                } else {
+                    wait(Some(RETRY));
+                }
+            } else if ending.is_some() {
+                wait(Some(GATHER));
+            } else if quiet_since.elapsed() < REST_AFTER {
+                self.idle(REST_AFTER.saturating_sub(quiet_since.elapsed()));
+            } else if self.rest() {
+                return;
+            } else {
+                quiet_since = Instant::now();
+            }
+        }
+    }
+
+    /// Waits for an event, then for others to gather behind it.
+    fn idle(&self, longest: Duration) {
+        // SAFETY: between transactions; reports to the statistics that this process is idle.
+        unsafe {
+            pg_sys::pgstat_report_stat(false);
+            pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
+        }
+        self.slot.state.store(writer_state::IDLE, Ordering::SeqCst);
+        // INVARIANT: looked at after the state is visible; an append after this look sets the latch.
+        if self.slot.used() == 0 {
+            wait(Some(longest.max(GATHER)));
+        }
+        self.slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
+        let size = shmem::control().map_or(0, |control| control.ring_size);
+        let used = self.slot.used();
+        if used > 0 && used <= size / 4 && !self.flush_is_due() && !asked_to_end() {
+            wait(Some(GATHER));
+        }
+        self.slot.state.store(writer_state::BUSY, Ordering::SeqCst);
+    }
+
+    fn flush_is_due(&self) -> bool {
+        self.slot.flush.load(Ordering::SeqCst) > self.slot.done.load(Ordering::SeqCst)
+    }
+
+    /// Leaves the database if nobody counts on this writer; false if somebody does.
+    fn rest(&self) -> bool {
+        self.slot.wanted.store(0, Ordering::SeqCst);
+        self.slot.ready.store(0, Ordering::SeqCst);
+        if self.slot.used() == 0 && self.slot.reserved.load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        self.slot.ready.store(1, Ordering::SeqCst);
+        self.slot.wanted.store(1, Ordering::SeqCst);
+        self.slot.space.broadcast();
+        false
+    }
+
+    /// Commits one batch and gives its room back; false if nothing was committed.
+    fn take(&mut self, back: Position, front: Position) -> bool {
+        let Some(bytes) = RingBytes::of(self.n) else { return false };
+        let mut end = ring::drain(&bytes, back, front.at, BUDGET, &mut self.batch);
+        let base = self.slot.base.load(Ordering::SeqCst);
+        let stored = self.segments.last();
+        self.rows.clear();
+        let mut faults: u64 = 0;
+        for (number, payload) in self.batch.records() {
+            let seq = base.saturating_add(number);
+            if seq > stored {
+                self.rows.push((
+                    seq,
+                    record::decode(payload).unwrap_or_else(|why| {
+                        faults = faults.saturating_add(1);
+                        fault(seq, &format!("its bytes cannot be read ({why:?})"))
+                    }),
+                ));
+            }
+        }
+        if self.batch.damaged() {
+            // Nothing behind the damage can be found: one event stands for all of them.
+            let seq = base.saturating_add(end.number);
+            let lost = front.number.saturating_sub(end.number);
+            faults = faults.saturating_add(1);
+            self.slot.dropped.fetch_add(lost, Ordering::SeqCst);
+            self.rows.push((seq, fault(seq, &format!("the ring is damaged; {lost} events are lost"))));
+            end = front;
+        }
+        let committed = match self.commit(0..self.rows.len()) {
+            Err(Trouble::Event(why)) => {
+                warning!("a batch of audit events failed and is stored one by one: {why}");
+                self.one_by_one(&mut faults)
+            }
+            other => other,
+        };
+        match committed {
+            Ok(()) => {
+                self.stuck_since = None;
+                self.slot.faults.fetch_add(faults, Ordering::SeqCst);
+                self.slot.advance(end);
+                true
+            }
+            Err(Trouble::Gone) => {
+                self.lost_tables();
+                false
+            }
+            Err(Trouble::Outside(why) | Trouble::Event(why)) => {
+                if self.stuck_since.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
+                    self.stuck_since = Some(Instant::now());
+                    warning!("audit events cannot be stored, agents wait: {why}");
+                }
+                false
+            }
+        }
+    }
+
+    /// Commits the rows one by one; a row that still fails is replaced by the news of it, under its own number.
+    fn one_by_one(&mut self, faults: &mut u64) -> Result<(), Trouble> {
+        for at in 0..self.rows.len() {
+            let Some(seq) = self.rows.get(at).map(|(seq, _)| *seq) else { break };
+            // A second attempt after trouble from outside finds some of them stored.
+            if seq <= self.segments.last() {
+                continue;
+            }
+            if let Err(why) = self.commit(at..at.saturating_add(1)) {
+                let Trouble::Event(why) = why else { return Err(why) };
+                *faults = faults.saturating_add(1);
+                if let Some(row) = self.rows.get_mut(at) {
+                    row.1 = fault(seq, &why);
+                }
+                self.commit(at..at.saturating_add(1))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, range: std::ops::Range<usize>) -> Result<(), Trouble> {
+        let Some(rows) = self.rows.get(range).filter(|rows| !rows.is_empty()) else { return Ok(()) };
+        let mut segments = self.segments;
+        let inserter = &mut self.inserter;
+        in_transaction(|| match segments.write(rows, inserter) {
+            Written::All => Ok(()),
+            Written::Locked => {
+                Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned()))
+            }
+            Written::Gone => Err(Trouble::Gone),
+        })?;
+        self.segments = segments;
+        if segments.blocked && !self.said_blocked {
+            warning!(
+                "the oldest audit segment is in use and cannot be emptied; the trail grows past its capacity"
+            );
+        }
+        self.said_blocked = segments.blocked;
+        Ok(())
+    }
+
+    /// The tables are not what they were: DROP EXTENSION, perhaps with a CREATE EXTENSION behind it.
+    fn lost_tables(&mut self) {
+        match in_transaction(|| Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))) {
+            Ok(Some(segments)) => self.segments = segments,
+            Ok(None) => leave_for_good(self.n, self.slot),
+            Err(_) => {}
+        }
+    }
+}
