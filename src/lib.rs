@@ -4,6 +4,7 @@
 //! The modules at the top are the core and know nothing of PostgreSQL; `pg` (feature `pg`) is the server side.
 
 pub mod decision;
+pub mod keyring;
 pub mod pattern;
 pub mod policy;
 pub mod refusal;

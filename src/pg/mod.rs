@@ -2,7 +2,15 @@
 
 #![allow(unsafe_code)]
 
+mod admin_error;
+mod bind;
+mod epoch;
+mod functions;
+pub mod keys;
+mod label;
+mod provisional;
 mod raise;
+mod store;
 
 use pgrx::prelude::*;
 
@@ -23,4 +31,7 @@ pub extern "C-unwind" fn _PG_init() {
             "Add agent_guard to shared_preload_libraries in postgresql.conf, then restart the server."
         );
     }
+    keys::init();
+    label::init();
+    provisional::init();
 }
