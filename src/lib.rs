@@ -9,6 +9,7 @@ pub mod pattern;
 pub mod policy;
 pub mod refusal;
 pub mod request;
+pub mod token;
 
 #[cfg(feature = "pg")]
 pub mod pg;
