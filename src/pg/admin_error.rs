@@ -83,11 +83,8 @@ impl From<AdminError> for ErrorReport {
 
 impl From<RuleError> for AdminError {
     fn from(error: RuleError) -> AdminError {
-        let message = if error.path.is_empty() {
-            error.message
-        } else {
-            format!("{}: {}", error.path, error.message)
-        };
+        let message =
+            if error.path.is_empty() { error.message } else { format!("{}: {}", error.path, error.message) };
         AdminError::invalid(message).hint(error.hint)
     }
 }
@@ -111,10 +108,7 @@ impl From<pgrx::spi::Error> for AdminError {
 /// The argument, or 22004 with its name where it is NULL.
 pub fn given<T>(argument: Option<T>, name: &str) -> AdminResult<T> {
     argument.ok_or_else(|| {
-        AdminError::new(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            format!("{name} must not be NULL"),
-        )
-        .hint(format!("Pass a value for the parameter {name}."))
+        AdminError::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be NULL"))
+            .hint(format!("Pass a value for the parameter {name}."))
     })
 }

@@ -224,10 +224,9 @@ impl Subject<'_> {
                 text: format!("function {schema}.{name}({types})"),
                 bound: Some((BoundClass::Function, *oid, Vec::new())),
             })),
-            None if self.only_creates() => Ok(Ok(Found {
-                text: format!("function {schema}.{name}({types})"),
-                bound: None,
-            })),
+            None if self.only_creates() => {
+                Ok(Ok(Found { text: format!("function {schema}.{name}({types})"), bound: None }))
+            }
             None => {
                 let known: Vec<String> =
                     overloads.iter().map(|(_, args)| format!("{schema}.{name}({args})")).collect();
@@ -264,13 +263,7 @@ impl Subject<'_> {
     }
 
     /// Nothing in the catalogue matches `schema.name`: refused, unless it is to be created in a schema that exists.
-    fn missing(
-        &self,
-        schema: &Part,
-        name: &Part,
-        near: &[(String, String)],
-        class: &str,
-    ) -> Verdict<Found> {
+    fn missing(&self, schema: &Part, name: &Part, near: &[(String, String)], class: &str) -> Verdict<Found> {
         if !catalogue::schema_exists(schema)? {
             return self.no_such(
                 format!("no schema matches \"{schema}\" of \"{}\"", self.pattern),
@@ -295,7 +288,9 @@ impl Subject<'_> {
             .map(|(schema, name)| format!("{}.{}", quoted(schema), quoted(name)))
             .collect();
         if full.is_empty() {
-            let hint = format!("Create the {class} first, or correct the pattern; names fold to lower case unless quoted.");
+            let hint = format!(
+                "Create the {class} first, or correct the pattern; names fold to lower case unless quoted."
+            );
             return self.refused(message, hint);
         }
         self.refused(message, format!("Similar names: {}.", listed(&full)))

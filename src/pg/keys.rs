@@ -58,9 +58,13 @@ pub fn master(kid: u32) -> Result<[u8; 32], Refusal> {
     let ring = match ring() {
         Ok(ring) => ring,
         Err(fault) => {
-            ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, fault.fact, "agent_guard")
-                .set_hint(fault.hint)
-                .report(PgLogLevel::LOG_SERVER_ONLY);
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                fault.fact,
+                "agent_guard",
+            )
+            .set_hint(fault.hint)
+            .report(PgLogLevel::LOG_SERVER_ONLY);
             return Err(Refusal::handshake(
                 "not_ready",
                 "the signing keys cannot be read",
@@ -71,7 +75,7 @@ pub fn master(kid: u32) -> Result<[u8; 32], Refusal> {
     };
     match ring.and_then(|ring| ring.verifying(kid).map(|key| key.secret)) {
         Some(secret) => Ok(secret),
-        None => Err(Refusal::handshake("token_refused", "the token is refused", "", "")),
+        None => Err(crate::token::unknown_window()),
     }
 }
 

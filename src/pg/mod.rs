@@ -9,7 +9,7 @@ mod functions;
 pub mod keys;
 mod label;
 mod provisional;
-mod raise;
+pub mod raise;
 mod store;
 
 use pgrx::prelude::*;

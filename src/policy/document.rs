@@ -16,16 +16,8 @@ use crate::policy::rule::{ActionPattern, RawRule, Rule, RuleError};
 /// The keys of a document.
 const DOCUMENT_KEYS: [&str; 5] = ["name", "description", "mode", "groups", "rules"];
 /// The keys of a rule in a document.
-const RULE_KEYS: [&str; 8] = [
-    "effect",
-    "actions",
-    "objects",
-    "columns",
-    "require_where",
-    "max_rows",
-    "statement_pattern",
-    "note",
-];
+const RULE_KEYS: [&str; 8] =
+    ["effect", "actions", "objects", "columns", "require_where", "max_rows", "statement_pattern", "note"];
 /// PostgreSQL's NAMEDATALEN - 1: policy names are shown beside identifiers and kept as short.
 const MAX_NAME: usize = 63;
 
@@ -353,15 +345,19 @@ fn written_rule(value: &Value, path: &str, groups: &Groups) -> Result<WrittenRul
         error
     };
     let mut actions = Vec::new();
-    for (i, action) in optional(map, "actions", strings).map_err(below)?.unwrap_or_default().iter().enumerate() {
+    for (i, action) in
+        optional(map, "actions", strings).map_err(below)?.unwrap_or_default().iter().enumerate()
+    {
         match groups.get(action) {
             Some(group) => actions.extend(group.iter().cloned()),
             None if ActionPattern::parse(action).is_some() => actions.push(action.clone()),
-            None => return wrong(
-                format!("{path}.actions[{i}]"),
-                format!("unknown action or group \"{action}\""),
-                "Name actions, such as select or \"drop table\", or groups that the document defines under \"groups\".",
-            ),
+            None => {
+                return wrong(
+                    format!("{path}.actions[{i}]"),
+                    format!("unknown action or group \"{action}\""),
+                    "Name actions, such as select or \"drop table\", or groups that the document defines under \"groups\".",
+                );
+            }
         }
     }
     let raw = RawRule {

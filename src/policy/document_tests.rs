@@ -39,8 +39,7 @@ fn what_is_written_reads_back_without_a_difference() {
 
 #[test]
 fn objects_default_to_everything_and_the_mode_to_enforce() {
-    let document =
-        parse(r#"{"name": "p", "rules": [{"effect": "allow", "actions": ["select"]}]}"#).unwrap();
+    let document = parse(r#"{"name": "p", "rules": [{"effect": "allow", "actions": ["select"]}]}"#).unwrap();
     assert_eq!(document.rules[0].raw.objects, ["*"]);
     assert_eq!(document.mode, Mode::Enforce);
 }
@@ -67,11 +66,20 @@ fn errors_carry_the_path() {
     assert_eq!(rule(r#""effect": "maybe", "actions": ["select"]"#), "rules[0].effect");
     assert_eq!(rule(r#""actions": ["select"]"#), "rules[0].effect");
     assert_eq!(rule(r#""effect": "allow", "actions": "select""#), "rules[0].actions");
-    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "objects": ["orders"]"#), "rules[0].objects[0]");
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "objects": ["orders"]"#),
+        "rules[0].objects[0]"
+    );
     assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "max_rows": 1.5"#), "rules[0].max_rows");
     assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "max_rows": -1"#), "rules[0].max_rows");
-    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "require_where": 1"#), "rules[0].require_where");
-    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "statement_pattern": "(""#), "rules[0].statement_pattern");
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "require_where": 1"#),
+        "rules[0].require_where"
+    );
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "statement_pattern": "(""#),
+        "rules[0].statement_pattern"
+    );
     assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "maxrows": 1"#), "rules[0].maxrows");
 }
 

@@ -15,7 +15,11 @@ use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, pol
 use crate::policy::rule::RawRule;
 
 #[pg_extern(sql = false)]
-fn create_policy(name: Option<&str>, description: Option<&str>, mode: Option<&str>) -> Result<(), ErrorReport> {
+fn create_policy(
+    name: Option<&str>,
+    description: Option<&str>,
+    mode: Option<&str>,
+) -> Result<(), ErrorReport> {
     let create = || -> AdminResult<()> {
         administrator()?;
         let name = given(name, "name")?;
@@ -45,7 +49,7 @@ fn drop_policy(name: Option<&str>) -> Result<(), ErrorReport> {
                 PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
                 format!("policy \"{name}\" has {open} open window{}", if open == 1 { "" } else { "s" }),
             )
-            .hint("Revoke them first: SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = '…' AND state = 'active'."));
+            .hint("Revoke them first: SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = '<policy>' AND state = 'active'."));
         }
         store::remove_policy(policy.id)
     };
@@ -134,7 +138,10 @@ fn rebind_policies() -> Result<i64, ErrorReport> {
                         store::bind_rule(rule.raw.id, &found.bindings)?;
                     }
                     Err(error) => {
-                        let text = format!("rule {} of policy \"{name}\" is left as it was: {}: {}", rule.raw.id, error.path, error.message);
+                        let text = format!(
+                            "rule {} of policy \"{name}\" is left as it was: {}: {}",
+                            rule.raw.id, error.path, error.message
+                        );
                         AdminError::undefined(text).hint(error.hint).tell(PgLogLevel::WARNING);
                     }
                 }
@@ -248,7 +255,8 @@ fn count_change(created: Option<PolicyId>, policy: PolicyId) -> AdminResult<()> 
 /// jsonb as text: the core reads it with its own limits of depth and size of numbers.
 fn json_text(doc: Untouched) -> String {
     // SAFETY: sql/functions.sql declares the parameter as jsonb, which is what jsonb_out takes.
-    let text: Option<&std::ffi::CStr> = unsafe { pgrx::direct_function_call(pg_sys::jsonb_out, &[Some(doc.0)]) };
+    let text: Option<&std::ffi::CStr> =
+        unsafe { pgrx::direct_function_call(pg_sys::jsonb_out, &[Some(doc.0)]) };
     text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

@@ -14,12 +14,14 @@ fn guard_role(role: Option<pg_sys::Oid>, allow_privileged: Option<bool>) -> Resu
         let (oid, row) = subject(role)?;
         let RoleRow { name, superuser, login, guarded } = row;
         if superuser {
-            return Err(AdminError::forbidden(format!("role \"{name}\" is a superuser and cannot be guarded"))
-                .detail("A superuser can undo every guard from inside the server.")
-                .hint(format!(
-                    "Give the agent a login role of its own, or run: ALTER ROLE {} NOSUPERUSER;",
-                    pgrx::spi::quote_identifier(&name)
-                )));
+            return Err(AdminError::forbidden(format!(
+                "role \"{name}\" is a superuser and cannot be guarded"
+            ))
+            .detail("A superuser can undo every guard from inside the server.")
+            .hint(format!(
+                "Give the agent a login role of its own, or run: ALTER ROLE {} NOSUPERUSER;",
+                pgrx::spi::quote_identifier(&name)
+            )));
         }
         let mights = role::mights(oid)?;
         if !mights.is_empty() {
@@ -31,8 +33,11 @@ fn guard_role(role: Option<pg_sys::Oid>, allow_privileged: Option<bool>) -> Resu
         }
         role::guard(&name)?;
         if guarded {
-            AdminError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, format!("role \"{name}\" was guarded already"))
-                .tell(PgLogLevel::NOTICE);
+            AdminError::new(
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                format!("role \"{name}\" was guarded already"),
+            )
+            .tell(PgLogLevel::NOTICE);
         }
         if !login {
             AdminError::new(PgSqlErrorCode::ERRCODE_WARNING, format!("role \"{name}\" cannot log in"))

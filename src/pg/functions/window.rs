@@ -13,6 +13,7 @@ use crate::pg::keys;
 use crate::pg::store::policy as policies;
 use crate::pg::store::role;
 use crate::pg::store::window::{self as store, NewWindow};
+use crate::token;
 
 /// The longest name of an agent (docs/token.md).
 const MAX_AGENT: usize = 64;
@@ -69,7 +70,8 @@ fn grant_window(
             }
         };
         let (kid, master) = keys::active()?;
-        let stored_kid = i32::try_from(kid).map_err(|_| AdminError::state("the key's number is out of range"))?;
+        let stored_kid =
+            i32::try_from(kid).map_err(|_| AdminError::state("the key's number is out of range"))?;
         let salt = random()?;
         let mut id = random()?;
         let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
@@ -127,8 +129,9 @@ fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorRe
         administrator()?;
         let text = given(block, "block_id")?;
         let block = block_id(text).ok_or_else(|| {
-            AdminError::invalid("block_id is not 32 hexadecimal digits")
-                .hint("SHOW agent_guard.token in the agent's session and the audit trail show the ids of blocks.")
+            AdminError::invalid("block_id is not 32 hexadecimal digits").hint(
+                "SHOW agent_guard.token in the agent's session and the audit trail show the ids of blocks.",
+            )
         })?;
         if !store::revoke_block(block, reason.map(str::to_owned))? {
             AdminError::new(
@@ -153,11 +156,10 @@ fn mint_root(
     expires_unix: i64,
     max_depth: i32,
 ) -> AdminResult<String> {
-    use shim as token;
     // SAFETY: both are set before a backend runs its first statement and never change in it.
     let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) };
     let key = token::window_key(master, system, database, window, salt);
-    let mut claims = token::Claims::new(token::fresh_jti()?, agent.to_owned(), expires_unix);
+    let mut claims = token::Claims::new(token::fresh_jti()?, agent, expires_unix);
     claims.depth = u8::try_from(max_depth).ok();
     Ok(token::mint(&key, kid, window, &claims)?)
 }
@@ -167,12 +169,11 @@ fn guarded(oid: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
     match role::find(oid)? {
         None => Err(AdminError::undefined(format!("role with OID {} does not exist", oid.to_u32()))
             .hint("Name an existing role that guard_role() has guarded.")),
-        Some(row) if !row.guarded => {
-            Err(AdminError::state(format!("role \"{}\" is not guarded", row.name)).hint(format!(
+        Some(row) if !row.guarded => Err(AdminError::state(format!("role \"{}\" is not guarded", row.name))
+            .hint(format!(
                 "A superuser has to guard it first: SELECT agent_guard.guard_role({});",
                 pgrx::spi::quote_literal(&row.name)
-            )))
-        }
+            ))),
         Some(_) => Ok(oid),
     }
 }
@@ -201,28 +202,4 @@ fn random() -> AdminResult<[u8; 16]> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| AdminError::state(format!("no random bytes: {error}")))?;
     Ok(bytes)
-}
-
-mod shim {
-    //! Stands in for the token module until that is merged.
-    use crate::refusal::Refusal;
-    pub struct Claims {
-        pub depth: Option<u8>,
-        sub: String,
-        exp: i64,
-    }
-    impl Claims {
-        pub fn new(_: String, sub: String, exp: i64) -> Claims {
-            Claims { depth: None, sub, exp }
-        }
-    }
-    pub fn fresh_jti() -> Result<String, Refusal> {
-        Ok(String::new())
-    }
-    pub fn window_key(_: &[u8; 32], _: u64, _: u32, _: &[u8; 16], _: &[u8; 16]) -> [u8; 32] {
-        [0; 32]
-    }
-    pub fn mint(_: &[u8; 32], kid: u32, _: &[u8; 16], claims: &Claims) -> Result<String, Refusal> {
-        Ok(format!("shim.{kid}.{}.{}.{:?}", claims.sub, claims.exp, claims.depth))
-    }
 }

@@ -76,9 +76,7 @@ pub fn lock_policy(name: &str) -> AdminResult<Option<PolicyRow>> {
     row(
         "SELECT id, description, mode FROM agent_guard.policy WHERE name OPERATOR(pg_catalog.=) $1 FOR UPDATE",
         &[name.into()],
-        |row| {
-            Ok(PolicyRow { id: PolicyId(row.need(1)?), description: row.need(2)?, mode: row.need(3)? })
-        },
+        |row| Ok(PolicyRow { id: PolicyId(row.need(1)?), description: row.need(2)?, mode: row.need(3)? }),
     )
 }
 
@@ -87,9 +85,7 @@ pub fn find_policy(name: &str) -> AdminResult<Option<PolicyRow>> {
     row(
         "SELECT id, description, mode FROM agent_guard.policy WHERE name OPERATOR(pg_catalog.=) $1 FOR KEY SHARE",
         &[name.into()],
-        |row| {
-            Ok(PolicyRow { id: PolicyId(row.need(1)?), description: row.need(2)?, mode: row.need(3)? })
-        },
+        |row| Ok(PolicyRow { id: PolicyId(row.need(1)?), description: row.need(2)?, mode: row.need(3)? }),
     )
 }
 
