@@ -20,7 +20,6 @@ fn rotate_key() -> Result<i32, ErrorReport> {
 }
 
 #[pg_extern(sql = false)]
-#[expect(clippy::type_complexity, reason = "pgrx reads the columns from the type")]
 fn list_signing_keys() -> Result<
     TableIterator<'static, (name!(kid, i32), name!(state, String), name!(created_at, TimestampWithTimeZone))>,
     ErrorReport,

@@ -154,7 +154,6 @@ fn rebind_policies() -> Result<i64, ErrorReport> {
 }
 
 #[pg_extern(sql = false)]
-#[expect(clippy::type_complexity, reason = "pgrx reads the columns from the type")]
 fn apply_policy(
     doc: Option<Untouched>,
 ) -> Result<TableIterator<'static, (name!(change, String), name!(item, String))>, ErrorReport> {
@@ -231,8 +230,10 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
         *slot = bound.bindings;
     }
     let change = difference(&present, &wanted);
+    if !change.superfluous.is_empty() {
+        store::remove_rules(&change.superfluous)?;
+    }
     for rule in present.iter().filter(|rule| change.superfluous.contains(&rule.raw.id)) {
-        store::remove_rule(rule.raw.id)?;
         told("dropped rule", format!("{}: {}", rule.raw.id, rule.summary()));
     }
     for i in change.missing {

@@ -24,7 +24,6 @@ type Granted = (Uuid, String, TimestampWithTimeZone);
 
 #[pg_extern(sql = false)]
 #[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
-#[expect(clippy::type_complexity, reason = "pgrx reads the columns from the type")]
 fn grant_window(
     policy: Option<&str>,
     role: Option<pg_sys::Oid>,
@@ -55,11 +54,11 @@ fn grant_window(
         }
         let require_proof = given(require_proof, "require_proof")?;
         let addresses = || Untouched::parameter(client_addr, pg_sys::CIDRARRAYOID);
-        if let Some(list) = store::addresses(addresses())? {
-            if list.count == 0 || list.has_null {
-                return Err(AdminError::invalid("client_addr is an empty list or has NULL in it")
-                    .hint("Leave it NULL to accept every address."));
-            }
+        if let Some(list) = store::addresses(addresses())?
+            && (list.count == 0 || list.has_null)
+        {
+            return Err(AdminError::invalid("client_addr is an empty list or has NULL in it")
+                .hint("Leave it NULL to accept every address."));
         }
         let found = policies::find_policy(policy)?.ok_or_else(|| policies::unknown_policy(policy))?;
         let expires_unix = match store::lifetime(ttl)? {

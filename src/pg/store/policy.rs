@@ -160,13 +160,17 @@ pub fn add_rule(policy: PolicyId, rule: &WrittenRule, bindings: &[NewBinding]) -
         |row| row.need(1),
     )?;
     let id = id.ok_or_else(|| AdminError::state("the rule was not stored"))?;
-    bind_rule(id, bindings)?;
+    add_bindings(id, bindings)?;
     Ok(id)
 }
 
 /// Replaces the bindings of a rule.
 pub fn bind_rule(rule: RuleId, bindings: &[NewBinding]) -> AdminResult<()> {
     run("DELETE FROM agent_guard.rule_binding WHERE rule_id OPERATOR(pg_catalog.=) $1", &[rule.into()])?;
+    add_bindings(rule, bindings)
+}
+
+fn add_bindings(rule: RuleId, bindings: &[NewBinding]) -> AdminResult<()> {
     for binding in bindings {
         run(
             "INSERT INTO agent_guard.rule_binding (rule_id, ord, class, object_oid, attributes)
@@ -190,6 +194,11 @@ pub fn remove_rule(rule: RuleId) -> AdminResult<Option<PolicyId>> {
         &[rule.into()],
         |row| Ok(PolicyId(row.need(1)?)),
     )
+}
+
+/// Removes rules.
+pub fn remove_rules(rules: &[RuleId]) -> AdminResult<()> {
+    run("DELETE FROM agent_guard.rule WHERE id OPERATOR(pg_catalog.=) ANY ($1)", &[rules.to_vec().into()])
 }
 
 /// The policy of a rule, for locking it before the rule goes.
