@@ -80,17 +80,13 @@ impl WrittenRule {
         Ok(WrittenRule { raw, note: self.note.clone() })
     }
 
-    /// Whether both say the same; identifiers of rules do not count.
-    pub fn says_the_same(&self, other: &WrittenRule) -> bool {
-        let (a, b) = (&self.raw, &other.raw);
-        a.effect == b.effect
-            && a.actions == b.actions
-            && a.objects == b.objects
-            && a.columns == b.columns
-            && a.require_where == b.require_where
-            && a.max_rows == b.max_rows
-            && a.statement_pattern == b.statement_pattern
-            && self.note == other.note
+    /// Everything that the rule says; its identifier does not count.
+    fn content(&self) -> Content<'_> {
+        let raw = &self.raw;
+        (
+            (&raw.effect, &raw.actions, &raw.objects, &raw.columns),
+            (raw.require_where, raw.max_rows, raw.statement_pattern.as_deref(), self.note.as_deref()),
+        )
     }
 
     /// The rule on one line, for the lists of what changed.
@@ -135,6 +131,11 @@ impl WrittenRule {
         Value::Object(map)
     }
 }
+
+type Content<'a> = (
+    (&'a str, &'a [String], &'a [String], &'a [String]),
+    (bool, Option<i64>, Option<&'a str>, Option<&'a str>),
+);
 
 /// A policy as one document; groups are already replaced by the actions that they name.
 #[derive(Clone, Debug)]
@@ -213,17 +214,26 @@ pub struct Difference {
 
 /// Compares rules as bags: their order decides nothing, so it is no difference; a rule that stands twice counts twice.
 pub fn difference(present: &[WrittenRule], wanted: &[WrittenRule]) -> Difference {
-    let mut left: Vec<&WrittenRule> = present.iter().collect();
-    let mut missing = Vec::new();
-    for (i, rule) in wanted.iter().enumerate() {
-        match left.iter().position(|candidate| candidate.says_the_same(rule)) {
-            Some(at) => {
-                left.remove(at);
-            }
-            None => missing.push(i),
+    let mut unclaimed: HashMap<Content<'_>, usize> = HashMap::new();
+    for rule in wanted {
+        *unclaimed.entry(rule.content()).or_default() += 1;
+    }
+    // The first of equal rules stays: dropping the newer one changes less.
+    let mut superfluous = Vec::new();
+    for rule in present {
+        match unclaimed.get_mut(&rule.content()).filter(|count| **count > 0) {
+            Some(count) => *count -= 1,
+            None => superfluous.push(rule.raw.id),
         }
     }
-    Difference { missing, superfluous: left.into_iter().map(|rule| rule.raw.id).collect() }
+    let mut missing = Vec::new();
+    for (i, rule) in wanted.iter().enumerate() {
+        if let Some(count) = unclaimed.get_mut(&rule.content()).filter(|count| **count > 0) {
+            *count -= 1;
+            missing.push(i);
+        }
+    }
+    Difference { missing, superfluous }
 }
 
 /// Proves that `name` can be a policy's name.

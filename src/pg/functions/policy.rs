@@ -1,5 +1,7 @@
 //! create_policy, drop_policy, allow, deny, drop_rule, rebind_policies, apply_policy, export_policy, policy_changed.
 
+use std::collections::HashSet;
+
 use pgrx::datum::{Array, JsonB};
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -233,7 +235,8 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
     if !change.superfluous.is_empty() {
         store::remove_rules(&change.superfluous)?;
     }
-    for rule in present.iter().filter(|rule| change.superfluous.contains(&rule.raw.id)) {
+    let superfluous: HashSet<_> = change.superfluous.iter().collect();
+    for rule in present.iter().filter(|rule| superfluous.contains(&rule.raw.id)) {
         told("dropped rule", format!("{}: {}", rule.raw.id, rule.summary()));
     }
     for i in change.missing {
