@@ -4,10 +4,12 @@
 //! is used up of its limits is counted elsewhere.
 
 use super::attenuate::{Limits, Scope};
+use super::circumstance::{WindowFacts, is_early};
 use super::claims::Claims;
 use super::mac::{self, WindowKey};
 use super::refusals::{self, Decider};
-use super::verify::{Blocks, WindowFacts, is_early};
+use super::verify::Blocks;
+use super::wire::hex;
 use super::{BlockId, WindowId, issue};
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
@@ -80,7 +82,8 @@ impl ActiveToken {
     /// The name under which the token may be shown: `agt1:<8 hex of the window>:<id of the last block>`.
     pub fn public_id(&self) -> String {
         let leaf = self.blocks.ids.last().copied().unwrap_or_default();
-        refusals::public_id(self.window(), &leaf)
+        let window = hex(self.window());
+        format!("agt1:{}:{}", window.get(..8).unwrap_or(""), hex(&leaf))
     }
 
     /// Head and blocks without the tag, for parallel workers.
@@ -104,7 +107,7 @@ impl ActiveToken {
     /// by the catalogue, and `None` for an access to anything else: `rel` does not apply to that.
     ///
     /// # Errors
-    /// The index of the first block whose `act`, else of the first whose `rel`, leaves it out.
+    /// The index of the first block whose `act` or `rel` leaves it out.
     #[inline]
     pub fn permits(&self, verb: Verb, form: Form, relation: Option<(&str, &str)>) -> Result<(), usize> {
         self.scope.permits(&self.blocks.claims, verb, form, relation)

@@ -5,8 +5,9 @@
 //! in it opens nothing. The window's own row is narrowed later and clips silently: the parent could not know.
 
 use super::act::Mask;
-use super::claims::{Claims, MAX_DEPTH};
+use super::claims::Claims;
 use super::refusals;
+use super::value::MAX_DEPTH;
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
 
@@ -86,26 +87,22 @@ impl Scope {
         form: Form,
         relation: Option<(&str, &str)>,
     ) -> Result<(), usize> {
-        if !self.act.covers(verb, form) {
-            return Err(without_action(blocks, verb, form));
+        // The masks answer nearly every question; the blocks are walked to match names and to name the culprit.
+        let by_name = relation.filter(|_| self.narrows_relations);
+        if self.act.covers(verb, form) && by_name.is_none() {
+            return Ok(());
         }
-        match relation {
-            Some((schema, name)) if self.narrows_relations => covers_relation(blocks, schema, name),
-            _ => Ok(()),
-        }
+        blocks.iter().position(|claims| !leaves(claims, verb, form, by_name)).map_or(Ok(()), Err)
     }
 }
 
-#[cold]
-fn without_action(blocks: &[Claims], verb: Verb, form: Form) -> usize {
-    blocks.iter().position(|claims| !Mask::of(claims.act.as_deref()).covers(verb, form)).unwrap_or(0)
-}
-
-fn covers_relation(blocks: &[Claims], schema: &str, name: &str) -> Result<(), usize> {
-    let outside = |claims: &Claims| {
-        claims.rel.as_ref().is_some_and(|rel| !rel.iter().any(|pattern| pattern.matches(schema, name)))
+/// Whether one block by itself leaves the access.
+fn leaves(claims: &Claims, verb: Verb, form: Form, relation: Option<(&str, &str)>) -> bool {
+    let named = match (&claims.rel, relation) {
+        (Some(rel), Some((schema, name))) => rel.iter().any(|pattern| pattern.matches(schema, name)),
+        _ => true,
     };
-    blocks.iter().position(outside).map_or(Ok(()), Err)
+    named && Mask::of(claims.act.as_deref()).covers(verb, form)
 }
 
 /// The block at which no action is left that any word of `act` names, if there is one.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::act::Act;
 use super::json::{self, Malformed, Raw};
 use super::network::Network;
+use super::value::{count, depth, each, jti, name, names, sub, time, why};
 use super::wire;
 use crate::pattern::BlockPattern;
 
@@ -18,13 +19,6 @@ const KEYS: [&str; 20] = [
     "jti", "sub", "exp", "nbf", "pol", "act", "rel", "rows", "bytes", "stmts", "role", "db", "cidr", "auth",
     "depth", "uses", "sess", "appr", "pop", "why",
 ];
-/// The largest integer that every JSON implementation keeps exact.
-pub(super) const MAX_INT: u64 = (1 << 53) - 1;
-/// The deepest chain has eight blocks.
-pub(super) const MAX_DEPTH: u8 = 7;
-const MAX_STRING: usize = 128;
-const MAX_WHY: usize = 200;
-const MAX_SUB: usize = 64;
 
 /// What one block says. Times are unix seconds; `None` inherits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,19 +164,12 @@ impl Claims {
                 self.cidr = Some(each(raw, fact, Network::parse)?);
             }
             "auth" => self.auth = Some(name(raw)?),
-            "depth" => {
-                self.depth = Some(
-                    u8::try_from(number(raw)?)
-                        .ok()
-                        .filter(|depth| *depth <= MAX_DEPTH)
-                        .ok_or("is not a whole number from 0 to 7")?,
-                );
-            }
+            "depth" => self.depth = Some(depth(raw)?),
             "uses" => self.uses = Some(count(raw)?),
             "sess" => self.sess = Some(count(raw)?),
             "appr" => self.appr = Some(names(raw)?),
             "pop" => self.pop = if raw == Raw::True { true } else { return Err("can only be true") },
-            "why" => self.why = Some(text(raw, 0, MAX_WHY, "is not a string of at most 200 bytes")?),
+            "why" => self.why = Some(why(raw)?),
             _ => return Err("is not a key of version 1"),
         }
         Ok(())
@@ -204,64 +191,6 @@ impl Claims {
         .into_iter()
         .find_map(|(key, ascii)| (!ascii).then_some(key))
     }
-}
-
-fn text(raw: Raw, least: usize, most: usize, fact: &'static str) -> Result<String, &'static str> {
-    match raw {
-        Raw::Text(text) if (least..=most).contains(&text.len()) => Ok(text),
-        _ => Err(fact),
-    }
-}
-
-fn name(raw: Raw) -> Result<String, &'static str> {
-    text(raw, 1, MAX_STRING, "is not a string of 1 to 128 bytes")
-}
-
-fn jti(raw: Raw) -> Result<String, &'static str> {
-    let fact = "is not 16 bytes in base64url";
-    let text = text(raw, 22, 22, fact)?;
-    if wire::decode(&text).is_some() { Ok(text) } else { Err(fact) }
-}
-
-fn sub(raw: Raw) -> Result<String, &'static str> {
-    let fact = "is not 1 to 64 letters, digits and characters of ._:@/-";
-    let text = text(raw, 1, MAX_SUB, fact)?;
-    let plain = text
-        .bytes()
-        .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b':' | b'@' | b'/' | b'-'));
-    if plain { Ok(text) } else { Err(fact) }
-}
-
-fn number(raw: Raw) -> Result<u64, &'static str> {
-    match raw {
-        Raw::Number(number) if number <= MAX_INT => Ok(number),
-        _ => Err("is not a whole number below 2^53"),
-    }
-}
-
-fn time(raw: Raw) -> Result<i64, &'static str> {
-    i64::try_from(number(raw)?).map_err(|_| "is not a whole number below 2^53")
-}
-
-fn count(raw: Raw) -> Result<u64, &'static str> {
-    match number(raw)? {
-        0 => Err("is not at least 1"),
-        count => Ok(count),
-    }
-}
-
-fn each<T>(raw: Raw, fact: &'static str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, &'static str> {
-    match raw {
-        Raw::List(items) => items
-            .iter()
-            .map(|item| parse(item).filter(|_| (1..=MAX_STRING).contains(&item.len())).ok_or(fact))
-            .collect(),
-        Raw::Text(_) | Raw::Number(_) | Raw::True => Err("is not a list"),
-    }
-}
-
-fn names(raw: Raw) -> Result<Vec<String>, &'static str> {
-    each(raw, "has an item that is not a string of 1 to 128 bytes", |item| Some(item.to_owned()))
 }
 
 /// A pattern of `rel` with the text that it was read from.
@@ -297,6 +226,7 @@ impl fmt::Debug for RelationPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::value::MAX_INT;
 
     const JTI: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 

@@ -114,7 +114,7 @@ fn hmac(key: &Secret, parts: &[&[u8]]) -> Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::hex;
+    use crate::token::wire::hex;
 
     #[test]
     fn hmac_agrees_with_rfc_4231_and_with_the_slice_constructor() {

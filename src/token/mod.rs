@@ -9,24 +9,30 @@
 mod act;
 mod active;
 mod attenuate;
+mod circumstance;
 mod claims;
 mod issue;
 mod json;
 mod mac;
 mod network;
 pub mod refusals;
+mod value;
 mod verify;
 mod wire;
+
+#[cfg(test)]
+mod tests;
 
 pub use act::Act;
 pub use active::ActiveToken;
 pub use attenuate::{Bound, Limits};
+pub use circumstance::{Circumstance, WindowFacts};
 pub use claims::{Claims, RelationPattern};
 pub use issue::{derive, fresh_challenge, fresh_jti, mint, prove};
 pub use mac::{WindowKey, window_key};
 pub use network::{Network, Peer};
 pub use refusals::unknown_window;
-pub use verify::{AuthenticToken, Circumstance, PresentedToken, WindowFacts};
+pub use verify::{AuthenticToken, PresentedToken};
 pub use wire::Form;
 
 /// The identifier of a window, as it stands in the token's head.
@@ -34,12 +40,3 @@ pub type WindowId = [u8; 16];
 
 /// The public identifier of a block: a digest of everything up to and including it. Revocation is keyed by it.
 pub type BlockId = [u8; 16];
-
-/// Lower-case hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}

@@ -6,9 +6,9 @@
 
 use std::fmt;
 
-use super::hex;
+use super::BlockId;
 use super::json::Malformed;
-use super::{BlockId, WindowId};
+use super::wire::hex;
 use crate::refusal::Refusal;
 
 /// What decided: the window's row or one of the token's blocks.
@@ -289,10 +289,4 @@ pub fn not_ready(detail: impl Into<String>) -> Refusal {
         detail,
         "Ask a DBA to look into the server's log and mend the installation.",
     )
-}
-
-/// The name of a token that holds no secret.
-pub(super) fn public_id(window: &WindowId, leaf: &BlockId) -> String {
-    let window = hex(window);
-    format!("agt1:{}:{}", window.get(..8).unwrap_or(""), hex(leaf))
 }

@@ -3,6 +3,8 @@
 //! Nothing here is trusted. Of a chain only the head is decoded; a block stays the text it came as until the MAC
 //! over it has been verified.
 
+use std::fmt::Write;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -167,6 +169,15 @@ pub(super) fn is_challenge(text: &str) -> bool {
     nonce.len() == NONCE_TEXT
         && is_canonical(nonce.as_bytes())
         && binding.is_none_or(|digest| digest.len() == TAG_TEXT && is_canonical(digest.as_bytes()))
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing into a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Base64url without padding.
