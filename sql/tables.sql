@@ -41,6 +41,8 @@ CREATE TABLE agent_guard.rule_binding (
     PRIMARY KEY (rule_id, ord)
 );
 COMMENT ON TABLE agent_guard.rule_binding IS 'Objects that rules without * are bound to (class r relation, f function, s schema, o role)';
+COMMENT ON COLUMN agent_guard.rule_binding.ord IS 'Index into rule.objects, counted from 0';
+COMMENT ON COLUMN agent_guard.rule_binding.attributes IS 'Attribute numbers of the columns that the pattern names, or else the rule';
 
 CREATE TABLE agent_guard.window_grant (
     window_id uuid PRIMARY KEY,

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod decision;
+pub mod keyring;
 pub mod pattern;
 pub mod policy;
 pub mod refusal;

@@ -2,16 +2,38 @@
 
 #![allow(unsafe_code)]
 
+mod admin_error;
+mod bind;
+mod calls;
+mod catalog;
+mod conditions;
+mod drops;
 mod encoding;
+mod enforce;
+pub mod epoch;
 mod functions;
+mod gather;
+mod guc;
 pub mod guc_audit;
+mod hooks;
 mod insert;
+pub mod keys;
+mod label;
 mod launcher;
-mod raise;
+mod own;
+mod policies;
+pub mod raise;
 mod row;
+mod rows;
+mod scan;
+mod secrets;
 mod segments;
+mod session;
+mod settings;
 mod shmem;
 mod slot;
+mod statement;
+mod store;
 pub mod trail;
 mod writer;
 
@@ -34,7 +56,13 @@ pub extern "C-unwind" fn _PG_init() {
             "Add agent_guard to shared_preload_libraries in postgresql.conf, then restart the server."
         );
     }
+    guc::init();
     guc_audit::init();
+    keys::init();
+    guc::reserve_prefix();
+    epoch::init();
     shmem::init();
     launcher::init();
+    label::init();
+    hooks::init();
 }

@@ -111,7 +111,7 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, this: *mu
         let capped = this.cast::<Capped>();
         if (*capped).left <= 0 {
             note_limit((*capped).query);
-            raise::raise(pg_sys::ERROR, (*capped).refused);
+            raise::raise(pg_sys::PGERROR, (*capped).refused);
         }
         (*capped).left -= 1;
         match (*(*capped).inner).receiveSlot {

@@ -363,10 +363,9 @@ fn fresh_session_id() -> Result<[u8; 16], Refusal> {
         Refusal::new(SqlState::InternalError, "fault", "no random numbers are to be had from the system", "", "")
     })?;
     // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
-    if let [_, _, _, _, _, _, version, _, variant, ..] = &mut id {
-        *version = (*version & 0x0f) | 0x40;
-        *variant = (*variant & 0x3f) | 0x80;
-    }
+    let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
+    *version = (*version & 0x0f) | 0x40;
+    *variant = (*variant & 0x3f) | 0x80;
     Ok(id)
 }
 

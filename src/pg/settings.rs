@@ -5,7 +5,7 @@ use std::ffi::CString;
 use pgrx::pg_sys;
 
 use super::catalog;
-use super::enforce::{Target, Wanted};
+use super::enforce::Wanted;
 use super::gather::names;
 use crate::policy::builtin::{self, Setting};
 use crate::refusal::{Refusal, SqlState};

@@ -1,6 +1,8 @@
 //! Policies: rules as they are written, and the scope compiled from them.
 
 pub mod builtin;
+pub mod document;
 pub mod explain;
+pub mod near;
 pub mod rule;
 pub mod scope;

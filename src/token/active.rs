@@ -9,7 +9,6 @@ use super::claims::Claims;
 use super::mac::{self, WindowKey};
 use super::refusals::{self, Decider};
 use super::verify::Blocks;
-use super::wire::hex;
 use super::{BlockId, WindowId, issue};
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
@@ -82,8 +81,7 @@ impl ActiveToken {
     /// The name under which the token may be shown: `agt1:<8 hex of the window>:<id of the last block>`.
     pub fn public_id(&self) -> String {
         let leaf = self.blocks.ids.last().copied().unwrap_or_default();
-        let window = hex(self.window());
-        format!("agt1:{}:{}", window.get(..8).unwrap_or(""), hex(&leaf))
+        super::public_id(self.window(), &leaf)
     }
 
     /// Head and blocks without the tag, for parallel workers.

@@ -40,3 +40,9 @@ pub type WindowId = [u8; 16];
 
 /// The public identifier of a block: a digest of everything up to and including it. Revocation is keyed by it.
 pub type BlockId = [u8; 16];
+
+/// The name of a token that holds no secret.
+fn public_id(window: &WindowId, leaf: &BlockId) -> String {
+    let window = wire::hex(window);
+    format!("agt1:{}:{}", window.get(..8).unwrap_or(""), wire::hex(leaf))
+}

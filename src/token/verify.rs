@@ -66,7 +66,7 @@ impl PresentedToken {
     /// The name under which the text may be shown while nothing of it is proven.
     pub fn public_id(&self) -> String {
         let leaf = self.chain.block_ids().pop().unwrap_or_default();
-        refusals::public_id(self.window(), &leaf)
+        super::public_id(self.window(), &leaf)
     }
 
     /// Verifies the signature, then reads the blocks. `challenge` is the one that this session has open, and a proof

@@ -23,7 +23,7 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     // SAFETY: outer frame; the server hands its own ErrorData, whose texts are palloc'd or constants.
     unsafe {
         hide(&*data);
-        if (*data).elevel >= i32::try_from(pg_sys::ERROR).unwrap_or(21) && guc::guarded() {
+        if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
             guarded(|| note(data));
         }
         if let Some(previous) = PREVIOUS {

@@ -53,7 +53,7 @@ fn checked(body: impl FnOnce() -> Result<(), Refusal>) -> Option<Raised> {
 unsafe fn raise_if(raised: Option<Raised>) {
     if let Some(raised) = raised {
         // SAFETY: the caller's promise.
-        unsafe { raise::raise(pg_sys::ERROR, raised) };
+        unsafe { raise::raise(pg_sys::PGERROR, raised) };
     }
 }
 

@@ -1,0 +1,133 @@
+-- The C functions of src/pg/functions. None is STRICT: a NULL argument is answered with its name.
+-- SECURITY DEFINER where a DBA who is no superuser may be granted EXECUTE; SESSION_USER is recorded as the author.
+
+CREATE FUNCTION agent_guard.policy_changed() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'policy_changed_trigger';
+COMMENT ON FUNCTION agent_guard.policy_changed() IS
+    'Trigger: sessions take up the change of a policy when the transaction commits';
+
+-- ENABLE ALWAYS: also where session_replication_role is replica, as in a restore or an apply worker.
+CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON agent_guard.policy
+    FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
+ALTER TABLE agent_guard.policy ENABLE ALWAYS TRIGGER policy_changed;
+CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON agent_guard.rule
+    FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
+ALTER TABLE agent_guard.rule ENABLE ALWAYS TRIGGER policy_changed;
+CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON agent_guard.rule_binding
+    FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
+ALTER TABLE agent_guard.rule_binding ENABLE ALWAYS TRIGGER policy_changed;
+
+-- Roles. SECURITY INVOKER: only a superuser may guard a role, so there is nothing to lend.
+
+CREATE FUNCTION agent_guard.guard_role(role regrole, allow_privileged boolean DEFAULT false) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'guard_role_wrapper';
+COMMENT ON FUNCTION agent_guard.guard_role(regrole, boolean) IS
+    'Guards a login role in every database: its sessions can do nothing until they present a token';
+
+CREATE FUNCTION agent_guard.unguard_role(role regrole) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unguard_role_wrapper';
+COMMENT ON FUNCTION agent_guard.unguard_role(regrole) IS 'Takes the guard from a role; open sessions keep it until they reconnect';
+
+-- Policies.
+
+CREATE FUNCTION agent_guard.create_policy(name text, description text DEFAULT '', mode text DEFAULT 'enforce') RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'create_policy_wrapper';
+COMMENT ON FUNCTION agent_guard.create_policy(text, text, text) IS
+    'Makes an empty policy, which denies everything; mode is enforce or observe';
+
+CREATE FUNCTION agent_guard.drop_policy(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'drop_policy_wrapper';
+COMMENT ON FUNCTION agent_guard.drop_policy(text) IS
+    'Removes a policy with its rules and past windows; refused while a window of it is open';
+
+CREATE FUNCTION agent_guard.allow(policy text, actions text[], objects text[] DEFAULT '{*}', columns text[] DEFAULT NULL,
+        require_where boolean DEFAULT false, max_rows bigint DEFAULT NULL, statement_pattern text DEFAULT NULL,
+        note text DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'allow_wrapper';
+COMMENT ON FUNCTION agent_guard.allow(text, text[], text[], text[], boolean, bigint, text, text) IS
+    'Adds a rule that allows actions on objects, under its conditions; returns the rule''s id';
+
+CREATE FUNCTION agent_guard.deny(policy text, actions text[], objects text[] DEFAULT '{*}', columns text[] DEFAULT NULL,
+        statement_pattern text DEFAULT NULL, note text DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'deny_wrapper';
+COMMENT ON FUNCTION agent_guard.deny(text, text[], text[], text[], text, text) IS
+    'Adds a rule that denies actions on objects, whatever allows them; returns the rule''s id';
+
+CREATE FUNCTION agent_guard.drop_rule(id bigint) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'drop_rule_wrapper';
+COMMENT ON FUNCTION agent_guard.drop_rule(bigint) IS 'Removes a rule';
+
+CREATE FUNCTION agent_guard.rebind_policies() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'rebind_policies_wrapper';
+COMMENT ON FUNCTION agent_guard.rebind_policies() IS
+    'Binds every rule anew to the objects that have the names now, as after a restore; returns how many were bound';
+
+CREATE FUNCTION agent_guard.apply_policy(doc jsonb) RETURNS TABLE (change text, item text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'apply_policy_wrapper';
+COMMENT ON FUNCTION agent_guard.apply_policy(jsonb) IS
+    'Makes a policy what the document says, all or nothing; returns what was changed, no rows for nothing';
+
+CREATE FUNCTION agent_guard.export_policy(name text) RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'export_policy_wrapper';
+COMMENT ON FUNCTION agent_guard.export_policy(text) IS 'A policy as one document, as apply_policy reads it';
+
+-- Windows and keys.
+
+CREATE FUNCTION agent_guard.grant_window(policy text, role regrole, agent text, ttl interval, max_depth integer DEFAULT 0,
+        max_sessions integer DEFAULT NULL, client_addr cidr[] DEFAULT NULL, require_proof boolean DEFAULT false,
+        reason text DEFAULT NULL)
+    RETURNS TABLE (window_id uuid, token text, expires_at timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 1
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'grant_window_wrapper';
+COMMENT ON FUNCTION agent_guard.grant_window(text, regrole, text, interval, integer, integer, cidr[], boolean, text) IS
+    'Opens a window for an agent, of a second to 30 days; the token is shown this once and stored nowhere';
+
+CREATE FUNCTION agent_guard.revoke_window(window_id uuid, reason text DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'revoke_window_wrapper';
+COMMENT ON FUNCTION agent_guard.revoke_window(uuid, text) IS
+    'Ends a window at once, with every token derived from it';
+
+CREATE FUNCTION agent_guard.revoke_block(block_id text, reason text DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'revoke_block_wrapper';
+COMMENT ON FUNCTION agent_guard.revoke_block(text, text) IS
+    'Ends a block of a token at once, with every token derived from it; the id is 32 hexadecimal digits';
+
+CREATE FUNCTION agent_guard.rotate_key() RETURNS integer
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'rotate_key_wrapper';
+COMMENT ON FUNCTION agent_guard.rotate_key() IS
+    'Makes a new signing key for the whole server; the one before goes on verifying. Not undone by ROLLBACK';
+
+CREATE FUNCTION agent_guard.list_signing_keys() RETURNS TABLE (kid integer, state text, created_at timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'list_signing_keys_wrapper';
+COMMENT ON FUNCTION agent_guard.list_signing_keys() IS 'What the view signing_keys shows; the keys themselves are never shown';

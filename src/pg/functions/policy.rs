@@ -1,0 +1,281 @@
+//! create_policy, drop_policy, allow, deny, drop_rule, rebind_policies, apply_policy, export_policy, policy_changed.
+
+use std::collections::HashSet;
+
+use pgrx::datum::{Array, JsonB};
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::pg::admin_error::{AdminError, AdminResult, given};
+use crate::pg::bind::{BoundRule, bind};
+use crate::pg::epoch;
+use crate::pg::functions::{Untouched, administrator, optional_texts, texts};
+use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
+use crate::pg::store::window;
+use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
+use crate::policy::rule::RawRule;
+
+#[pg_extern(sql = false)]
+fn create_policy(
+    name: Option<&str>,
+    description: Option<&str>,
+    mode: Option<&str>,
+) -> Result<(), ErrorReport> {
+    let create = || -> AdminResult<()> {
+        administrator()?;
+        let name = given(name, "name")?;
+        policy_name(name)?;
+        let mode = Mode::parse(given(mode, "mode")?)?;
+        match store::add_policy(name, given(description, "description")?, mode)? {
+            Some(_) => Ok(()),
+            None => Err(AdminError::new(
+                PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+                format!("policy \"{name}\" already exists"),
+            )
+            .hint("Add rules with allow() and deny(), or replace it as a whole with apply_policy().")),
+        }
+    };
+    Ok(create()?)
+}
+
+#[pg_extern(sql = false)]
+fn drop_policy(name: Option<&str>) -> Result<(), ErrorReport> {
+    let remove = || -> AdminResult<()> {
+        administrator()?;
+        let name = given(name, "name")?;
+        let policy = locked(name)?;
+        let open = window::open_windows(policy.id)?;
+        if open > 0 {
+            return Err(AdminError::new(
+                PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                format!("policy \"{name}\" has {open} open window{}", if open == 1 { "" } else { "s" }),
+            )
+            .hint("Revoke them first: SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = '<policy>' AND state = 'active'."));
+        }
+        store::remove_policy(policy.id)
+    };
+    Ok(remove()?)
+}
+
+#[pg_extern(sql = false)]
+#[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
+fn allow(
+    policy: Option<&str>,
+    actions: Option<Array<'_, &str>>,
+    objects: Option<Array<'_, &str>>,
+    columns: Option<Array<'_, &str>>,
+    require_where: Option<bool>,
+    max_rows: Option<i64>,
+    statement_pattern: Option<&str>,
+    note: Option<&str>,
+) -> Result<i64, ErrorReport> {
+    let write = || -> AdminResult<i64> {
+        let raw = RawRule {
+            id: 0,
+            effect: "allow".to_owned(),
+            actions: texts(actions, "actions")?,
+            objects: texts(objects, "objects")?,
+            columns: optional_texts(columns, "columns")?.unwrap_or_default(),
+            require_where: given(require_where, "require_where")?,
+            max_rows,
+            statement_pattern: statement_pattern.map(str::to_owned),
+        };
+        write_rule(given(policy, "policy")?, WrittenRule { raw, note: note.map(str::to_owned) })
+    };
+    Ok(write()?)
+}
+
+#[pg_extern(sql = false)]
+fn deny(
+    policy: Option<&str>,
+    actions: Option<Array<'_, &str>>,
+    objects: Option<Array<'_, &str>>,
+    columns: Option<Array<'_, &str>>,
+    statement_pattern: Option<&str>,
+    note: Option<&str>,
+) -> Result<i64, ErrorReport> {
+    let write = || -> AdminResult<i64> {
+        let raw = RawRule {
+            effect: "deny".to_owned(),
+            actions: texts(actions, "actions")?,
+            objects: texts(objects, "objects")?,
+            columns: optional_texts(columns, "columns")?.unwrap_or_default(),
+            statement_pattern: statement_pattern.map(str::to_owned),
+            ..RawRule::default()
+        };
+        write_rule(given(policy, "policy")?, WrittenRule { raw, note: note.map(str::to_owned) })
+    };
+    Ok(write()?)
+}
+
+#[pg_extern(sql = false)]
+fn drop_rule(id: Option<i64>) -> Result<(), ErrorReport> {
+    let remove = || -> AdminResult<()> {
+        administrator()?;
+        let id = given(id, "id")?;
+        let unknown = || {
+            AdminError::undefined(format!("rule {id} does not exist"))
+                .hint("The view agent_guard.rules lists the rules with their ids.")
+        };
+        // The policy first, as everywhere: two changes that lock in different orders would wait for each other.
+        let policy = store::policy_of_rule(id)?.ok_or_else(unknown)?;
+        locked(&policy)?;
+        let policy = store::remove_rule(id)?.ok_or_else(unknown)?;
+        store::policy_changed(policy)
+    };
+    Ok(remove()?)
+}
+
+#[pg_extern(sql = false)]
+fn rebind_policies() -> Result<i64, ErrorReport> {
+    let rebind = || -> AdminResult<i64> {
+        administrator()?;
+        let mut bound = 0;
+        for (policy, name) in store::lock_every_policy()? {
+            for rule in store::rules(policy)? {
+                match bind(&rule)? {
+                    Ok(found) => {
+                        bound += i64::try_from(found.bindings.len()).unwrap_or(0);
+                        store::bind_rule(rule.raw.id, &found.bindings)?;
+                    }
+                    Err(error) => {
+                        let text = format!(
+                            "rule {} of policy \"{name}\" is left as it was: {}: {}",
+                            rule.raw.id, error.path, error.message
+                        );
+                        AdminError::undefined(text).hint(error.hint).tell(PgLogLevel::WARNING);
+                    }
+                }
+            }
+            store::policy_changed(policy)?;
+        }
+        Ok(bound)
+    };
+    Ok(rebind()?)
+}
+
+#[pg_extern(sql = false)]
+fn apply_policy(
+    doc: Option<Untouched>,
+) -> Result<TableIterator<'static, (name!(change, String), name!(item, String))>, ErrorReport> {
+    let apply = || -> AdminResult<Vec<(String, String)>> {
+        administrator()?;
+        apply_document(&PolicyDocument::parse(&json_text(given(doc, "doc")?))?)
+    };
+    Ok(TableIterator::new(apply()?))
+}
+
+#[pg_extern(sql = false)]
+fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
+    let export = || -> AdminResult<JsonB> {
+        administrator()?;
+        let name = given(name, "name")?;
+        let policy = store::find_policy(name)?.ok_or_else(|| store::unknown_policy(name))?;
+        let document = PolicyDocument {
+            name: name.to_owned(),
+            description: policy.description,
+            mode: Mode::parse(&policy.mode)?,
+            rules: store::rules(policy.id)?,
+        };
+        Ok(JsonB(document.to_json()))
+    };
+    Ok(export()?)
+}
+
+/// The policy, locked.
+fn locked(name: &str) -> AdminResult<PolicyRow> {
+    store::lock_policy(name)?.ok_or_else(|| store::unknown_policy(name))
+}
+
+fn write_rule(policy: &str, rule: WrittenRule) -> AdminResult<i64> {
+    administrator()?;
+    let policy = locked(policy)?.id;
+    let BoundRule { rule, bindings } = bind(&rule)??;
+    let id = store::add_rule(policy, &rule, &bindings)?;
+    store::policy_changed(policy)?;
+    Ok(id)
+}
+
+/// Makes the policy what the document says; what was changed.
+fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)>> {
+    let mut changes = Vec::new();
+    let mut told = |change: &str, item: String| changes.push((change.to_owned(), item));
+    let created = store::add_policy(&document.name, &document.description, document.mode)?;
+    let policy = locked(&document.name)?;
+    if created.is_some() {
+        told("created policy", document.name.clone());
+    }
+    if policy.description != document.description {
+        told("changed description", document.description.clone());
+    }
+    if policy.mode != document.mode.word() {
+        told("changed mode", document.mode.word().to_owned());
+    }
+    if policy.description != document.description || policy.mode != document.mode.word() {
+        store::describe_policy(policy.id, &document.description, document.mode)?;
+    }
+    let present = store::rules(policy.id)?;
+    // A rule that stands as it is written is not held against the catalogue again: its object may have been renamed,
+    // and it is bound to the object.
+    let mut wanted = document.rules.clone();
+    let mut bindings: Vec<_> = wanted.iter().map(|_| Vec::new()).collect();
+    for i in difference(&present, &wanted).missing {
+        let (Some(rule), Some(slot)) = (wanted.get_mut(i), bindings.get_mut(i)) else {
+            continue;
+        };
+        let bound = bind(rule)?.map_err(|mut error| {
+            error.path = format!("rules[{i}].{}", error.path);
+            error
+        })?;
+        *rule = bound.rule;
+        *slot = bound.bindings;
+    }
+    let change = difference(&present, &wanted);
+    if !change.superfluous.is_empty() {
+        store::remove_rules(&change.superfluous)?;
+    }
+    let superfluous: HashSet<_> = change.superfluous.iter().collect();
+    for rule in present.iter().filter(|rule| superfluous.contains(&rule.raw.id)) {
+        told("dropped rule", format!("{}: {}", rule.raw.id, rule.summary()));
+    }
+    for i in change.missing {
+        if let (Some(rule), Some(bound)) = (wanted.get(i), bindings.get(i)) {
+            let id = store::add_rule(policy.id, rule, bound)?;
+            told("added rule", format!("{id}: {}", rule.summary()));
+        }
+    }
+    if !changes.is_empty() {
+        count_change(created, policy.id)?;
+    }
+    Ok(changes)
+}
+
+/// A policy that has just been made is at its first version.
+fn count_change(created: Option<PolicyId>, policy: PolicyId) -> AdminResult<()> {
+    if created.is_some() { Ok(()) } else { store::policy_changed(policy) }
+}
+
+/// jsonb as text: the core reads it with its own limits of depth and size of numbers.
+fn json_text(doc: Untouched) -> String {
+    // SAFETY: sql/functions.sql declares the parameter as jsonb, which is what jsonb_out takes.
+    let text: Option<&std::ffi::CStr> =
+        unsafe { pgrx::direct_function_call(pg_sys::jsonb_out, &[Some(doc.0)]) };
+    text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The record that the function manager asks a C function for.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_policy_changed_trigger() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// The statement triggers on policy, rule and rule_binding: however a row changed, also by hand or by a restore.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn policy_changed_trigger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    epoch::policy_changes_at_commit();
+    // AFTER triggers return nothing; a NULL pointer without the NULL flag says so.
+    pg_sys::Datum::null()
+}

@@ -1,0 +1,204 @@
+//! grant_window, revoke_window, revoke_block.
+
+use pgrx::datum::{Interval, TimestampWithTimeZone, Uuid};
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::keyring::block_id;
+use crate::pg::admin_error::{AdminError, AdminResult, given};
+use crate::pg::epoch;
+use crate::pg::functions::{Untouched, administrator};
+use crate::pg::keys;
+use crate::pg::store::policy as policies;
+use crate::pg::store::role;
+use crate::pg::store::window::{self as store, NewWindow};
+use crate::token;
+
+/// The longest name of an agent (docs/token.md).
+const MAX_AGENT: usize = 64;
+/// The deepest delegation that the token's format has room for.
+const DEEPEST: i32 = 7;
+
+type Granted = (Uuid, String, TimestampWithTimeZone);
+
+#[pg_extern(sql = false)]
+#[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
+fn grant_window(
+    policy: Option<&str>,
+    role: Option<pg_sys::Oid>,
+    agent: Option<&str>,
+    ttl: Option<Interval>,
+    max_depth: Option<i32>,
+    max_sessions: Option<i32>,
+    client_addr: Option<Untouched>,
+    require_proof: Option<bool>,
+    reason: Option<&str>,
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(window_id, Uuid), name!(token, String), name!(expires_at, TimestampWithTimeZone)),
+    >,
+    ErrorReport,
+> {
+    let grant = || -> AdminResult<Granted> {
+        administrator()?;
+        let policy = given(policy, "policy")?;
+        let role_oid = guarded(given(role, "role")?)?;
+        let agent = agent_name(given(agent, "agent")?)?;
+        let ttl = given(ttl, "ttl")?;
+        let max_depth = depth(given(max_depth, "max_depth")?)?;
+        if max_sessions.is_some_and(|sessions| sessions < 1) {
+            return Err(AdminError::invalid("max_sessions must be at least 1")
+                .hint("Leave it NULL for no limit on simultaneous sessions."));
+        }
+        let require_proof = given(require_proof, "require_proof")?;
+        let addresses = || Untouched::parameter(client_addr, pg_sys::CIDRARRAYOID);
+        if let Some(list) = store::addresses(addresses())?
+            && (list.count == 0 || list.has_null)
+        {
+            return Err(AdminError::invalid("client_addr is an empty list or has NULL in it")
+                .hint("Leave it NULL to accept every address."));
+        }
+        let found = policies::find_policy(policy)?.ok_or_else(|| policies::unknown_policy(policy))?;
+        let expires_unix = match store::lifetime(ttl)? {
+            Some(lifetime) if lifetime.acceptable => lifetime.expires_unix,
+            _ => {
+                return Err(AdminError::invalid("ttl must be at least one second and at most 30 days")
+                    .hint("Grant a short window, such as ttl => '1 hour', and a new one when it is over."));
+            }
+        };
+        let (kid, master) = keys::active()?;
+        let stored_kid =
+            i32::try_from(kid).map_err(|_| AdminError::state("the key's number is out of range"))?;
+        let salt = random()?;
+        let mut id = random()?;
+        let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
+        *version = (*version & 0x0f) | 0x40;
+        *variant = (*variant & 0x3f) | 0x80;
+        let token = mint_root(&master, kid, &id, &salt, &agent, expires_unix, max_depth)?;
+        let expires_at = store::add(NewWindow {
+            id,
+            policy: found.id,
+            role: role_oid,
+            agent,
+            expires_unix,
+            max_depth,
+            max_sessions,
+            client_addr: addresses(),
+            require_proof,
+            kid: stored_kid,
+            salt,
+            reason: reason.map(str::to_owned),
+        })?;
+        let expires_at = expires_at.ok_or_else(|| AdminError::state("the window was not stored"))?;
+        Ok((Uuid::from_bytes(id), token, expires_at))
+    };
+    Ok(TableIterator::once(grant()?))
+}
+
+#[pg_extern(sql = false)]
+fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), ErrorReport> {
+    let revoke = || -> AdminResult<()> {
+        administrator()?;
+        let window = given(window_id, "window_id")?;
+        let found = store::lock(window)?.ok_or_else(|| {
+            AdminError::undefined(format!("window {window} does not exist"))
+                .hint("The view agent_guard.windows lists the windows of this database.")
+        })?;
+        if found.revoked {
+            AdminError::new(
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                format!("window {window} was revoked already"),
+            )
+            .tell(PgLogLevel::NOTICE);
+        } else {
+            store::revoke(window, reason.map(str::to_owned))?;
+        }
+        // Also the second time: shared memory may have been emptied by a restart in between.
+        epoch::revoke_window(&window, found.expires_unix);
+        Ok(())
+    };
+    Ok(revoke()?)
+}
+
+#[pg_extern(sql = false)]
+fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorReport> {
+    let revoke = || -> AdminResult<()> {
+        administrator()?;
+        let text = given(block, "block_id")?;
+        let block = block_id(text).ok_or_else(|| {
+            AdminError::invalid("block_id is not 32 hexadecimal digits").hint(
+                "SHOW agent_guard.token in the agent's session and the audit trail show the ids of blocks.",
+            )
+        })?;
+        if !store::revoke_block(block, reason.map(str::to_owned))? {
+            AdminError::new(
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                format!("block {} was revoked already", text.trim().to_lowercase()),
+            )
+            .tell(PgLogLevel::NOTICE);
+        }
+        epoch::revoke_block(&block);
+        Ok(())
+    };
+    Ok(revoke()?)
+}
+
+/// The token of a new window: its first block.
+fn mint_root(
+    master: &[u8; 32],
+    kid: u32,
+    window: &[u8; 16],
+    salt: &[u8; 16],
+    agent: &str,
+    expires_unix: i64,
+    max_depth: i32,
+) -> AdminResult<String> {
+    // SAFETY: both are set before a backend runs its first statement and never change in it.
+    let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) };
+    let key = token::window_key(master, system, database, window, salt);
+    let mut claims = token::Claims::new(token::fresh_jti()?, agent, expires_unix);
+    claims.depth = u8::try_from(max_depth).ok();
+    Ok(token::mint(&key, kid, window, &claims)?)
+}
+
+/// The role's OID, if it is guarded.
+fn guarded(oid: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
+    match role::find(oid)? {
+        None => Err(AdminError::undefined(format!("role with OID {} does not exist", oid.to_u32()))
+            .hint("Name an existing role that guard_role() has guarded.")),
+        Some(row) if !row.guarded => Err(AdminError::state(format!("role \"{}\" is not guarded", row.name))
+            .hint(format!(
+                "A superuser has to guard it first: SELECT agent_guard.guard_role({});",
+                pgrx::spi::quote_literal(&row.name)
+            ))),
+        Some(_) => Ok(oid),
+    }
+}
+
+fn agent_name(name: &str) -> AdminResult<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._:@/-".contains(c);
+    if name.is_empty() || name.len() > MAX_AGENT || !name.chars().all(allowed) {
+        return Err(AdminError::invalid("agent is no name of an agent").hint(
+            "Use 1 to 64 characters out of A-Z, a-z, 0-9 and . _ : @ / -, such as 'reports/nightly'.",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+fn depth(depth: i32) -> AdminResult<i32> {
+    let ceiling = super::setting(c"agent_guard.max_delegation_depth").unwrap_or(DEEPEST).min(DEEPEST);
+    if depth < 0 || depth > ceiling {
+        return Err(AdminError::invalid(format!("max_depth must be between 0 and {ceiling}")).hint(
+            "0 lets the agent derive no tokens for children; agent_guard.max_delegation_depth is the ceiling of this server.",
+        ));
+    }
+    Ok(depth)
+}
+
+fn random() -> AdminResult<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| AdminError::state(format!("no random bytes: {error}")))?;
+    Ok(bytes)
+}

@@ -1,0 +1,389 @@
+//! The policy document: a policy with all its rules as one JSON object, for version control.
+//!
+//! It reads strictly (an unknown key is an error with its path) and compares; it knows no catalogue, so whether
+//! the objects exist is not said here.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use crate::decision::RuleId;
+use crate::policy::near::nearest;
+use crate::policy::rule::{ActionPattern, RawRule, Rule, RuleError};
+
+/// The keys of a document.
+const DOCUMENT_KEYS: [&str; 5] = ["name", "description", "mode", "groups", "rules"];
+/// The keys of a rule in a document.
+const RULE_KEYS: [&str; 8] =
+    ["effect", "actions", "objects", "columns", "require_where", "max_rows", "statement_pattern", "note"];
+/// PostgreSQL's NAMEDATALEN - 1: policy names are shown beside identifiers and kept as short.
+const MAX_NAME: usize = 63;
+
+/// What a policy does with a denied access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is refused.
+    Enforce,
+    /// It is recorded as what would have been refused.
+    Observe,
+}
+
+impl Mode {
+    /// The word stored and shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Enforce => "enforce",
+            Mode::Observe => "observe",
+        }
+    }
+
+    /// The mode of a word.
+    ///
+    /// # Errors
+    /// A word that is no mode.
+    pub fn parse(word: &str) -> Result<Mode, RuleError> {
+        match word {
+            "enforce" => Ok(Mode::Enforce),
+            "observe" => Ok(Mode::Observe),
+            _ => wrong(
+                "mode",
+                format!("unknown mode \"{word}\""),
+                "The modes are enforce, and observe (record what would be denied, block nothing).",
+            ),
+        }
+    }
+}
+
+/// A rule as it is written, with its note.
+#[derive(Clone, Debug, Default)]
+pub struct WrittenRule {
+    /// The parts that decide.
+    pub raw: RawRule,
+    /// What the author says about it.
+    pub note: Option<String>,
+}
+
+impl WrittenRule {
+    /// The rule in canonical spelling (`SELECT` is `select`, `table App.T` is `app.t`), its form proven.
+    ///
+    /// # Errors
+    /// The first part that is wrong.
+    pub fn canonical(&self) -> Result<WrittenRule, RuleError> {
+        let rule = Rule::parse(&self.raw)?;
+        let raw = RawRule {
+            actions: rule.actions.iter().map(|action| action.text()).collect(),
+            objects: rule.objects.iter().map(|object| object.pattern.to_string()).collect(),
+            ..self.raw.clone()
+        };
+        Ok(WrittenRule { raw, note: self.note.clone() })
+    }
+
+    /// Everything that the rule says; its identifier does not count.
+    fn content(&self) -> Content<'_> {
+        let raw = &self.raw;
+        (
+            (&raw.effect, &raw.actions, &raw.objects, &raw.columns),
+            (raw.require_where, raw.max_rows, raw.statement_pattern.as_deref(), self.note.as_deref()),
+        )
+    }
+
+    /// The rule on one line, for the lists of what changed.
+    pub fn summary(&self) -> String {
+        let mut text =
+            format!("{} {} on {}", self.raw.effect, self.raw.actions.join(", "), self.raw.objects.join(", "));
+        if !self.raw.columns.is_empty() {
+            text.push_str(&format!(" columns {}", self.raw.columns.join(", ")));
+        }
+        if self.raw.require_where {
+            text.push_str(" require_where");
+        }
+        if let Some(rows) = self.raw.max_rows {
+            text.push_str(&format!(" max_rows {rows}"));
+        }
+        if let Some(pattern) = &self.raw.statement_pattern {
+            text.push_str(&format!(" statement_pattern {pattern}"));
+        }
+        text
+    }
+
+    fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("effect".to_owned(), self.raw.effect.clone().into());
+        map.insert("actions".to_owned(), self.raw.actions.clone().into());
+        map.insert("objects".to_owned(), self.raw.objects.clone().into());
+        if !self.raw.columns.is_empty() {
+            map.insert("columns".to_owned(), self.raw.columns.clone().into());
+        }
+        if self.raw.require_where {
+            map.insert("require_where".to_owned(), true.into());
+        }
+        if let Some(rows) = self.raw.max_rows {
+            map.insert("max_rows".to_owned(), rows.into());
+        }
+        if let Some(pattern) = &self.raw.statement_pattern {
+            map.insert("statement_pattern".to_owned(), pattern.clone().into());
+        }
+        if let Some(note) = &self.note {
+            map.insert("note".to_owned(), note.clone().into());
+        }
+        Value::Object(map)
+    }
+}
+
+type Content<'a> = (
+    (&'a str, &'a [String], &'a [String], &'a [String]),
+    (bool, Option<i64>, Option<&'a str>, Option<&'a str>),
+);
+
+/// A policy as one document; groups are already replaced by the actions that they name.
+#[derive(Clone, Debug)]
+pub struct PolicyDocument {
+    /// The policy's name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Enforce or observe.
+    pub mode: Mode,
+    /// The rules, in canonical spelling and the document's order.
+    pub rules: Vec<WrittenRule>,
+}
+
+impl PolicyDocument {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// The first part that is wrong, with its path (`rules[2].actions[0]`).
+    pub fn parse(text: &str) -> Result<PolicyDocument, RuleError> {
+        let value: Value = serde_json::from_str(text).or_else(|error| {
+            wrong("", format!("the document cannot be read: {error}"), "Pass one JSON object.")
+        })?;
+        let document = object(&value, "")?;
+        known_keys(document, &DOCUMENT_KEYS, "")?;
+        let name = match document.get("name") {
+            Some(value) => string(value, "name")?,
+            None => {
+                return wrong("name", "the document names no policy", "Add \"name\": \"<policy>\".");
+            }
+        };
+        policy_name(&name)?;
+        let description = optional(document, "description", string)?.unwrap_or_default();
+        let mode = match optional(document, "mode", string)? {
+            Some(word) => Mode::parse(&word)?,
+            None => Mode::Enforce,
+        };
+        let groups = match document.get("groups") {
+            Some(value) => groups(value)?,
+            None => HashMap::new(),
+        };
+        let Some(list) = document.get("rules") else {
+            return wrong(
+                "rules",
+                "the document has no rules",
+                "Add \"rules\": [...]; a document is the whole policy, so an empty list drops every rule.",
+            );
+        };
+        let rules = array(list, "rules")?
+            .iter()
+            .enumerate()
+            .map(|(i, value)| written_rule(value, &format!("rules[{i}]"), &groups))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(PolicyDocument { name, description, mode, rules })
+    }
+
+    /// Writes the document; `parse` reads it back.
+    pub fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("name".to_owned(), self.name.clone().into());
+        map.insert("description".to_owned(), self.description.clone().into());
+        map.insert("mode".to_owned(), self.mode.word().into());
+        map.insert("rules".to_owned(), self.rules.iter().map(WrittenRule::to_json).collect());
+        Value::Object(map)
+    }
+}
+
+/// What has to change so that a policy has the wanted rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Indexes into the wanted rules that no present rule says.
+    pub missing: Vec<usize>,
+    /// Present rules that no wanted rule says.
+    pub superfluous: Vec<RuleId>,
+}
+
+/// Compares rules as bags: their order decides nothing, so it is no difference; a rule that stands twice counts twice.
+pub fn difference(present: &[WrittenRule], wanted: &[WrittenRule]) -> Difference {
+    let mut unclaimed: HashMap<Content<'_>, usize> = HashMap::new();
+    for rule in wanted {
+        *unclaimed.entry(rule.content()).or_default() += 1;
+    }
+    // The first of equal rules stays: dropping the newer one changes less.
+    let mut superfluous = Vec::new();
+    for rule in present {
+        match unclaimed.get_mut(&rule.content()).filter(|count| **count > 0) {
+            Some(count) => *count -= 1,
+            None => superfluous.push(rule.raw.id),
+        }
+    }
+    let mut missing = Vec::new();
+    for (i, rule) in wanted.iter().enumerate() {
+        if let Some(count) = unclaimed.get_mut(&rule.content()).filter(|count| **count > 0) {
+            *count -= 1;
+            missing.push(i);
+        }
+    }
+    Difference { missing, superfluous }
+}
+
+/// Proves that `name` can be a policy's name.
+///
+/// # Errors
+/// An empty or overlong name, or one with control characters.
+pub fn policy_name(name: &str) -> Result<(), RuleError> {
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        return wrong(
+            "name",
+            "a policy's name has 1 to 63 bytes and no control characters",
+            "Choose a short name, such as \"reporting\".",
+        );
+    }
+    Ok(())
+}
+
+fn wrong<T>(path: impl Into<String>, message: impl Into<String>, hint: &str) -> Result<T, RuleError> {
+    Err(RuleError { path: path.into(), message: message.into(), hint: hint.to_owned() })
+}
+
+fn child(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn wrong_type<T>(value: &Value, path: &str, wanted: &str) -> Result<T, RuleError> {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    };
+    let hint = if value.is_null() { "Leave the key out." } else { "Change the value to that type." };
+    wrong(path, format!("{found} where {wanted} is expected"), hint)
+}
+
+fn object<'a>(value: &'a Value, path: &str) -> Result<&'a Map<String, Value>, RuleError> {
+    value.as_object().map_or_else(|| wrong_type(value, path, "an object"), Ok)
+}
+
+fn array<'a>(value: &'a Value, path: &str) -> Result<&'a Vec<Value>, RuleError> {
+    value.as_array().map_or_else(|| wrong_type(value, path, "an array"), Ok)
+}
+
+fn string(value: &Value, path: &str) -> Result<String, RuleError> {
+    value.as_str().map_or_else(|| wrong_type(value, path, "a string"), |text| Ok(text.to_owned()))
+}
+
+fn strings(value: &Value, path: &str) -> Result<Vec<String>, RuleError> {
+    let each = |(i, item)| string(item, &format!("{path}[{i}]"));
+    array(value, path)?.iter().enumerate().map(each).collect()
+}
+
+fn boolean(value: &Value, path: &str) -> Result<bool, RuleError> {
+    value.as_bool().map_or_else(|| wrong_type(value, path, "a boolean"), Ok)
+}
+
+fn whole_number(value: &Value, path: &str) -> Result<i64, RuleError> {
+    value.as_i64().map_or_else(|| wrong_type(value, path, "a whole number"), Ok)
+}
+
+fn optional<T>(
+    map: &Map<String, Value>,
+    key: &str,
+    read: impl Fn(&Value, &str) -> Result<T, RuleError>,
+) -> Result<Option<T>, RuleError> {
+    map.get(key).map(|value| read(value, key)).transpose()
+}
+
+fn known_keys(map: &Map<String, Value>, known: &[&str], path: &str) -> Result<(), RuleError> {
+    for key in map.keys() {
+        if !known.contains(&key.as_str()) {
+            let names: Vec<String> = known.iter().map(|name| (*name).to_owned()).collect();
+            let meant = match nearest(key, &names).first() {
+                Some(name) => format!("Perhaps \"{name}\" is meant; the keys are {}.", known.join(", ")),
+                None => format!("The keys are {}.", known.join(", ")),
+            };
+            return wrong(child(path, key), format!("unknown key \"{key}\""), &meant);
+        }
+    }
+    Ok(())
+}
+
+type Groups = HashMap<String, Vec<String>>;
+
+fn groups(value: &Value) -> Result<Groups, RuleError> {
+    let mut groups = Groups::new();
+    for (name, actions) in object(value, "groups")? {
+        let path = child("groups", name);
+        if name.is_empty() || ActionPattern::parse(name).is_some() {
+            return wrong(
+                path,
+                format!("a group cannot be named \"{name}\""),
+                "Choose a name that is no action.",
+            );
+        }
+        let actions = strings(actions, &path)?;
+        for (i, action) in actions.iter().enumerate() {
+            if ActionPattern::parse(action).is_none() {
+                return wrong(
+                    format!("{path}[{i}]"),
+                    format!("unknown action \"{action}\""),
+                    "A group lists actions, such as select or \"drop table\"; groups do not nest.",
+                );
+            }
+        }
+        groups.insert(name.clone(), actions);
+    }
+    Ok(groups)
+}
+
+fn written_rule(value: &Value, path: &str, groups: &Groups) -> Result<WrittenRule, RuleError> {
+    let map = object(value, path)?;
+    known_keys(map, &RULE_KEYS, path)?;
+    let below = |mut error: RuleError| {
+        error.path = child(path, &error.path);
+        error
+    };
+    let mut actions = Vec::new();
+    for (i, action) in
+        optional(map, "actions", strings).map_err(below)?.unwrap_or_default().iter().enumerate()
+    {
+        match groups.get(action) {
+            Some(group) => actions.extend(group.iter().cloned()),
+            None if ActionPattern::parse(action).is_some() => actions.push(action.clone()),
+            None => {
+                return wrong(
+                    format!("{path}.actions[{i}]"),
+                    format!("unknown action or group \"{action}\""),
+                    "Name actions, such as select or \"drop table\", or groups that the document defines under \"groups\".",
+                );
+            }
+        }
+    }
+    let raw = RawRule {
+        id: 0,
+        effect: optional(map, "effect", string).map_err(below)?.unwrap_or_default(),
+        actions,
+        objects: optional(map, "objects", strings).map_err(below)?.unwrap_or_else(|| vec!["*".to_owned()]),
+        columns: optional(map, "columns", strings).map_err(below)?.unwrap_or_default(),
+        require_where: optional(map, "require_where", boolean).map_err(below)?.unwrap_or(false),
+        max_rows: optional(map, "max_rows", whole_number).map_err(below)?,
+        statement_pattern: optional(map, "statement_pattern", string).map_err(below)?,
+    };
+    let note = optional(map, "note", string).map_err(below)?;
+    WrittenRule { raw, note }.canonical().map_err(below)
+}
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;

@@ -1,0 +1,122 @@
+//! Tests of the policy document.
+
+use super::*;
+
+fn parse(text: &str) -> Result<PolicyDocument, RuleError> {
+    PolicyDocument::parse(text)
+}
+
+fn path(text: &str) -> String {
+    parse(text).expect_err(text).path
+}
+
+const WHOLE: &str = r#"{"name": "reporting", "description": "d", "mode": "observe",
+    "groups": {"read": ["SELECT", "usage"]},
+    "rules": [
+      {"effect": "allow", "actions": ["read", "Drop  Table"], "objects": ["App.Orders"], "note": "n"},
+      {"effect": "allow", "actions": ["update"], "objects": ["app.t"], "columns": ["a"], "require_where": true,
+       "max_rows": 10, "statement_pattern": "^update"},
+      {"effect": "deny", "actions": ["*"], "objects": ["schema secret"]}]}"#;
+
+#[test]
+fn a_document_reads_canonically() {
+    let document = parse(WHOLE).unwrap();
+    assert_eq!((document.name.as_str(), document.mode), ("reporting", Mode::Observe));
+    assert_eq!(document.rules[0].raw.actions, ["select", "usage", "drop table"]);
+    assert_eq!(document.rules[0].raw.objects, ["app.orders"]);
+    assert_eq!(document.rules[1].raw.max_rows, Some(10));
+    assert_eq!(document.rules[2].raw.effect, "deny");
+}
+
+#[test]
+fn what_is_written_reads_back_without_a_difference() {
+    let document = parse(WHOLE).unwrap();
+    let again = parse(&document.to_json().to_string()).unwrap();
+    assert_eq!(again.description, document.description);
+    assert_eq!(difference(&document.rules, &again.rules), Difference::default());
+    assert_eq!(again.to_json(), document.to_json());
+}
+
+#[test]
+fn objects_default_to_everything_and_the_mode_to_enforce() {
+    let document = parse(r#"{"name": "p", "rules": [{"effect": "allow", "actions": ["select"]}]}"#).unwrap();
+    assert_eq!(document.rules[0].raw.objects, ["*"]);
+    assert_eq!(document.mode, Mode::Enforce);
+}
+
+#[test]
+fn errors_carry_the_path() {
+    assert_eq!(path("[]"), "");
+    assert_eq!(path("nonsense"), "");
+    assert_eq!(path(r#"{"rules": []}"#), "name");
+    assert_eq!(path(r#"{"name": 1, "rules": []}"#), "name");
+    assert_eq!(path(r#"{"name": "", "rules": []}"#), "name");
+    assert_eq!(path(r#"{"name": "a\u0007", "rules": []}"#), "name");
+    assert_eq!(path(r#"{"name": "p"}"#), "rules");
+    assert_eq!(path(r#"{"name": "p", "ruels": []}"#), "ruels");
+    assert_eq!(path(r#"{"name": "p", "mode": "off", "rules": []}"#), "mode");
+    assert_eq!(path(r#"{"name": "p", "description": null, "rules": []}"#), "description");
+    assert_eq!(path(r#"{"name": "p", "rules": {}}"#), "rules");
+    assert_eq!(path(r#"{"name": "p", "rules": [1]}"#), "rules[0]");
+    assert_eq!(path(r#"{"name": "p", "groups": {"select": []}, "rules": []}"#), "groups.select");
+    assert_eq!(path(r#"{"name": "p", "groups": {"g": ["fly"]}, "rules": []}"#), "groups.g[0]");
+    let rule = |body: &str| path(&format!(r#"{{"name": "p", "rules": [{{{body}}}]}}"#));
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select", "fly"]"#), "rules[0].actions[1]");
+    assert_eq!(rule(r#""effect": "allow", "actions": []"#), "rules[0].actions");
+    assert_eq!(rule(r#""effect": "maybe", "actions": ["select"]"#), "rules[0].effect");
+    assert_eq!(rule(r#""actions": ["select"]"#), "rules[0].effect");
+    assert_eq!(rule(r#""effect": "allow", "actions": "select""#), "rules[0].actions");
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "objects": ["orders"]"#),
+        "rules[0].objects[0]"
+    );
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "max_rows": 1.5"#), "rules[0].max_rows");
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "max_rows": -1"#), "rules[0].max_rows");
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "require_where": 1"#),
+        "rules[0].require_where"
+    );
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "statement_pattern": "(""#),
+        "rules[0].statement_pattern"
+    );
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "maxrows": 1"#), "rules[0].maxrows");
+}
+
+#[test]
+fn an_unknown_key_is_answered_with_the_near_one() {
+    let error = parse(r#"{"name": "p", "ruels": []}"#).unwrap_err();
+    assert!(error.hint.contains("\"rules\""), "{}", error.hint);
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_no_crash() {
+    let text = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(path(&text), "");
+}
+
+#[test]
+fn rules_are_compared_as_bags() {
+    let rule = |id: i64, object: &str| WrittenRule {
+        raw: RawRule {
+            id,
+            effect: "allow".into(),
+            actions: vec!["select".into()],
+            objects: vec![object.into()],
+            ..RawRule::default()
+        },
+        note: None,
+    };
+    let present = [rule(1, "a.a"), rule(2, "a.b"), rule(3, "a.b")];
+    let wanted = [rule(0, "a.b"), rule(0, "a.c"), rule(0, "a.a")];
+    let found = difference(&present, &wanted);
+    assert_eq!(found, Difference { missing: vec![1], superfluous: vec![3] });
+}
+
+#[test]
+fn names_are_short_and_printable() {
+    assert!(policy_name(&"x".repeat(63)).is_ok());
+    assert!(policy_name(&"x".repeat(64)).is_err());
+    assert!(policy_name("a\nb").is_err());
+    assert!(policy_name("").is_err());
+}
