@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -78,6 +79,11 @@ class Server:
     def pid(self) -> int:
         """The postmaster's."""
         return int(self.variables["GUARD_PID"])
+
+    def kill(self, pid: int) -> None:
+        """kill -9 of one of the server's processes; its log is then allowed to tell of it."""
+        (self.home / "killed").touch()
+        os.kill(pid, signal.SIGKILL)
 
     def log(self) -> str:
         return pathlib.Path(self.variables["GUARD_LOG"]).read_text(errors="replace")
