@@ -97,11 +97,11 @@ class Server:
         """A raw connection; `options`, `replication` and others go into the startup packet."""
         return Wire(self.host, self.port, user, dbname, **startup)
 
-    def psql(self, *arguments: str, user: str = "postgres", dbname: str = "postgres", stdin: str | None = None):
+    def psql(self, *arguments: str, user: str = "postgres", dbname: str = "postgres", stdin: str | None = None, options: str = ""):
         """The finished psql process, with its output as text."""
         command = [os.path.join(self.variables["GUARD_BIN"], "psql"), "-X", "-h", self.host, "-p", str(self.port)]
         command += ["-U", user, "-d", dbname, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, input=stdin)
+        return subprocess.run(command, capture_output=True, text=True, input=stdin, env={**os.environ, "PGOPTIONS": options})
 
     def run(self, statements: str, dbname: str = "postgres") -> None:
         """Statements as the superuser, each by itself or all in one go."""
@@ -220,7 +220,8 @@ def _passes(name: str, test: Callable, server: Server) -> bool:
     except Exception as error:  # Whatever a test raises is its failure, not the runner's.
         last = traceback.extract_tb(error.__traceback__)
         place = next((f"{frame.filename}:{frame.lineno}" for frame in reversed(last) if frame.filename != __file__), "")
-        print(f"FAILED {name}: {type(error).__name__}: {error} ({os.path.relpath(place, TOP)})", flush=True)
+        said = " / ".join(str(error).splitlines())
+        print(f"FAILED {name}: {type(error).__name__}: {said} ({os.path.relpath(place, TOP)})", flush=True)
         return False
     print(f"ok {name} ({(time.monotonic() - began) * 1000:.0f} ms)", flush=True)
     return True
