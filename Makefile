@@ -15,6 +15,8 @@
 PG_CONFIG ?= pg_config
 CARGO ?= cargo
 DESTDIR ?=
+ROUNDS ?= 5
+SECONDS ?= 4
 
 # The tools may be missing before make deps has run: asked for when used.
 PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
@@ -79,7 +81,7 @@ test-core: build
 	@pg_test/bin/test-core
 
 bench: build
-	@pg_test/bin/bench
+	@pg_test/bin/bench --rounds=$(ROUNDS) --seconds=$(SECONDS)
 
 lint: deps
 	$(CARGO) fmt --check
