@@ -131,3 +131,55 @@ CREATE FUNCTION agent_guard.list_signing_keys() RETURNS TABLE (kid integer, stat
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'list_signing_keys_wrapper';
 COMMENT ON FUNCTION agent_guard.list_signing_keys() IS 'What the view signing_keys shows; the keys themselves are never shown';
+
+-- For agents.
+
+CREATE FUNCTION agent_guard.whoami(OUT session_id uuid, OUT window_id uuid, OUT agent text, OUT lineage text[], OUT policy text,
+        OUT mode text, OUT role text, OUT expires_at timestamptz, OUT remaining_depth integer, OUT token text) RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'whoami_wrapper';
+COMMENT ON FUNCTION agent_guard.whoami() IS
+    'This session''s identity: agent, lineage, policy, end of the window, public id of the token; no row without a token';
+
+CREATE FUNCTION agent_guard.session_policy(OUT rule_id bigint, OUT effect text, OUT actions text[], OUT objects text[],
+        OUT columns text[], OUT require_where boolean, OUT max_rows bigint, OUT statement_pattern text) RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'session_policy_wrapper';
+COMMENT ON FUNCTION agent_guard.session_policy() IS 'The rules of this session''s policy; what no rule allows is denied';
+
+CREATE FUNCTION agent_guard.describe_access(relation regclass, OUT action text, OUT allowed boolean, OUT denied_columns text[],
+        OUT require_where boolean, OUT max_rows bigint, OUT reason text) RETURNS SETOF record
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'describe_access_wrapper';
+COMMENT ON FUNCTION agent_guard.describe_access(regclass) IS
+    'What this session may do with a relation: a row for each action on data, with the columns left out and the obligations';
+
+-- What the planner puts in the place of built-ins whose arguments decide, in guarded sessions only.
+
+CREATE FUNCTION agent_guard.checked_set_config(name text, value text, is_local boolean) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'checked_set_config_wrapper';
+COMMENT ON FUNCTION agent_guard.checked_set_config(text, text, boolean) IS 'set_config for agents: only what SET would be let';
+
+CREATE FUNCTION agent_guard.checked_nextval(sequence regclass) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'checked_nextval_wrapper';
+COMMENT ON FUNCTION agent_guard.checked_nextval(regclass) IS 'nextval for agents: only of sequences that they may use';
+
+CREATE FUNCTION agent_guard.checked_currval(sequence regclass) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'checked_currval_wrapper';
+COMMENT ON FUNCTION agent_guard.checked_currval(regclass) IS 'currval for agents: only of sequences that they may use';
+
+CREATE FUNCTION agent_guard.checked_setval(sequence regclass, value bigint) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'checked_setval_wrapper';
+COMMENT ON FUNCTION agent_guard.checked_setval(regclass, bigint) IS 'setval for agents: only of sequences that they may update';
+
+CREATE FUNCTION agent_guard.checked_setval(sequence regclass, value bigint, is_called boolean) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'checked_setval3_wrapper';
+COMMENT ON FUNCTION agent_guard.checked_setval(regclass, bigint, boolean) IS 'setval for agents: only of sequences that they may update';

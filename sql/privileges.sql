@@ -5,6 +5,11 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA agent_guard FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA agent_guard FROM PUBLIC;
 
 -- == agents: functions that a guarded session may call (begin) ==
+GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), agent_guard.describe_access(regclass),
+    agent_guard.checked_set_config(text, text, boolean), agent_guard.checked_nextval(regclass),
+    agent_guard.checked_currval(regclass), agent_guard.checked_setval(regclass, bigint),
+    agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;
+GRANT SELECT ON agent_guard.session_policy TO PUBLIC;
 -- == agents (end) ==
 
 -- pg_dump carries policies and their rules. Never windows, revocations, keys and the record, which belong to one

@@ -71,3 +71,8 @@ CREATE VIEW agent_guard.signing_keys AS
     SELECT k.kid, k.state, k.created_at FROM agent_guard.list_signing_keys() k;
 COMMENT ON VIEW agent_guard.signing_keys IS
     'The server''s signing keys without their bytes; reading it needs EXECUTE on list_signing_keys() too';
+
+CREATE VIEW agent_guard.session_policy AS
+    SELECT p.rule_id, p.effect, p.actions, p.objects, p.columns, p.require_where, p.max_rows, p.statement_pattern
+    FROM agent_guard.session_policy() p;
+COMMENT ON VIEW agent_guard.session_policy IS 'The rules of this session''s policy; what no rule allows is denied';
