@@ -57,7 +57,8 @@ pub fn is_guarded_role(role: pg_sys::Oid) -> bool {
 pub fn has_label(role: pg_sys::Oid) -> bool {
     let address = pg_sys::ObjectAddress { classId: pg_sys::AuthIdRelationId, objectId: role, objectSubId: 0 };
     // SAFETY: a complete address; the label is palloc'd text or null.
-    let label = unsafe { catalog::text(pg_sys::GetSecurityLabel(&raw const address, c"agent_guard".as_ptr())) };
+    let label =
+        unsafe { catalog::text(pg_sys::GetSecurityLabel(&raw const address, c"agent_guard".as_ptr())) };
     label.is_some()
 }
 

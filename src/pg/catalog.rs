@@ -162,6 +162,11 @@ pub fn function_facts(oid: pg_sys::Oid) -> Option<FunctionFacts> {
     Some(facts)
 }
 
+/// The schema of a function.
+pub fn function_namespace(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    with_cached(pg_sys::SysCacheIdentifier::PROCOID, oid, |row: &pg_sys::FormData_pg_proc| row.pronamespace)
+}
+
 /// A function as an object of decisions.
 pub fn function_object(oid: pg_sys::Oid) -> Option<Object> {
     let facts = function_facts(oid)?;

@@ -13,7 +13,8 @@ use crate::refusal::{Place, Refusal, SqlState};
 pub fn where_refusal(relid: pg_sys::Oid, rule: i64) -> Refusal {
     let object = catalog::relation_object(relid);
     let name = object.as_ref().map(ToString::to_string).unwrap_or_default();
-    let place = object.map(|object| Place { schema: object.schema, table: object.name, column: String::new() });
+    let place =
+        object.map(|object| Place { schema: object.schema, table: object.name, column: String::new() });
     Refusal {
         rule: Some(rule),
         place: place.unwrap_or_default(),
@@ -64,7 +65,9 @@ unsafe fn scans_restricted(plan: *mut pg_sys::Plan, scans: &[u32], above: bool) 
         }
         let above = above || joins_on_condition(tag, plan) || one_time_false(tag, plan);
         let mut children: Vec<*mut pg_sys::Plan> = vec![node.lefttree, node.righttree];
-        let list = |list: *mut pg_sys::List| names::members(list).into_iter().map(|child| child.cast::<pg_sys::Plan>());
+        let list = |list: *mut pg_sys::List| {
+            names::members(list).into_iter().map(|child| child.cast::<pg_sys::Plan>())
+        };
         match tag {
             T::T_Append => children.extend(list((*plan.cast::<pg_sys::Append>()).appendplans)),
             T::T_MergeAppend => children.extend(list((*plan.cast::<pg_sys::MergeAppend>()).mergeplans)),
@@ -105,7 +108,10 @@ unsafe fn has_condition(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool {
             T::T_TidRangeScan => (*plan.cast::<pg_sys::TidRangeScan>()).tidrangequals,
             _ => std::ptr::null_mut(),
         };
-        [(*plan).qual, extra].into_iter().flat_map(|list| names::members(list)).any(|clause| restricting(clause))
+        [(*plan).qual, extra]
+            .into_iter()
+            .flat_map(|list| names::members(list))
+            .any(|clause| restricting(clause))
     }
 }
 
@@ -145,12 +151,14 @@ unsafe fn one_time_false(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool 
     // SAFETY: the tag decides the cast.
     unsafe {
         tag == T::T_Result
-            && names::members((*plan.cast::<pg_sys::Result>()).resconstantqual.cast()).into_iter().any(|clause| {
-                (*clause).type_ == T::T_Const && {
-                    let constant = &*clause.cast::<pg_sys::Const>();
-                    constant.constisnull || constant.constvalue.value() == 0
-                }
-            })
+            && names::members((*plan.cast::<pg_sys::Result>()).resconstantqual.cast()).into_iter().any(
+                |clause| {
+                    (*clause).type_ == T::T_Const && {
+                        let constant = &*clause.cast::<pg_sys::Const>();
+                        constant.constisnull || constant.constvalue.value() == 0
+                    }
+                },
+            )
     }
 }
 
@@ -164,7 +172,11 @@ pub unsafe fn only_sets_the_token(plan: *mut pg_sys::PlannedStmt) -> bool {
     unsafe {
         let plan = &*plan;
         let tree = plan.planTree;
-        if tree.is_null() || (*tree).type_ != T::T_Result || !(*tree).lefttree.is_null() || !plan.subplans.is_null() {
+        if tree.is_null()
+            || (*tree).type_ != T::T_Result
+            || !(*tree).lefttree.is_null()
+            || !plan.subplans.is_null()
+        {
             return false;
         }
         let targets = names::members((*tree).targetlist);
@@ -177,7 +189,9 @@ pub unsafe fn only_sets_the_token(plan: *mut pg_sys::PlannedStmt) -> bool {
         let arguments = names::members(call.args);
         own::own().is_some_and(|own| own.stand_ins.set_config == call.funcid)
             && arguments.iter().all(|argument| matches!((**argument).type_, T::T_Const | T::T_Param))
-            && arguments.first().is_some_and(|name| constant_text(*name).is_some_and(|name| settings::is_token(&name)))
+            && arguments
+                .first()
+                .is_some_and(|name| constant_text(*name).is_some_and(|name| settings::is_token(&name)))
     }
 }
 

@@ -4,10 +4,10 @@ use std::os::raw::c_int;
 
 use pgrx::pg_sys;
 
+use super::catalog;
 use super::enforce::{Target, Wanted};
 use super::hooks::object_access::relation_kind;
 use super::scan::{self, Key};
-use super::catalog;
 use crate::request::{Action, Kind, Verb};
 
 /// How a drop is decided.
@@ -167,7 +167,12 @@ fn other_drop(class: pg_sys::Oid, oid: pg_sys::Oid) -> Drop {
         Some(Kind::ForeignDataWrapper | Kind::Server | Kind::UserMapping) => Action::plain(Verb::Foreign),
         Some(Kind::DefaultPrivileges) => Action::plain(Verb::Grant),
         Some(
-            Kind::Extension | Kind::EventTrigger | Kind::Publication | Kind::Subscription | Kind::Language | Kind::AccessMethod,
+            Kind::Extension
+            | Kind::EventTrigger
+            | Kind::Publication
+            | Kind::Subscription
+            | Kind::Language
+            | Kind::AccessMethod,
         )
         | None => Action::plain(Verb::System),
         Some(kind) => Action::on(Verb::Drop, kind),

@@ -132,10 +132,17 @@ fn touches_own(wanted: &Wanted) -> bool {
     }
     let Some(own) = own::own() else { return true };
     match &wanted.target {
-        Target::Relation(oid) => catalog::relation_facts(*oid).is_some_and(|facts| facts.namespace == own.schema),
-        Target::Function(oid) => catalog::function_facts(*oid).is_some_and(|facts| facts.namespace == own.schema),
+        Target::Relation(oid) => {
+            catalog::relation_facts(*oid).is_some_and(|facts| facts.namespace == own.schema)
+        }
+        Target::Function(oid) => {
+            catalog::function_facts(*oid).is_some_and(|facts| facts.namespace == own.schema)
+        }
         Target::Schema(oid) => *oid == own.schema,
-        Target::Named(object) => object.schema == "agent_guard" || (object.class == ObjectClass::Schema && object.name == "agent_guard"),
+        Target::Named(object) => {
+            object.schema == "agent_guard"
+                || (object.class == ObjectClass::Schema && object.name == "agent_guard")
+        }
         Target::Nothing | Target::Role(_) => false,
     }
 }
@@ -153,7 +160,10 @@ pub fn would_allow(session: &Session, wanted: &Wanted) -> Result<bool, Refusal> 
 ///
 /// # Errors
 /// The refusal of an unreadable policy.
-pub fn decide_alone(session: &Session, wanted: &Wanted) -> Result<Option<(Decided, Option<Refusal>)>, Refusal> {
+pub fn decide_alone(
+    session: &Session,
+    wanted: &Wanted,
+) -> Result<Option<(Decided, Option<Refusal>)>, Refusal> {
     let policy = policies::policy(session.policy_id)?;
     let outcome = decide(session, &policy, wanted, Form::Plain, "");
     Ok(Some((outcome.decided, outcome.refusal)))

@@ -189,7 +189,8 @@ pub fn policy_changes_at_commit() {
 
 /// The transaction callback's part: after ProcArrayEndTransaction, so that whoever sees the new epoch sees the rows.
 pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
-    let committed = matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE);
+    let committed =
+        matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE);
     let ended = committed || event == pg_sys::XactEvent::XACT_EVENT_ABORT;
     if ended && CHANGES_AT_COMMIT.swap(false, Ordering::Relaxed) && committed {
         if let Some(shared) = shared() {
@@ -375,4 +376,3 @@ pub fn live_sessions() -> Vec<([u8; 16], [u8; 16], i32, u32)> {
 pub fn guarded_session() -> bool {
     super::guc::guarded()
 }
-

@@ -56,6 +56,7 @@ pub extern "C-unwind" fn _PG_init() {
             "Add agent_guard to shared_preload_libraries in postgresql.conf, then restart the server."
         );
     }
+    forgo_backtraces();
     guc::init();
     guc_audit::init();
     keys::init();
@@ -65,4 +66,23 @@ pub extern "C-unwind" fn _PG_init() {
     launcher::init();
     label::init();
     hooks::init();
+}
+
+/// Makes this library's standard library believe that no backtraces are wanted, whatever the environment says: pgrx
+/// would put them into the DETAIL of errors, for every client to read. The environment itself is left as it is.
+fn forgo_backtraces() {
+    let names = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
+    let saved = names.map(|name| (name, std::env::var_os(name)));
+    for name in names {
+        // SAFETY: _PG_init runs in the postmaster, which has no threads.
+        unsafe { std::env::remove_var(name) };
+    }
+    // The first capture decides for the life of the process and its children (std::backtrace).
+    drop(std::backtrace::Backtrace::capture());
+    for (name, value) in saved {
+        if let Some(value) = value {
+            // SAFETY: as above.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
 }

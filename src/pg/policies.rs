@@ -118,7 +118,8 @@ pub fn policy(id: i64) -> Result<Rc<Policy>, Refusal> {
 }
 
 fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
-    let own = own().ok_or_else(|| unreadable("The extension is not installed in this database.".to_owned()))?;
+    let own =
+        own().ok_or_else(|| unreadable("The extension is not installed in this database.".to_owned()))?;
     let mut head = None;
     scan::rows(own.policy, Some((own.policy_pkey, 1, Key::Big(id))), |row| {
         head = (|| Some((row.column::<String>(2)?, row.column::<String>(4)?, row.column::<i64>(5)?)))();
@@ -195,7 +196,12 @@ fn read_bindings(
 }
 
 /// What the policy says of `action` on the object of this class and OID.
-pub fn compiled(policy: &Policy, action: Action, class: ObjectClass, oid: pg_sys::Oid) -> Option<Rc<Compiled>> {
+pub fn compiled(
+    policy: &Policy,
+    action: Action,
+    class: ObjectClass,
+    oid: pg_sys::Oid,
+) -> Option<Rc<Compiled>> {
     let key = (class, catalog::core_oid(oid), action);
     if let Some(found) = CACHE.with(|cache| cache.borrow().compiled.get(&key).cloned()) {
         return Some(found);

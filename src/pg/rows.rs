@@ -105,7 +105,10 @@ pub fn cap(query: *mut pg_sys::QueryDesc) -> *mut pg_sys::DestReceiver {
     inner
 }
 
-unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, this: *mut pg_sys::DestReceiver) -> bool {
+unsafe extern "C-unwind" fn receive(
+    slot: *mut pg_sys::TupleTableSlot,
+    this: *mut pg_sys::DestReceiver,
+) -> bool {
     // SAFETY: a plain frame without destructors; `this` is the Capped that cap() made.
     unsafe {
         let capped = this.cast::<Capped>();
@@ -183,9 +186,15 @@ unsafe fn parameter(value: &pg_sys::ParamExternData) -> Option<String> {
     }
     match value.ptype {
         // By far the commonest, and cheaper than a function call. On 64-bit machines both are passed by value.
-        pg_sys::INT4OID => return unsafe { <i32 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string()),
-        pg_sys::INT8OID => return unsafe { <i64 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string()),
-        oid if oid.to_u32() >= super::catalog::FIRST_NORMAL => return Some("(value of a user-defined type)".to_owned()),
+        pg_sys::INT4OID => {
+            return unsafe { <i32 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string());
+        }
+        pg_sys::INT8OID => {
+            return unsafe { <i64 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string());
+        }
+        oid if oid.to_u32() >= super::catalog::FIRST_NORMAL => {
+            return Some("(value of a user-defined type)".to_owned());
+        }
         _ => {}
     }
     // SAFETY: a value of a built-in type through that type's own output function.

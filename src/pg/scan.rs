@@ -43,11 +43,6 @@ impl Row<'_> {
         self.column::<Vec<u8>>(number)?.try_into().ok()
     }
 
-    /// The sixteen bytes of a uuid.
-    pub fn uuid(&self, number: usize) -> Option<[u8; 16]> {
-        self.column::<pgrx::Uuid>(number).map(|uuid| *uuid.as_bytes())
-    }
-
     /// A timestamptz as microseconds since the Unix epoch.
     pub fn unix_micros(&self, number: usize) -> Option<i64> {
         self.column::<pgrx::datum::TimestampWithTimeZone>(number)
@@ -106,7 +101,13 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
                         (pg_sys::F_BYTEAEQ, pg_sys::Datum::from(bytes.as_ptr()))
                     }
                 };
-                pg_sys::ScanKeyInit(&raw mut key, *attribute, 3, pg_sys::RegProcedure::from(procedure), datum);
+                pg_sys::ScanKeyInit(
+                    &raw mut key,
+                    *attribute,
+                    3,
+                    pg_sys::RegProcedure::from(procedure),
+                    datum,
+                );
                 (*oid, 1)
             }
         };

@@ -19,7 +19,9 @@ fn is_token_byte(byte: u8) -> bool {
 pub fn mask(text: &mut [u8]) -> bool {
     let mut masked = false;
     let mut at = 0;
-    while let Some(found) = text.get(at..).and_then(|rest| rest.windows(PREFIX.len()).position(|window| window == PREFIX)) {
+    while let Some(found) =
+        text.get(at..).and_then(|rest| rest.windows(PREFIX.len()).position(|window| window == PREFIX))
+    {
         let start = at + found + PREFIX.len();
         let length = text.iter().skip(start).take_while(|byte| is_token_byte(**byte)).count();
         if length >= SHORTEST {
@@ -81,7 +83,9 @@ mod tests {
 
     #[test]
     fn tokens_are_masked_and_lengths_kept() {
-        let mut text = b"SET agent_guard.token = 'agt1.AAAAAQABAgMEBQYHCAkKCwwNDg8.eyJq-_x.T'; SELECT 'agt1.short'".to_vec();
+        let mut text =
+            b"SET agent_guard.token = 'agt1.AAAAAQABAgMEBQYHCAkKCwwNDg8.eyJq-_x.T'; SELECT 'agt1.short'"
+                .to_vec();
         let before = text.len();
         assert!(mask(&mut text));
         assert_eq!(text.len(), before);

@@ -32,8 +32,6 @@ pub struct Session {
     pub policy: String,
     /// The session user's name.
     pub role: String,
-    /// The session user.
-    pub role_oid: pg_sys::Oid,
     /// The client's address; empty for a local socket.
     pub address: String,
     /// The revocation epoch up to which the token is known to be good.
@@ -104,7 +102,12 @@ pub fn refuse_unguardable_database() {
     } else if database == pg_sys::InvalidOid {
         return;
     } else if database.to_u32() == 1 {
-        Refusal::handshake("not_ready", "a guarded role cannot connect to template1", "", "Connect to another database.")
+        Refusal::handshake(
+            "not_ready",
+            "a guarded role cannot connect to template1",
+            "",
+            "Connect to another database.",
+        )
     } else if own().is_none() {
         Refusal::handshake(
             "not_ready",
@@ -227,9 +230,15 @@ fn window_row(window: &[u8; 16]) -> Option<WindowRow> {
                 max_depth: u8::try_from(row.column::<i32>(7)?).ok()?,
                 client_addr: row.datum(9).map(|datum| {
                     // SAFETY: cidr[] through its own output function: "{10.0.0.0/8,::1/128}".
-                    let text = unsafe { catalog::text(pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(ARRAY_OUT), datum)) };
+                    let text = unsafe {
+                        catalog::text(pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(ARRAY_OUT), datum))
+                    };
                     let text = text.unwrap_or_default();
-                    text.trim_matches(['{', '}']).split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect()
+                    text.trim_matches(['{', '}'])
+                        .split(',')
+                        .filter(|item| !item.is_empty())
+                        .map(str::to_owned)
+                        .collect()
                 }),
                 require_proof: row.column(10)?,
                 kid: u32::try_from(row.column::<i32>(11)?).ok()?,
@@ -271,7 +280,12 @@ fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
     let role = catalog::role_name(row.role).ok_or_else(token::unknown_window)?;
     let client_addr = match &row.client_addr {
         None => None,
-        Some(texts) => Some(texts.iter().map(|text| token::Network::parse(text).ok_or_else(token::unknown_window)).collect::<Result<Vec<_>, _>>()?),
+        Some(texts) => Some(
+            texts
+                .iter()
+                .map(|text| token::Network::parse(text).ok_or_else(token::unknown_window))
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
     };
     let facts = WindowFacts {
         agent: row.agent.clone(),
@@ -351,7 +365,6 @@ fn establish(
         policy_id: row.policy_id,
         policy,
         role,
-        role_oid,
         address,
         checked: Cell::new(checked),
     })
@@ -360,7 +373,13 @@ fn establish(
 fn fresh_session_id() -> Result<[u8; 16], Refusal> {
     let mut id = [0u8; 16];
     getrandom::fill(&mut id).map_err(|_| {
-        Refusal::new(SqlState::InternalError, "fault", "no random numbers are to be had from the system", "", "")
+        Refusal::new(
+            SqlState::InternalError,
+            "fault",
+            "no random numbers are to be had from the system",
+            "",
+            "",
+        )
     })?;
     // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
     let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
@@ -394,7 +413,8 @@ pub fn current() -> Result<Rc<Session>, Refusal> {
         let overflowed = epoch::revocations_overflowed();
         let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || (overflowed && block_revoked_in_table(id));
         let window = *session.token.window();
-        let window_gone = epoch::is_revoked(&window) || (overflowed && window_row(&window).is_none_or(|row| row.revoked));
+        let window_gone =
+            epoch::is_revoked(&window) || (overflowed && window_row(&window).is_none_or(|row| row.revoked));
         if window_gone {
             return Err(window_revoked());
         }

@@ -50,9 +50,8 @@ pub unsafe fn set_needs(statement: &pg_sys::VariableSetStmt) -> Result<Vec<Wante
             VAR_RESET | VAR_SET_DEFAULT => Ok(change(&name, None)?.into_iter().collect()),
             VAR_SET_VALUE if is_token(&name) => Ok(Vec::new()),
             VAR_SET_VALUE => {
-                let value = catalog::text(pg_sys::ExtractSetVariableArgs(
-                    std::ptr::from_ref(statement).cast_mut(),
-                ));
+                let value =
+                    catalog::text(pg_sys::ExtractSetVariableArgs(std::ptr::from_ref(statement).cast_mut()));
                 Ok(change(&name, value.as_deref())?.into_iter().collect())
             }
             // SET x FROM CURRENT stands only in CREATE FUNCTION.
@@ -113,7 +112,8 @@ fn refused(name: &str, detail: &str, hint: &str) -> Refusal {
 
 /// A limit may only be lowered below what the session got at login; 0 is no limit.
 fn only_lower(name: &str, value: &str) -> Result<(), Refusal> {
-    let unknown = || refused(name, "The value cannot be compared with the one at login.", "Use a plain number.");
+    let unknown =
+        || refused(name, "The value cannot be compared with the one at login.", "Use a plain number.");
     let lower = name.to_ascii_lowercase();
     let unit = match lower.as_str() {
         "work_mem" => pg_sys::GUC_UNIT_KB,

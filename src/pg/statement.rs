@@ -99,11 +99,13 @@ fn subtransaction() -> u32 {
 
 /// A new number for a utility statement.
 pub fn next_utility() -> Key {
-    Key::Utility(with(|statements| {
-        statements.next_utility += 1;
-        statements.next_utility
-    })
-    .unwrap_or(0))
+    Key::Utility(
+        with(|statements| {
+            statements.next_utility += 1;
+            statements.next_utility
+        })
+        .unwrap_or(0),
+    )
 }
 
 /// Opens a statement: reserves the room of its event, so that nothing runs that could not be recorded.
@@ -240,11 +242,6 @@ impl Open {
     pub fn serial(&self) -> u64 {
         self.session.as_ref().map_or(0, |session| session.serial)
     }
-
-    /// 0 for what the client sent.
-    pub fn level(&self) -> u16 {
-        self.level
-    }
 }
 
 fn sqlstate_bytes(code: &str) -> [u8; 5] {
@@ -271,6 +268,12 @@ fn publish(open: Open) {
     let text = redact(&open.text);
     let bounded = bounded_text(&text);
     let records: Vec<AccessRecord<'_>> = open.accesses.iter().map(access_record).collect();
+    let role = if open.session.is_none() { role_for_records() } else { String::new() };
+    // The server refused before anything was decided, by its own privileges for one.
+    let undecided =
+        open.accesses.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
+    let who = who(EventKind::Statement, open.at, open.session.as_deref());
+    let who = if open.session.is_none() { AuditEvent { role: &role, ..who } } else { who };
     let event = AuditEvent {
         level: open.level,
         command: open.command,
@@ -279,14 +282,14 @@ fn publish(open: Open) {
         statement_sha256: bounded.sha256,
         parameters: open.parameters.as_deref(),
         accesses: &records,
-        decision: open.decision,
+        decision: if undecided { AuditDecision::None } else { open.decision },
         rule_id: open.rule,
         rows: open.rows,
         duration_us: epoch::clock().saturating_sub(open.at),
         sqlstate: refused.0,
         message: refused.1,
         policy_version: open.policy_version,
-        ..who(EventKind::Statement, open.at, open.session.as_deref())
+        ..who
     };
     trail::publish(&event, open.reservation);
 }
@@ -313,7 +316,12 @@ fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent
         let name = if name.is_null() { "" } else { std::ffi::CStr::from_ptr(name).to_str().unwrap_or("") };
         (pg_sys::MyProcPid, pg_sys::GetTopTransactionIdIfAny(), name)
     };
-    let event = AuditEvent { pid, xid: u64::from(pgrx_xid(xid)), application_name, ..AuditEvent::bare(kind, at, [0; 16]) };
+    let event = AuditEvent {
+        pid,
+        xid: u64::from(pgrx_xid(xid)),
+        application_name,
+        ..AuditEvent::bare(kind, at, [0; 16])
+    };
     match session {
         None => event,
         Some(session) => AuditEvent {
@@ -332,7 +340,11 @@ fn pgrx_xid(xid: pg_sys::TransactionId) -> u32 {
 }
 
 /// Publishes an event about the session itself, or about a statement that never got as far as being open.
-fn publish_alone(kind: EventKind, session: Option<&Session>, complete: impl FnOnce(AuditEvent<'_>, &mut dyn FnMut(&AuditEvent<'_>))) {
+fn publish_alone(
+    kind: EventKind,
+    session: Option<&Session>,
+    complete: impl FnOnce(AuditEvent<'_>, &mut dyn FnMut(&AuditEvent<'_>)),
+) {
     let role = match session {
         Some(_) => String::new(),
         // Role names are in the catalogue, which cannot be read in a failed transaction.
@@ -356,7 +368,12 @@ fn role_for_records() -> String {
 /// A token came into force.
 pub fn record_bound(session: &Session) {
     publish_alone(EventKind::Bind, Some(session), |event, publish| {
-        publish(&AuditEvent { command: "SET", message: "token accepted", decision: AuditDecision::Allow, ..event });
+        publish(&AuditEvent {
+            command: "SET",
+            message: "token accepted",
+            decision: AuditDecision::Allow,
+            ..event
+        });
     });
 }
 
@@ -462,7 +479,9 @@ pub fn transaction_aborted(error: bool) {
     .unwrap_or_default();
     for mut open in ended.into_iter().rev() {
         if open.failure.is_none() && open.active {
-            open.failure = failure.clone().or_else(|| Some((*b"XX000", "failed; the server kept no message".to_owned())));
+            open.failure = failure
+                .clone()
+                .or_else(|| Some((*b"XX000", "failed; the server kept no message".to_owned())));
         }
         publish(open);
     }

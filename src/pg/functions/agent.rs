@@ -124,7 +124,8 @@ fn describe(session: &Session, policy: &policies::Policy, relation: pg_sys::Oid)
     let each = |verb: Verb| {
         let wanted = Wanted::named(Action::plain(verb), Target::Relation(relation));
         let outcome = enforce::decide(session, policy, &wanted, Form::Plain, "");
-        let by_column = matches!(verb, Verb::Select | Verb::Insert | Verb::Update) && outcome.refusal.is_none();
+        let by_column =
+            matches!(verb, Verb::Select | Verb::Insert | Verb::Update) && outcome.refusal.is_none();
         let denied = columns.iter().filter(|_| by_column).filter(|(number, _)| {
             let one = Wanted { columns: Columns::Of(vec![*number]), ..wanted.clone() };
             enforce::decide(session, policy, &one, Form::Plain, "").refusal.is_some()

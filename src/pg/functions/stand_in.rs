@@ -1,59 +1,124 @@
 //! The checked functions that the planner hook puts in the place of set_config, nextval, currval and setval.
+//!
+//! Plain C functions in two frames like the hooks: an error of the original leaves them untouched.
 
 use pgrx::prelude::*;
-use pgrx::direct_function_call_as_datum;
 
 use super::super::enforce::{self, Target, Wanted};
-use super::super::{calls, catalog, drops, guc, policies, raise, session, settings};
+use super::super::hooks::{checked, raise_if};
+use super::super::{calls, catalog, drops, guc, policies, session, settings};
+use crate::decision::Decision;
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, ObjectClass, Verb, Voice};
 
-/// Raises a refusal from a SQL function. The texts are copied before the error leaves.
-fn raise_refusal(refusal: Refusal) {
-    let raised = raise::prepare(&refusal);
-    drop(refusal);
-    // SAFETY: nothing with a destructor is alive in this frame; pgrx's wrapper around it keeps none across the call.
-    unsafe { raise::raise(pg_sys::PGERROR, raised) };
+unsafe extern "C-unwind" {
+    // Unguarded: the bindings' own declarations rebuild errors.
+    #[link_name = "set_config_by_name"]
+    fn raw_set_config(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    #[link_name = "nextval_oid"]
+    fn raw_nextval(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    #[link_name = "currval_oid"]
+    fn raw_currval(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    #[link_name = "setval_oid"]
+    fn raw_setval(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    #[link_name = "setval3_oid"]
+    fn raw_setval3(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 }
 
-/// set_config, but only to values that SET would be let.
-#[pg_extern(sql = false)]
-fn checked_set_config(name: Option<String>, value: Option<String>, is_local: Option<bool>) -> Option<String> {
-    if guc::guarded() {
-        if let Err(refusal) = may_set(name.as_deref(), value.as_deref()) {
-            raise_refusal(refusal);
+/// Declares a C function that checks and then calls the original with its own arguments.
+macro_rules! stand_in {
+    ($name:ident, $info:ident, $original:ident, $check:expr, $after:expr) => {
+        #[unsafe(no_mangle)]
+        #[doc(hidden)]
+        pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
         }
-    }
-    let sets_token = name.as_deref().is_some_and(settings::is_token);
-    // SAFETY: set_config_by_name takes (text, text, boolean) and is not strict.
-    let shown = unsafe {
-        pgrx::direct_function_call::<String>(
-            pg_sys::set_config_by_name,
-            &[name.into_datum(), value.into_datum(), is_local.into_datum()],
-        )
+
+        /// A checked stand-in; see the module.
+        ///
+        /// # Safety
+        /// Called by the function manager with the arguments that sql/functions.sql declares.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: outer frame as in hooks/mod.rs; the original takes the same arguments.
+            unsafe {
+                if guc::guarded() {
+                    raise_if(checked(|| $check(call)));
+                }
+                let result = $original(call);
+                if guc::guarded() {
+                    raise_if(checked(|| $after(call)));
+                }
+                result
+            }
+        }
     };
-    if sets_token && guc::guarded() {
-        session::settle();
-    }
-    shown
 }
 
-fn may_set(name: Option<&str>, value: Option<&str>) -> Result<(), Refusal> {
-    let name = name.unwrap_or_default();
-    if calls::voice() == Voice::Function || settings::is_token(name) {
+stand_in!(checked_set_config_wrapper, pg_finfo_checked_set_config_wrapper, raw_set_config, may_set, settle);
+stand_in!(
+    checked_nextval_wrapper,
+    pg_finfo_checked_nextval_wrapper,
+    raw_nextval,
+    |call| may_use(call, Verb::Usage),
+    nothing
+);
+stand_in!(
+    checked_currval_wrapper,
+    pg_finfo_checked_currval_wrapper,
+    raw_currval,
+    |call| may_use(call, Verb::Usage),
+    nothing
+);
+stand_in!(
+    checked_setval_wrapper,
+    pg_finfo_checked_setval_wrapper,
+    raw_setval,
+    |call| may_use(call, Verb::Update),
+    nothing
+);
+stand_in!(
+    checked_setval3_wrapper,
+    pg_finfo_checked_setval3_wrapper,
+    raw_setval3,
+    |call| may_use(call, Verb::Update),
+    nothing
+);
+
+fn nothing(_call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
+    Ok(())
+}
+
+/// A text argument; `None` for NULL.
+fn text(call: pg_sys::FunctionCallInfo, number: usize) -> Option<String> {
+    // SAFETY: the function manager's own call record; the declared type of these arguments is text.
+    unsafe { pgrx::fcinfo::pg_getarg::<String>(call, number) }
+}
+
+fn may_set(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
+    let name = text(call, 0).unwrap_or_default();
+    if calls::voice() == Voice::Function || settings::is_token(&name) {
         return Ok(());
     }
-    match settings::change(name, value)? {
+    match settings::change(&name, text(call, 1).as_deref())? {
         None => Ok(()),
         Some(wanted) => enforce::enforce(&*session::current()?, &[wanted], Form::Plain),
     }
 }
 
-/// A sequence owned by a column that the agent may insert needs no rule of its own.
-fn may_use(sequence: pg_sys::Oid, verb: Verb) -> Result<(), Refusal> {
-    if !guc::guarded() {
-        return Ok(());
+/// A token that was set this way binds at once, as with SET.
+fn settle(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
+    if text(call, 0).is_some_and(|name| settings::is_token(&name)) {
+        session::settle();
     }
+    Ok(())
+}
+
+/// A sequence owned by a column that the agent may insert needs no rule of its own.
+fn may_use(call: pg_sys::FunctionCallInfo, verb: Verb) -> Result<(), Refusal> {
+    // SAFETY: the functions are strict and their first argument is a regclass.
+    let Some(sequence) = (unsafe { pgrx::fcinfo::pg_getarg::<pg_sys::Oid>(call, 0) }) else { return Ok(()) };
     let voice = calls::voice();
     let session = session::current()?;
     let policy = policies::policy(session.policy_id)?;
@@ -62,7 +127,7 @@ fn may_use(sequence: pg_sys::Oid, verb: Verb) -> Result<(), Refusal> {
             let insert = Action::plain(Verb::Insert);
             let fills = policies::compiled(&policy, insert, ObjectClass::Relation, table)
                 .map(|compiled| compiled.scope.decide(&Columns::Of(vec![column]), voice, ""));
-            if matches!(fills, Some(crate::decision::Decision::Allow(..))) {
+            if matches!(fills, Some(Decision::Allow(..))) {
                 return Ok(());
             }
         }
@@ -71,46 +136,4 @@ fn may_use(sequence: pg_sys::Oid, verb: Verb) -> Result<(), Refusal> {
     let verb = if temporary { Verb::Temporary } else { verb };
     let wanted = Wanted::named(Action::plain(verb), Target::Relation(sequence)).by(voice);
     enforce::enforce(&session, &[wanted], Form::Plain)
-}
-
-fn check_use(sequence: pg_sys::Oid, verb: Verb) {
-    if let Err(refusal) = may_use(sequence, verb) {
-        raise_refusal(refusal);
-    }
-}
-
-/// nextval of a sequence that the agent may use.
-#[pg_extern(sql = false)]
-fn checked_nextval(sequence: pg_sys::Oid) -> i64 {
-    check_use(sequence, Verb::Usage);
-    call(pg_sys::nextval_oid, &[sequence.into_datum()])
-}
-
-/// currval of a sequence that the agent may use.
-#[pg_extern(sql = false)]
-fn checked_currval(sequence: pg_sys::Oid) -> i64 {
-    check_use(sequence, Verb::Usage);
-    call(pg_sys::currval_oid, &[sequence.into_datum()])
-}
-
-/// setval of a sequence that the agent may update.
-#[pg_extern(sql = false)]
-fn checked_setval(sequence: pg_sys::Oid, value: i64) -> i64 {
-    check_use(sequence, Verb::Update);
-    call(pg_sys::setval_oid, &[sequence.into_datum(), value.into_datum()])
-}
-
-/// setval with is_called, of a sequence that the agent may update.
-#[pg_extern(sql = false)]
-fn checked_setval3(sequence: pg_sys::Oid, value: i64, is_called: bool) -> i64 {
-    check_use(sequence, Verb::Update);
-    call(pg_sys::setval3_oid, &[sequence.into_datum(), value.into_datum(), is_called.into_datum()])
-}
-
-type Native = unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
-
-fn call(function: Native, arguments: &[Option<pg_sys::Datum>]) -> i64 {
-    // SAFETY: the server's own functions of (regclass[, bigint[, boolean]]) returning bigint; none gives NULL.
-    let value = unsafe { direct_function_call_as_datum(function, arguments) };
-    value.map_or(0, |value| value.value().cast_signed() as i64)
 }

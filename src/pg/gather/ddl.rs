@@ -22,7 +22,10 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
         Some(match tag {
             T::T_CreateStmt => create_table(&*statement.cast(), Kind::Table),
             T::T_CreateForeignTableStmt => {
-                let mut needs = create_table(&(*statement.cast::<pg_sys::CreateForeignTableStmt>()).base, Kind::ForeignTable);
+                let mut needs = create_table(
+                    &(*statement.cast::<pg_sys::CreateForeignTableStmt>()).base,
+                    Kind::ForeignTable,
+                );
                 needs.wanted.push(Wanted::named(Action::plain(Verb::Foreign), Target::Nothing));
                 needs
             }
@@ -37,65 +40,187 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 let mut needs = all(vec![creation(Kind::View, view.view)]);
                 let existing = names::relation(view.view);
                 if view.replace && existing != pg_sys::InvalidOid {
-                    needs.wanted.push(on_relation(Action::on(Verb::Alter, Kind::View), Target::Relation(existing)));
+                    needs
+                        .wanted
+                        .push(on_relation(Action::on(Verb::Alter, Kind::View), Target::Relation(existing)));
                 }
                 needs
             }
-            T::T_CreateSeqStmt => all(vec![creation(Kind::Sequence, (*statement.cast::<pg_sys::CreateSeqStmt>()).sequence)]),
-            T::T_AlterSeqStmt => alter_relation(Kind::Sequence, (*statement.cast::<pg_sys::AlterSeqStmt>()).sequence),
-            T::T_IndexStmt => on_its_table(Verb::Create, Kind::Index, (*statement.cast::<pg_sys::IndexStmt>()).relation),
-            T::T_CreateTrigStmt => on_its_table(Verb::Create, Kind::Trigger, (*statement.cast::<pg_sys::CreateTrigStmt>()).relation),
-            T::T_RuleStmt => on_its_table(Verb::Create, Kind::Rule, (*statement.cast::<pg_sys::RuleStmt>()).relation),
-            T::T_CreatePolicyStmt => on_its_table(Verb::Create, Kind::Policy, (*statement.cast::<pg_sys::CreatePolicyStmt>()).table),
-            T::T_AlterPolicyStmt => on_its_table(Verb::Alter, Kind::Policy, (*statement.cast::<pg_sys::AlterPolicyStmt>()).table),
+            T::T_CreateSeqStmt => {
+                all(vec![creation(Kind::Sequence, (*statement.cast::<pg_sys::CreateSeqStmt>()).sequence)])
+            }
+            T::T_AlterSeqStmt => {
+                alter_relation(Kind::Sequence, (*statement.cast::<pg_sys::AlterSeqStmt>()).sequence)
+            }
+            T::T_IndexStmt => {
+                on_its_table(Verb::Create, Kind::Index, (*statement.cast::<pg_sys::IndexStmt>()).relation)
+            }
+            T::T_CreateTrigStmt => on_its_table(
+                Verb::Create,
+                Kind::Trigger,
+                (*statement.cast::<pg_sys::CreateTrigStmt>()).relation,
+            ),
+            T::T_RuleStmt => {
+                on_its_table(Verb::Create, Kind::Rule, (*statement.cast::<pg_sys::RuleStmt>()).relation)
+            }
+            T::T_CreatePolicyStmt => on_its_table(
+                Verb::Create,
+                Kind::Policy,
+                (*statement.cast::<pg_sys::CreatePolicyStmt>()).table,
+            ),
+            T::T_AlterPolicyStmt => {
+                on_its_table(Verb::Alter, Kind::Policy, (*statement.cast::<pg_sys::AlterPolicyStmt>()).table)
+            }
             T::T_CreateStatsStmt => create_statistics(&*statement.cast()),
-            T::T_AlterStatsStmt => on(Verb::Alter, Kind::Statistics, by_names((*statement.cast::<pg_sys::AlterStatsStmt>()).defnames)),
+            T::T_AlterStatsStmt => on(
+                Verb::Alter,
+                Kind::Statistics,
+                by_names((*statement.cast::<pg_sys::AlterStatsStmt>()).defnames),
+            ),
             T::T_AlterTableStmt => alter_table(&*statement.cast()),
             T::T_AlterTableMoveAllStmt => on(Verb::Alter, Kind::Table, Target::Nothing),
             T::T_CreateFunctionStmt => create_function(&*statement.cast()),
             T::T_AlterFunctionStmt => {
                 let alter: &pg_sys::AlterFunctionStmt = &*statement.cast();
-                on(Verb::Alter, routine_kind(alter.objtype), names::existing(alter.objtype, alter.func.cast()))
+                on(
+                    Verb::Alter,
+                    routine_kind(alter.objtype),
+                    names::existing(alter.objtype, alter.func.cast()),
+                )
             }
             T::T_CreateSchemaStmt => create_schema(&*statement.cast()),
             T::T_DefineStmt => {
                 let define: &pg_sys::DefineStmt = &*statement.cast();
-                on(Verb::Create, names::kind(define.kind)?, names::new_object(define.defnames, ObjectClass::Other))
+                on(
+                    Verb::Create,
+                    names::kind(define.kind)?,
+                    names::new_object(define.defnames, ObjectClass::Other),
+                )
             }
             T::T_CompositeTypeStmt => {
                 let range = (*statement.cast::<pg_sys::CompositeTypeStmt>()).typevar;
                 all(vec![creation(Kind::Type, range)])
             }
-            T::T_CreateEnumStmt => on(Verb::Create, Kind::Type, names::new_object((*statement.cast::<pg_sys::CreateEnumStmt>()).typeName, ObjectClass::Other)),
-            T::T_CreateRangeStmt => on(Verb::Create, Kind::Type, names::new_object((*statement.cast::<pg_sys::CreateRangeStmt>()).typeName, ObjectClass::Other)),
-            T::T_AlterEnumStmt => on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterEnumStmt>()).typeName)),
-            T::T_AlterTypeStmt => on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterTypeStmt>()).typeName)),
-            T::T_CreateDomainStmt => on(Verb::Create, Kind::Domain, names::new_object((*statement.cast::<pg_sys::CreateDomainStmt>()).domainname, ObjectClass::Other)),
-            T::T_AlterDomainStmt => on(Verb::Alter, Kind::Domain, by_names((*statement.cast::<pg_sys::AlterDomainStmt>()).typeName)),
-            T::T_CreateConversionStmt => on(Verb::Create, Kind::Conversion, names::new_object((*statement.cast::<pg_sys::CreateConversionStmt>()).conversion_name, ObjectClass::Other)),
+            T::T_CreateEnumStmt => on(
+                Verb::Create,
+                Kind::Type,
+                names::new_object((*statement.cast::<pg_sys::CreateEnumStmt>()).typeName, ObjectClass::Other),
+            ),
+            T::T_CreateRangeStmt => on(
+                Verb::Create,
+                Kind::Type,
+                names::new_object(
+                    (*statement.cast::<pg_sys::CreateRangeStmt>()).typeName,
+                    ObjectClass::Other,
+                ),
+            ),
+            T::T_AlterEnumStmt => {
+                on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterEnumStmt>()).typeName))
+            }
+            T::T_AlterTypeStmt => {
+                on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterTypeStmt>()).typeName))
+            }
+            T::T_CreateDomainStmt => on(
+                Verb::Create,
+                Kind::Domain,
+                names::new_object(
+                    (*statement.cast::<pg_sys::CreateDomainStmt>()).domainname,
+                    ObjectClass::Other,
+                ),
+            ),
+            T::T_AlterDomainStmt => on(
+                Verb::Alter,
+                Kind::Domain,
+                by_names((*statement.cast::<pg_sys::AlterDomainStmt>()).typeName),
+            ),
+            T::T_CreateConversionStmt => on(
+                Verb::Create,
+                Kind::Conversion,
+                names::new_object(
+                    (*statement.cast::<pg_sys::CreateConversionStmt>()).conversion_name,
+                    ObjectClass::Other,
+                ),
+            ),
             T::T_CreateCastStmt => on(Verb::Create, Kind::Cast, Target::Nothing),
             T::T_CreateTransformStmt => on(Verb::Create, Kind::Transform, Target::Nothing),
-            T::T_CreateOpClassStmt => on(Verb::Create, Kind::OperatorClass, names::new_object((*statement.cast::<pg_sys::CreateOpClassStmt>()).opclassname, ObjectClass::Other)),
-            T::T_CreateOpFamilyStmt => on(Verb::Create, Kind::OperatorFamily, names::new_object((*statement.cast::<pg_sys::CreateOpFamilyStmt>()).opfamilyname, ObjectClass::Other)),
-            T::T_AlterOpFamilyStmt => on(Verb::Alter, Kind::OperatorFamily, by_names((*statement.cast::<pg_sys::AlterOpFamilyStmt>()).opfamilyname)),
-            T::T_AlterOperatorStmt => on(Verb::Alter, Kind::Operator, names::existing(pg_sys::ObjectType::OBJECT_OPERATOR, (*statement.cast::<pg_sys::AlterOperatorStmt>()).opername.cast())),
-            T::T_AlterCollationStmt => on(Verb::Alter, Kind::Collation, by_names((*statement.cast::<pg_sys::AlterCollationStmt>()).collname)),
-            T::T_AlterTSDictionaryStmt => on(Verb::Alter, Kind::TextSearchDictionary, by_names((*statement.cast::<pg_sys::AlterTSDictionaryStmt>()).dictname)),
-            T::T_AlterTSConfigurationStmt => on(Verb::Alter, Kind::TextSearchConfiguration, by_names((*statement.cast::<pg_sys::AlterTSConfigurationStmt>()).cfgname)),
+            T::T_CreateOpClassStmt => on(
+                Verb::Create,
+                Kind::OperatorClass,
+                names::new_object(
+                    (*statement.cast::<pg_sys::CreateOpClassStmt>()).opclassname,
+                    ObjectClass::Other,
+                ),
+            ),
+            T::T_CreateOpFamilyStmt => on(
+                Verb::Create,
+                Kind::OperatorFamily,
+                names::new_object(
+                    (*statement.cast::<pg_sys::CreateOpFamilyStmt>()).opfamilyname,
+                    ObjectClass::Other,
+                ),
+            ),
+            T::T_AlterOpFamilyStmt => on(
+                Verb::Alter,
+                Kind::OperatorFamily,
+                by_names((*statement.cast::<pg_sys::AlterOpFamilyStmt>()).opfamilyname),
+            ),
+            T::T_AlterOperatorStmt => on(
+                Verb::Alter,
+                Kind::Operator,
+                names::existing(
+                    pg_sys::ObjectType::OBJECT_OPERATOR,
+                    (*statement.cast::<pg_sys::AlterOperatorStmt>()).opername.cast(),
+                ),
+            ),
+            T::T_AlterCollationStmt => on(
+                Verb::Alter,
+                Kind::Collation,
+                by_names((*statement.cast::<pg_sys::AlterCollationStmt>()).collname),
+            ),
+            T::T_AlterTSDictionaryStmt => on(
+                Verb::Alter,
+                Kind::TextSearchDictionary,
+                by_names((*statement.cast::<pg_sys::AlterTSDictionaryStmt>()).dictname),
+            ),
+            T::T_AlterTSConfigurationStmt => on(
+                Verb::Alter,
+                Kind::TextSearchConfiguration,
+                by_names((*statement.cast::<pg_sys::AlterTSConfigurationStmt>()).cfgname),
+            ),
             T::T_CreateTableSpaceStmt => on(Verb::Create, Kind::Tablespace, Target::Nothing),
             T::T_DropTableSpaceStmt => on(Verb::Drop, Kind::Tablespace, Target::Nothing),
             T::T_AlterTableSpaceOptionsStmt => on(Verb::Alter, Kind::Tablespace, Target::Nothing),
-            T::T_CreatedbStmt => on(Verb::Create, Kind::Database, database((*statement.cast::<pg_sys::CreatedbStmt>()).dbname)),
-            T::T_DropdbStmt => on(Verb::Drop, Kind::Database, database((*statement.cast::<pg_sys::DropdbStmt>()).dbname)),
-            T::T_AlterDatabaseStmt => on(Verb::Alter, Kind::Database, database((*statement.cast::<pg_sys::AlterDatabaseStmt>()).dbname)),
-            T::T_AlterDatabaseSetStmt => on(Verb::Alter, Kind::Database, database((*statement.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname)),
-            T::T_AlterDatabaseRefreshCollStmt => on(Verb::Alter, Kind::Database, database((*statement.cast::<pg_sys::AlterDatabaseRefreshCollStmt>()).dbname)),
+            T::T_CreatedbStmt => {
+                on(Verb::Create, Kind::Database, database((*statement.cast::<pg_sys::CreatedbStmt>()).dbname))
+            }
+            T::T_DropdbStmt => {
+                on(Verb::Drop, Kind::Database, database((*statement.cast::<pg_sys::DropdbStmt>()).dbname))
+            }
+            T::T_AlterDatabaseStmt => on(
+                Verb::Alter,
+                Kind::Database,
+                database((*statement.cast::<pg_sys::AlterDatabaseStmt>()).dbname),
+            ),
+            T::T_AlterDatabaseSetStmt => on(
+                Verb::Alter,
+                Kind::Database,
+                database((*statement.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname),
+            ),
+            T::T_AlterDatabaseRefreshCollStmt => on(
+                Verb::Alter,
+                Kind::Database,
+                database((*statement.cast::<pg_sys::AlterDatabaseRefreshCollStmt>()).dbname),
+            ),
             T::T_DropStmt => drop(&*statement.cast())?,
             T::T_RenameStmt => rename(&*statement.cast())?,
             T::T_AlterObjectSchemaStmt => set_schema(&*statement.cast())?,
             T::T_AlterObjectDependsStmt => {
                 let alter: &pg_sys::AlterObjectDependsStmt = &*statement.cast();
-                let target = if alter.relation.is_null() { names::existing(alter.objectType, alter.object) } else { names::relation_target(alter.relation) };
+                let target = if alter.relation.is_null() {
+                    names::existing(alter.objectType, alter.object)
+                } else {
+                    names::relation_target(alter.relation)
+                };
                 on(Verb::Alter, names::kind(alter.objectType)?, target)
             }
             T::T_CommentStmt => {
@@ -155,9 +280,14 @@ unsafe fn create_table(statement: &pg_sys::CreateStmt, kind: Kind) -> Needs {
     unsafe {
         let mut wanted = vec![creation(kind, statement.relation)];
         for parent in names::members(statement.inhRelations) {
-            wanted.push(on_relation(Action::on(Verb::Alter, Kind::Table), names::relation_target(parent.cast())));
+            wanted.push(on_relation(
+                Action::on(Verb::Alter, Kind::Table),
+                names::relation_target(parent.cast()),
+            ));
         }
-        for element in names::members(statement.tableElts).into_iter().chain(names::members(statement.constraints)) {
+        for element in
+            names::members(statement.tableElts).into_iter().chain(names::members(statement.constraints))
+        {
             references(element, &mut wanted);
         }
         all(wanted)
@@ -172,7 +302,10 @@ unsafe fn references(element: *mut pg_sys::Node, wanted: &mut Vec<Wanted>) {
             T::T_Constraint => {
                 let constraint: &pg_sys::Constraint = &*element.cast();
                 if constraint.contype == pg_sys::ConstrType::CONSTR_FOREIGN && !constraint.pktable.is_null() {
-                    wanted.push(Wanted::named(Action::plain(Verb::Select), names::relation_target(constraint.pktable)));
+                    wanted.push(Wanted::named(
+                        Action::plain(Verb::Select),
+                        names::relation_target(constraint.pktable),
+                    ));
                 }
             }
             T::T_ColumnDef => {
@@ -194,7 +327,8 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Needs {
     // SAFETY: parse tree of ALTER TABLE; subcommands are AlterTableCmd nodes.
     unsafe {
         let target = names::relation_target(statement.relation);
-        let mut wanted = vec![on_relation(Action::on(Verb::Alter, table_kind(statement.objtype)), target.clone())];
+        let mut wanted =
+            vec![on_relation(Action::on(Verb::Alter, table_kind(statement.objtype)), target.clone())];
         for node in names::members(statement.cmds) {
             let command: &pg_sys::AlterTableCmd = &*node.cast();
             match command.subtype {
@@ -268,7 +402,9 @@ unsafe fn create_schema(statement: &pg_sys::CreateSchemaStmt) -> Needs {
         };
         let mut needs = on(Verb::Create, Kind::Schema, name);
         if !statement.authrole.is_null() {
-            needs.wanted.push(Wanted::named(Action::plain(Verb::Grant), names::role_spec(statement.authrole)));
+            needs
+                .wanted
+                .push(Wanted::named(Action::plain(Verb::Grant), names::role_spec(statement.authrole)));
         }
         needs
     }
@@ -373,4 +509,3 @@ unsafe fn commented(statement: &pg_sys::CommentStmt) -> Target {
         }
     }
 }
-

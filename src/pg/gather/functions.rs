@@ -50,6 +50,11 @@ pub fn execution(function: pg_sys::Oid) -> Execution {
     if facts.takes_internal { Execution::ServerOnly } else { Execution::Needs(Verb::Execute) }
 }
 
+/// Whether a function belongs to the extension.
+pub fn is_own(function: pg_sys::Oid) -> bool {
+    own::own().is_some_and(|own| catalog::function_namespace(function) == Some(own.schema))
+}
+
 fn built_in(function: pg_sys::Oid) -> Execution {
     let Some(facts) = catalog::function_facts(function) else { return Execution::Never };
     match builtin::function_class(&facts.name, facts.volatility, facts.takes_internal) {

@@ -154,15 +154,21 @@ pub unsafe fn new_object(names: *mut pg_sys::List, class: ObjectClass) -> Target
 /// `object` is the node that the grammar builds for the object type.
 pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Target {
     use pg_sys::ObjectType::{
-        OBJECT_AGGREGATE, OBJECT_FOREIGN_TABLE, OBJECT_FUNCTION, OBJECT_INDEX, OBJECT_MATVIEW, OBJECT_PROCEDURE,
-        OBJECT_ROLE, OBJECT_ROUTINE, OBJECT_SCHEMA, OBJECT_SEQUENCE, OBJECT_TABLE, OBJECT_VIEW,
+        OBJECT_AGGREGATE, OBJECT_FOREIGN_TABLE, OBJECT_FUNCTION, OBJECT_INDEX, OBJECT_MATVIEW,
+        OBJECT_PROCEDURE, OBJECT_ROLE, OBJECT_ROUTINE, OBJECT_SCHEMA, OBJECT_SEQUENCE, OBJECT_TABLE,
+        OBJECT_VIEW,
     };
     // SAFETY: the grammar's node types for each object type (gram.y, objectaddress.c: get_object_address).
     unsafe {
         match kind {
-            OBJECT_TABLE | OBJECT_VIEW | OBJECT_MATVIEW | OBJECT_INDEX | OBJECT_SEQUENCE | OBJECT_FOREIGN_TABLE => {
+            OBJECT_TABLE | OBJECT_VIEW | OBJECT_MATVIEW | OBJECT_INDEX | OBJECT_SEQUENCE
+            | OBJECT_FOREIGN_TABLE => {
                 let oid = relation_by_names(object.cast());
-                if oid == pg_sys::InvalidOid { by_parts(&strings(object.cast())) } else { Target::Relation(oid) }
+                if oid == pg_sys::InvalidOid {
+                    by_parts(&strings(object.cast()))
+                } else {
+                    Target::Relation(oid)
+                }
             }
             OBJECT_FUNCTION | OBJECT_PROCEDURE | OBJECT_ROUTINE | OBJECT_AGGREGATE => {
                 let oid = pg_sys::LookupFuncWithArgs(kind, object.cast(), true);
@@ -183,10 +189,14 @@ unsafe fn loose(object: *mut pg_sys::Node) -> Target {
             return Target::Nothing;
         }
         match (*object).type_ {
-            pg_sys::NodeTag::T_String => string(object).map_or(Target::Nothing, |name| named(String::new(), name)),
+            pg_sys::NodeTag::T_String => {
+                string(object).map_or(Target::Nothing, |name| named(String::new(), name))
+            }
             pg_sys::NodeTag::T_List => by_parts(&strings(object.cast())),
             pg_sys::NodeTag::T_TypeName => by_parts(&strings((*object.cast::<pg_sys::TypeName>()).names)),
-            pg_sys::NodeTag::T_ObjectWithArgs => by_parts(&strings((*object.cast::<pg_sys::ObjectWithArgs>()).objname)),
+            pg_sys::NodeTag::T_ObjectWithArgs => {
+                by_parts(&strings((*object.cast::<pg_sys::ObjectWithArgs>()).objname))
+            }
             _ => Target::Nothing,
         }
     }
@@ -268,7 +278,9 @@ pub fn kind(kind: pg_sys::ObjectType::Type) -> Option<Kind> {
         T::OBJECT_OPFAMILY => Kind::OperatorFamily,
         T::OBJECT_POLICY => Kind::Policy,
         T::OBJECT_PROCEDURE => Kind::Procedure,
-        T::OBJECT_PUBLICATION | T::OBJECT_PUBLICATION_REL | T::OBJECT_PUBLICATION_NAMESPACE => Kind::Publication,
+        T::OBJECT_PUBLICATION | T::OBJECT_PUBLICATION_REL | T::OBJECT_PUBLICATION_NAMESPACE => {
+            Kind::Publication
+        }
         T::OBJECT_ROLE => Kind::Role,
         T::OBJECT_ROUTINE => Kind::Routine,
         T::OBJECT_RULE => Kind::Rule,

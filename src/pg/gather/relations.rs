@@ -118,7 +118,8 @@ fn voice_of(entry: &Entry, all: &[Entry], policy: &Policy) -> Voice {
             .is_some_and(|compiled| compiled.scope.allows_exactly())
     };
     let own_views = |other: &&Entry| {
-        catalog::relation_facts(other.relid).is_some_and(|facts| facts.kind == b'v' && facts.owner == entry.check_as)
+        catalog::relation_facts(other.relid)
+            .is_some_and(|facts| facts.kind == b'v' && facts.owner == entry.check_as)
     };
     if all.iter().filter(own_views).all(named_exactly) { Voice::View } else { voice }
 }
@@ -216,9 +217,15 @@ fn of_catalogue(entry: &Entry, voice: Voice, reads: bool, writes: bool, wanted: 
         },
     };
     if inspects {
-        wanted.push(Wanted { columns: read, ..Wanted::named(Action::plain(Verb::Inspect), target()).by(voice) });
+        wanted.push(Wanted {
+            columns: read,
+            ..Wanted::named(Action::plain(Verb::Inspect), target()).by(voice)
+        });
     } else {
         // Voice::View: no allow is needed.
-        wanted.push(Wanted { columns: read, ..Wanted::named(Action::plain(Verb::Select), target()).by(Voice::View) });
+        wanted.push(Wanted {
+            columns: read,
+            ..Wanted::named(Action::plain(Verb::Select), target()).by(Voice::View)
+        });
     }
 }

@@ -134,8 +134,12 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
                 let create: &pg_sys::CreateRoleStmt = &*statement.cast();
                 role_needs(catalog::text(create.role).map_or(Target::Nothing, |name| names::role(&name)))
             }
-            T::T_AlterRoleStmt => role_needs(names::role_spec((*statement.cast::<pg_sys::AlterRoleStmt>()).role)),
-            T::T_AlterRoleSetStmt => role_needs(names::role_spec((*statement.cast::<pg_sys::AlterRoleSetStmt>()).role)),
+            T::T_AlterRoleStmt => {
+                role_needs(names::role_spec((*statement.cast::<pg_sys::AlterRoleStmt>()).role))
+            }
+            T::T_AlterRoleSetStmt => {
+                role_needs(names::role_spec((*statement.cast::<pg_sys::AlterRoleSetStmt>()).role))
+            }
             T::T_DropRoleStmt => each_role((*statement.cast::<pg_sys::DropRoleStmt>()).roles),
             T::T_GrantRoleStmt => Needs::verb(Verb::Role),
             T::T_ReassignOwnedStmt => each_role((*statement.cast::<pg_sys::ReassignOwnedStmt>()).roles),
@@ -164,9 +168,11 @@ fn transaction(statement: &pg_sys::TransactionStmt) -> Needs {
                 None => Needs::free(),
             }
         }
-        TRANS_STMT_COMMIT | TRANS_STMT_ROLLBACK | TRANS_STMT_SAVEPOINT | TRANS_STMT_RELEASE | TRANS_STMT_ROLLBACK_TO => {
-            Needs::free()
-        }
+        TRANS_STMT_COMMIT
+        | TRANS_STMT_ROLLBACK
+        | TRANS_STMT_SAVEPOINT
+        | TRANS_STMT_RELEASE
+        | TRANS_STMT_ROLLBACK_TO => Needs::free(),
         // PREPARE TRANSACTION and what ends one: they outlive the session.
         _ => Needs::verb(Verb::System),
     }

@@ -3,11 +3,11 @@
 use pgrx::pg_sys;
 
 use super::super::gather::relations;
+use super::super::raise::{self, Raised};
 use super::super::{enforce, guc, policies, rows, session, statement};
 use super::{guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
-use super::super::raise::{self, Raised};
 
 static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
 
@@ -48,7 +48,11 @@ unsafe extern "C-unwind" fn check15(range_table: *mut pg_sys::List, raises: bool
 }
 
 #[cfg(not(feature = "pg15"))]
-unsafe extern "C-unwind" fn check16(range_table: *mut pg_sys::List, infos: *mut pg_sys::List, raises: bool) -> bool {
+unsafe extern "C-unwind" fn check16(
+    range_table: *mut pg_sys::List,
+    infos: *mut pg_sys::List,
+    raises: bool,
+) -> bool {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
         if guc::guarded() {
@@ -85,7 +89,10 @@ fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     let policy = policies::policy(session.policy_id)?;
     let wanted = relations::wanted(&entries, &policy);
     // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
-    if wanted.len() == 1 && wanted.iter().all(|one| one.action.verb == Verb::Insert) && statement::filling_new_table() {
+    if wanted.len() == 1
+        && wanted.iter().all(|one| one.action.verb == Verb::Insert)
+        && statement::filling_new_table()
+    {
         return Ok(());
     }
     let form = statement::with_current(|open| open.form).unwrap_or(Form::Plain);

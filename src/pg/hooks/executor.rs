@@ -12,6 +12,7 @@ use crate::request::Form;
 
 static mut PREV_START: pg_sys::ExecutorStart_hook_type = None;
 static mut PREV_RUN: pg_sys::ExecutorRun_hook_type = None;
+static mut PREV_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 static mut PREV_END: pg_sys::ExecutorEnd_hook_type = None;
 
 unsafe extern "C-unwind" {
@@ -20,6 +21,8 @@ unsafe extern "C-unwind" {
     fn raw_start(query: *mut pg_sys::QueryDesc, flags: c_int);
     #[link_name = "standard_ExecutorRun"]
     fn raw_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    #[link_name = "standard_ExecutorFinish"]
+    fn raw_finish(query: *mut pg_sys::QueryDesc);
     #[link_name = "standard_ExecutorEnd"]
     fn raw_end(query: *mut pg_sys::QueryDesc);
 }
@@ -32,6 +35,8 @@ pub fn init() {
         pg_sys::ExecutorStart_hook = Some(start);
         PREV_RUN = pg_sys::ExecutorRun_hook;
         pg_sys::ExecutorRun_hook = Some(run);
+        PREV_FINISH = pg_sys::ExecutorFinish_hook;
+        pg_sys::ExecutorFinish_hook = Some(finish);
         PREV_END = pg_sys::ExecutorEnd_hook;
         pg_sys::ExecutorEnd_hook = Some(end);
     }
@@ -207,6 +212,24 @@ fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     }
 }
 
+/// AFTER triggers and foreign keys run here, still inside the statement.
+unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        let guard = guc::guarded();
+        if guard {
+            guarded(|| statement::set_active(key(query), true));
+        }
+        match PREV_FINISH {
+            Some(previous) => previous(query),
+            None => raw_finish(query),
+        }
+        if guard {
+            guarded(|| statement::set_active(key(query), false));
+        }
+    }
+}
+
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
@@ -219,4 +242,3 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
         }
     }
 }
-

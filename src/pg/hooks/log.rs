@@ -37,7 +37,8 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
 unsafe fn hide(data: &pg_sys::ErrorData) {
     // SAFETY: NUL-terminated texts or null. A text that holds a token was made at run time, hence is writable.
     unsafe {
-        for text in [data.message, data.detail, data.detail_log, data.hint, data.context, data.internalquery] {
+        for text in [data.message, data.detail, data.detail_log, data.hint, data.context, data.internalquery]
+        {
             secrets::mask_in_place(text);
         }
         if !pg_sys::libpq::be::MyProcPort.is_null() {
@@ -50,7 +51,8 @@ fn note(data: *mut pg_sys::ErrorData) {
     // SAFETY: the server's ErrorData; the message is NUL-terminated or null.
     let (code, message) = unsafe {
         let data = &*data;
-        let message = if data.message.is_null() { "" } else { CStr::from_ptr(data.message).to_str().unwrap_or("") };
+        let message =
+            if data.message.is_null() { "" } else { CStr::from_ptr(data.message).to_str().unwrap_or("") };
         (data.sqlerrcode, message)
     };
     statement::failing(code, message, &current_text());

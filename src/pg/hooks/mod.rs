@@ -41,7 +41,7 @@ fn guarded<R: Copy>(body: impl FnOnce() -> R) -> R {
 }
 
 /// Runs an inner frame that may refuse.
-fn checked(body: impl FnOnce() -> Result<(), Refusal>) -> Option<Raised> {
+pub fn checked(body: impl FnOnce() -> Result<(), Refusal>) -> Option<Raised> {
     guarded(|| body().err().map(|refusal| raise::prepare(&refusal)))
 }
 
@@ -50,7 +50,7 @@ fn checked(body: impl FnOnce() -> Result<(), Refusal>) -> Option<Raised> {
 /// # Safety
 /// Called from an outer frame: no value with a destructor is alive.
 #[inline]
-unsafe fn raise_if(raised: Option<Raised>) {
+pub unsafe fn raise_if(raised: Option<Raised>) {
     if let Some(raised) = raised {
         // SAFETY: the caller's promise.
         unsafe { raise::raise(pg_sys::PGERROR, raised) };

@@ -116,7 +116,8 @@ fn before(
         A::OAT_TRUNCATE => truncated(object),
         A::OAT_DROP => {
             // SAFETY: the argument of OAT_DROP is an ObjectAccessDrop (objectaccess.h).
-            let flags = unsafe { argument.cast::<pg_sys::ObjectAccessDrop>().as_ref() }.map_or(0, |drop| drop.dropflags);
+            let flags = unsafe { argument.cast::<pg_sys::ObjectAccessDrop>().as_ref() }
+                .map_or(0, |drop| drop.dropflags);
             let internal = flags & i32::try_from(pg_sys::PERFORM_DELETION_INTERNAL).unwrap_or(0) != 0;
             if internal { Ok(()) } else { dropped(class, object, sub) }
         }
@@ -135,14 +136,18 @@ fn before(
         // Looking a name up in a schema is no access.
         A::OAT_NAMESPACE_SEARCH => Ok(()),
         // A kind of event that a later server adds.
-        _ => enforce_one(Wanted { never: true, ..Wanted::named(Action::plain(Verb::System), Target::Nothing) }),
+        _ => {
+            enforce_one(Wanted { never: true, ..Wanted::named(Action::plain(Verb::System), Target::Nothing) })
+        }
     }
 }
 
 /// No statement is being worked on and the client sent no text: a fast-path function call.
 fn is_fast_path() -> bool {
     // SAFETY: a plain pointer of this process, null between messages and during fast-path calls (postgres.c).
-    unsafe { pg_sys::debug_query_string.is_null() && pg_sys::ParallelWorkerNumber < 0 && !statement::any_active() }
+    unsafe {
+        pg_sys::debug_query_string.is_null() && pg_sys::ParallelWorkerNumber < 0 && !statement::any_active()
+    }
 }
 
 fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
@@ -154,12 +159,16 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
     let wanted = match execution {
         Execution::Free => return Ok(()),
         // Aggregates and the like bring theirs along in plans; a direct call is refused while planning.
-        Execution::ServerOnly if statement::with_current(|open| !open.is_utility()).unwrap_or(true) => return Ok(()),
+        Execution::ServerOnly if statement::with_current(|open| !open.is_utility()).unwrap_or(true) => {
+            return Ok(());
+        }
         Execution::ServerOnly => {
             Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
         }
         // A built-in inside a function that lends is that function's business.
-        Execution::Needs(_) if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => return Ok(()),
+        Execution::Needs(_) if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
+            return Ok(());
+        }
         Execution::Needs(_) if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
         _ => match functions::wanted(function, voice) {
             Some(wanted) => wanted,
@@ -187,9 +196,10 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
     };
     trail::release(trail::reserve(trail::cost(0))?);
     let wanted = match execution {
-        Execution::ServerOnly => {
-            Some(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) })
-        }
+        Execution::ServerOnly => Some(Wanted {
+            never: true,
+            ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function))
+        }),
         _ => functions::wanted(function, Voice::Named),
     };
     let outcome = match wanted {
@@ -270,7 +280,8 @@ fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Re
 
 /// Something was created or altered: only a statement that was decided as one that does so may.
 fn made(class: pg_sys::Oid, verb: Verb) -> Result<(), Refusal> {
-    let permitted = FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.permit == Permit::Objects));
+    let permitted =
+        FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.permit == Permit::Objects));
     if permitted || calls::voice() == Voice::Function {
         return Ok(());
     }

@@ -91,7 +91,10 @@ fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     match walk.server_only {
         None => Ok(()),
         Some(function) => {
-            let wanted = Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) };
+            let wanted = Wanted {
+                never: true,
+                ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function))
+            };
             enforce::enforce(&*session::current()?, &[wanted], Form::Plain)
         }
     }

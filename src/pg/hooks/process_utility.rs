@@ -63,10 +63,24 @@ unsafe extern "C-unwind" fn utility(
         }
         match PREVIOUS {
             Some(previous) => previous(
-                statement, source, read_only_tree, context, parameters, environment, receiver, completion,
+                statement,
+                source,
+                read_only_tree,
+                context,
+                parameters,
+                environment,
+                receiver,
+                completion,
             ),
             None => raw_utility(
-                statement, source, read_only_tree, context, parameters, environment, receiver, completion,
+                statement,
+                source,
+                read_only_tree,
+                context,
+                parameters,
+                environment,
+                receiver,
+                completion,
             ),
         }
         if let Some(frame) = frame {
@@ -130,13 +144,16 @@ fn before(
 fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), Refusal> {
     let refused = object_access::leave();
     // SAFETY: the completion is null or the server's own.
-    let rows = unsafe { completion.as_ref() }.and_then(|completion| i64::try_from(completion.nprocessed).ok());
+    let rows =
+        unsafe { completion.as_ref() }.and_then(|completion| i64::try_from(completion.nprocessed).ok());
     let limited = statement::with_key(frame.key, |open| {
         if let Some(rows) = rows {
             open.set_rows(rows);
         }
         match (rows, open.obligations.max_rows) {
-            (Some(rows), Some((limit, rule))) if rows > limit => Some(super::super::rows::limit_refusal(limit, rule)),
+            (Some(rows), Some((limit, rule))) if rows > limit => {
+                Some(super::super::rows::limit_refusal(limit, rule))
+            }
             _ => None,
         }
     })
