@@ -13,6 +13,7 @@ mod segments;
 mod shmem;
 mod slot;
 pub mod trail;
+mod trail_refusal;
 mod writer;
 
 use pgrx::prelude::*;
