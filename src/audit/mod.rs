@@ -7,3 +7,4 @@ pub mod json;
 pub mod record;
 pub mod redact;
 pub mod ring;
+pub mod stored;

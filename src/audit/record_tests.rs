@@ -5,6 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::request::ObjectClass;
 
 fn parts(event: &OwnedEvent) -> (Vec<AccessRecord<'_>>, Option<&[Option<String>]>) {
     let accesses = event

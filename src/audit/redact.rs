@@ -13,9 +13,9 @@ use regex::{Captures, Regex};
 /// What stands in a secret's place.
 pub const REDACTED: &str = "<redacted>";
 
-/// A quoted literal, possibly unterminated: the text may have been cut within it. Doubled quotes stay inside.
-const LITERAL: &str =
-    r"(?:[eEuU]?&?'(?:[^'\\]|''|\\.)*(?:'|\\?\z)|\$([A-Za-z_]*)\$(?s:.*?)(?:\$[A-Za-z_]*\$|\z))";
+/// A quoted literal, possibly unterminated: the text may have been cut within it. Doubled quotes stay inside. A
+/// dollar-quoted one goes to the text's end: what might end it earlier may be part of the secret.
+const LITERAL: &str = r"(?:[eEuU]?&?'(?:[^'\\]|''|\\.)*(?:'|\\?\z)|\$\w*\$(?s:.*))";
 
 static SECRETS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     let blank = r"(?:\s|/\*(?s:.*?)\*/|--[^\n]*(?:\n|\z))*";
@@ -95,6 +95,7 @@ mod tests {
                 "alter role a encrypted password /* x */ $a$s3cret$a$",
                 "alter role a encrypted password /* x */ '<redacted>'",
             ),
+            ("alter role a password $a$x$b$s3cret$a$ login", "alter role a password '<redacted>'"),
             ("alter role a password 's3cre", "alter role a password '<redacted>'"),
             (
                 "create user mapping for a server s options (user 'b', password 's3cret')",

@@ -33,7 +33,8 @@ impl Inserter {
         Inserter { text, slots: Vec::new() }
     }
 
-    /// Inserts rows, at most `CHUNK`, and their index entries; in the caller's transaction.
+    /// Inserts rows, at most `CHUNK`, and their index entries; in the caller's transaction. Indexes that a DBA has
+    /// added are served too, as long as no expression is to be evaluated for them.
     pub fn insert(&mut self, relation: pg_sys::Oid, rows: &[(u64, OwnedEvent)]) -> Written {
         let relation = match open(relation, pg_sys::RowExclusiveLock) {
             Ok(relation) => relation,
@@ -53,7 +54,17 @@ impl Inserter {
                 pg_sys::ExecStoreVirtualTuple(slot);
                 count += 1;
             }
-            pg_sys::CatalogTuplesMultiInsertWithInfo(relation, self.slots.as_mut_ptr(), count, indexes);
+            pg_sys::heap_multi_insert(
+                relation,
+                self.slots.as_mut_ptr(),
+                count,
+                pg_sys::GetCurrentCommandId(true),
+                0,
+                std::ptr::null_mut(),
+            );
+            for slot in self.slots.iter().take(rows.len()) {
+                index(relation, *slot, indexes);
+            }
             pg_sys::CatalogCloseIndexes(indexes);
             pg_sys::table_close(relation, 0);
         }
@@ -84,6 +95,50 @@ impl Inserter {
             for slot in &self.slots {
                 pg_sys::ExecClearTuple(*slot);
             }
+        }
+    }
+}
+
+/// Inserts a row's index entries. CatalogTuplesMultiInsertWithInfo would do it for rows that are not toasted; of a
+/// toasted one it indexes the tuple from before, which has no place in the table.
+///
+/// # Safety
+/// `relation` and `indexes` are open; `slot` holds a row that heap_multi_insert has just stored.
+unsafe fn index(
+    relation: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    indexes: pg_sys::CatalogIndexState,
+) {
+    // SAFETY: the arrays of the ResultRelInfo have ri_NumIndices entries; no index has more than
+    // INDEX_MAX_KEYS columns; heap_multi_insert has set tts_tid.
+    unsafe {
+        let count = usize::try_from((*indexes).ri_NumIndices).unwrap_or(0);
+        for n in 0..count {
+            let info = *(*indexes).ri_IndexRelationInfo.add(n);
+            if !(*info).ii_ReadyForInserts {
+                continue;
+            }
+            let plain = (*info).ii_Expressions.is_null() && (*info).ii_Predicate.is_null();
+            if !plain || !(*info).ii_ExclusionOps.is_null() {
+                error!(
+                    "an index on the audit trail has an expression, a predicate or an exclusion constraint"
+                );
+            }
+            let mut values = [pg_sys::Datum::from(0_usize); pg_sys::INDEX_MAX_KEYS as usize];
+            let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
+            let columns = usize::try_from((*info).ii_NumIndexAttrs).unwrap_or(0);
+            let cells = values.iter_mut().zip(nulls.iter_mut());
+            for ((value, null), column) in cells.zip((*info).ii_IndexAttrNumbers).take(columns) {
+                *value = pg_sys::slot_getattr(slot, i32::from(column), null);
+            }
+            let unique = if (*info).ii_Unique {
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
+            } else {
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
+            };
+            let index = *(*indexes).ri_IndexRelationDescs.add(n);
+            let (values, nulls) = (values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::index_insert(index, values, nulls, &mut (*slot).tts_tid, relation, unique, false, info);
         }
     }
 }

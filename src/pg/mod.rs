@@ -35,6 +35,7 @@ mod slot;
 mod statement;
 mod store;
 pub mod trail;
+mod trail_refusal;
 mod writer;
 
 use pgrx::prelude::*;

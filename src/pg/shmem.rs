@@ -157,7 +157,8 @@ impl Control {
     /// The slot of a database.
     pub fn slot_of(&self, database: pg_sys::Oid) -> Option<(usize, &'static Slot)> {
         let wanted = u32::from(database);
-        self.slots().find(|(_, slot)| slot.database.load(Ordering::Acquire) == wanted)
+        // 0 marks free slots; a process without a database has none.
+        self.slots().filter(|_| wanted != 0).find(|(_, slot)| slot.database.load(Ordering::Acquire) == wanted)
     }
 
     /// The slot of a database, given to it now if it has none. Free slots first, then one that rests: whose writer
@@ -165,6 +166,9 @@ impl Control {
     pub fn claim_slot(&self, database: pg_sys::Oid) -> Option<(usize, &'static Slot)> {
         if let Some(found) = self.slot_of(database) {
             return Some(found);
+        }
+        if database == pg_sys::InvalidOid {
+            return None;
         }
         locked(0, || {
             // Another backend may have been faster.

@@ -12,9 +12,10 @@ use pgrx::prelude::*;
 use super::guc_audit::{self, MAX_DATABASES, Overflow};
 use super::shmem::{self, SharedCondition, is_set};
 use super::slot::Slot;
+use super::trail_refusal::{cancelled, full, no_writer, unavailable};
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT};
 use crate::audit::{record, ring};
-use crate::refusal::{Refusal, SqlState};
+use crate::refusal::Refusal;
 
 /// Room in the ring that is promised to this backend. Plain data: an ERROR may carry it off, so whoever holds one
 /// keeps it where abort callbacks find it, and publishes or releases it exactly once.
@@ -293,43 +294,6 @@ fn sleep_held(condition: &SharedCondition, left: Duration) {
 
 fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn unavailable(detail: &str, hint: &str) -> Refusal {
-    Refusal::new(
-        SqlState::DiskFull,
-        "audit_unavailable",
-        "the audit trail cannot take the event",
-        detail,
-        hint,
-    )
-}
-
-fn no_writer() -> Refusal {
-    unavailable(
-        "the audit writer of this database is not running",
-        "Look for the writer's messages in the server log, and see that max_worker_processes leaves room for it.",
-    )
-}
-
-fn cancelled() -> Refusal {
-    Refusal::new(
-        SqlState::QueryCanceled,
-        "audit_wait_cancelled",
-        "canceling statement while it waits for the audit trail",
-        "the statement has not run",
-        "",
-    )
-}
-
-fn full() -> Refusal {
-    Refusal::new(
-        SqlState::DiskFull,
-        "audit_full",
-        "the audit trail cannot take the event",
-        "the audit ring of this database is full and its writer does not keep up",
-        "Try again; if it stays so, raise agent_guard.audit_buffer or look for the writer's messages in the server log.",
-    )
 }
 
 /// Appends an event without a reservation, if there is room within `limit`.

@@ -29,7 +29,7 @@ const REST_AFTER: Duration = Duration::from_secs(60);
 /// How long a writer that is to end waits for events of statements that are ending too.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long it waits before it tries again what failed for a reason outside the events.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(500);
 
 struct Writer {
     n: usize,
@@ -302,9 +302,14 @@ impl Writer {
             self.rows.push((seq, fault(seq, &format!("the ring is damaged; {lost} events are lost"))));
             end = front;
         }
-        let committed = match self.commit(0..self.rows.len()) {
+        let all = self.rows.len();
+        // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
+        let probed = if self.stuck_since.is_some() { 1.min(all) } else { 0 };
+        let committed = match self.commit(0..probed).and_then(|()| self.commit(probed..all)) {
             Err(Trouble::Event(why)) => {
-                warning!("a batch of audit events failed and is stored one by one: {why}");
+                if self.stuck_since.is_none() {
+                    warning!("a batch of audit events failed and is stored one by one: {why}");
+                }
                 self.one_by_one(&mut faults)
             }
             other => other,

@@ -1,0 +1,44 @@
+//! Why a statement is refused when its event cannot be recorded (docs/errors.md, SQLSTATE 53100).
+
+use crate::refusal::{Refusal, SqlState};
+
+/// The trail is out of reach, for the reason in `detail`.
+pub fn unavailable(detail: &str, hint: &str) -> Refusal {
+    Refusal::new(
+        SqlState::DiskFull,
+        "audit_unavailable",
+        "the audit trail cannot take the event",
+        detail,
+        hint,
+    )
+}
+
+/// Nobody takes events out of the ring.
+pub fn no_writer() -> Refusal {
+    unavailable(
+        "the audit writer of this database is not running",
+        "Look for the writer's messages in the server log, and see that max_worker_processes leaves room for it.",
+    )
+}
+
+/// The wait ended before there was room.
+pub fn cancelled() -> Refusal {
+    Refusal::new(
+        SqlState::QueryCanceled,
+        "audit_wait_cancelled",
+        "canceling statement while it waits for the audit trail",
+        "the statement has not run",
+        "",
+    )
+}
+
+/// There is a writer, but no room.
+pub fn full() -> Refusal {
+    Refusal::new(
+        SqlState::DiskFull,
+        "audit_full",
+        "the audit trail cannot take the event",
+        "the audit ring of this database is full and its writer does not keep up",
+        "Try again; if it stays so, raise agent_guard.audit_buffer or look for the writer's messages in the server log.",
+    )
+}
