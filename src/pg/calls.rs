@@ -3,8 +3,8 @@
 //! fmgr_hook tells start, end and abort of every call of a function that is not built in (needs_fmgr_hook makes the
 //! server report them, and keeps SQL functions from being inlined past the other hooks).
 
+use rustc_hash::FxHashMap as HashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use pgrx::pg_sys;
 

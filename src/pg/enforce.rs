@@ -117,7 +117,7 @@ pub fn decide(session: &Session, policy: &Policy, wanted: &Wanted, form: Form, s
         action: wanted.action,
         object: compiled.object.clone(),
         name: Rc::clone(&compiled.name),
-        columns: column_names(&wanted.target, &wanted.columns),
+        columns: column_names(&compiled, &wanted.columns),
         decision: outcome,
         rule,
     };
@@ -215,23 +215,23 @@ pub fn allowed_on(policy: &Policy, target: &Target) -> Vec<Action> {
         .collect()
 }
 
-fn column_names(target: &Target, columns: &Columns) -> String {
-    match (target, columns) {
-        (Target::Relation(relid), Columns::Of(numbers)) => {
+fn column_names(compiled: &Compiled, columns: &Columns) -> String {
+    match columns {
+        Columns::Unnamed => String::new(),
+        Columns::Whole => "*".to_owned(),
+        Columns::Of(numbers) => {
             let mut names = String::with_capacity(numbers.len() * 12);
             for number in numbers {
                 if !names.is_empty() {
                     names.push(',');
                 }
-                match catalog::column_name(*relid, *number) {
-                    Some(name) => names.push_str(&name),
+                match compiled.columns.iter().find(|column| column.0 == *number) {
+                    Some((_, name)) => names.push_str(name),
                     None => names.push_str(&number.to_string()),
                 }
             }
             names
         }
-        (_, Columns::Whole) => "*".to_owned(),
-        _ => String::new(),
     }
 }
 
@@ -245,7 +245,7 @@ pub fn enforce(session: &Session, wanted: &[Wanted], form: Form) -> Result<(), R
         return Ok(());
     }
     let policy = policies::policy(session.policy_id)?;
-    let text = statement::with_current(|open| open.text().to_owned());
+    let text = statement::with_current(|open| open.text());
     for one in wanted {
         let text = text.as_deref().unwrap_or("");
         let outcome = decide(session, &policy, one, form, text);

@@ -3,8 +3,8 @@
 //! Keyed by the policy epoch in shared memory; what was compiled is dropped when the catalogue changes. A policy that
 //! cannot be read denies everything.
 
+use rustc_hash::FxHashMap as HashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::own::own;
 use super::scan::{self, Key};
 use super::{catalog, epoch};
 use crate::policy::rule::{Binding, RawRule, Rule};
-use crate::policy::scope::ActionScope;
+use crate::policy::scope::{ActionScope, Column};
 use crate::refusal::{Refusal, SqlState};
 use crate::request::{Action, Object, ObjectClass, Oid};
 
@@ -40,6 +40,8 @@ pub struct Compiled {
     pub object: Option<Arc<Object>>,
     /// The object's qualified name; empty for none.
     pub name: Rc<str>,
+    /// The columns of a relation; empty for anything else.
+    pub columns: Vec<Column>,
     /// The rules that bear on it.
     pub scope: ActionScope,
 }
@@ -167,7 +169,7 @@ fn read_bindings(
     index: pg_sys::Oid,
     rules: &[RawRule],
 ) -> HashMap<i64, Vec<(i32, Binding)>> {
-    let mut bindings: HashMap<i64, Vec<(i32, Binding)>> = HashMap::new();
+    let mut bindings: HashMap<i64, Vec<(i32, Binding)>> = HashMap::default();
     let mut keep = |row: &scan::Row<'_>| {
         let binding = (|| {
             let class = match row.column::<i8>(3)?.cast_unsigned() {
@@ -247,5 +249,5 @@ fn compile(policy: &Policy, action: Action, object: Option<Arc<Object>>, relid: 
         }
     }
     let name = object.as_ref().map(|object| object.to_string()).unwrap_or_default().into();
-    Compiled { object, name, scope }
+    Compiled { object, name, columns, scope }
 }

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
-use super::{catalog, epoch, raise};
+use super::{catalog, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
@@ -54,7 +54,7 @@ pub struct Open {
     level: u16,
     at: i64,
     command: &'static str,
-    text: String,
+    text: Rc<str>,
     parameters: Option<Vec<Option<String>>>,
     accesses: Vec<Decided>,
     decision: AuditDecision,
@@ -68,6 +68,8 @@ pub struct Open {
     pub obligations: Obligations,
     /// Relations whose allow asks for a condition, with the rule.
     pub where_required: Vec<(pg_sys::Oid, RuleId)>,
+    /// It has run before, in part: a cursor or portal.
+    has_run: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
     /// The form through which the statement's accesses come.
@@ -90,11 +92,6 @@ thread_local! {
 
 fn with<T>(body: impl FnOnce(&mut Statements) -> T) -> Option<T> {
     STATEMENTS.with(|statements| statements.try_borrow_mut().ok().map(|mut statements| body(&mut statements)))
-}
-
-fn subtransaction() -> u32 {
-    // SAFETY: a plain value of this process (xact.c).
-    unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
 /// A new number for a utility statement.
@@ -126,11 +123,11 @@ pub fn open(
         statements.open.push(Open {
             key,
             active: true,
-            subtransaction: subtransaction(),
+            subtransaction: quick::subtransaction(),
             level: u16::try_from(level).unwrap_or(u16::MAX),
             at,
             command,
-            text,
+            text: text.into(),
             parameters: None,
             accesses: Vec::new(),
             decision: AuditDecision::Allow,
@@ -142,6 +139,7 @@ pub fn open(
             session,
             obligations: Obligations::default(),
             where_required: Vec::new(),
+            has_run: false,
             sent: 0,
             form,
         });
@@ -228,14 +226,26 @@ impl Open {
         self.active = true;
     }
 
+    /// Whether this is its first run; later ones are further batches of a cursor.
+    pub fn starts_running(&mut self) -> bool {
+        let serial = self.serial();
+        let first = !std::mem::replace(&mut self.has_run, true);
+        first && serial == guc::active_serial()
+    }
+
     /// Whether it is a utility statement.
     pub fn is_utility(&self) -> bool {
         matches!(self.key, Key::Utility(_))
     }
 
     /// The text as it was sent.
-    pub fn text(&self) -> &str {
-        &self.text
+    pub fn text(&self) -> Rc<str> {
+        Rc::clone(&self.text)
+    }
+
+    /// The binding that the statement was opened under.
+    pub fn session(&self) -> Option<Rc<Session>> {
+        self.session.clone()
     }
 
     /// The serial of the binding that the statement was opened under; 0 for none.
@@ -265,8 +275,8 @@ fn publish(open: Open) {
         Some((sqlstate, message)) => (Some(*sqlstate), message.as_str()),
         None => (None, ""),
     };
-    let text = redact(&open.text);
-    let bounded = bounded_text(&text);
+    // The writer redacts what it stores; a token is masked before it gets here (secrets.rs).
+    let bounded = bounded_text(&open.text);
     let records: Vec<AccessRecord<'_>> = open.accesses.iter().map(access_record).collect();
     let role = if open.session.is_none() { role_for_records() } else { String::new() };
     // The server refused before anything was decided, by its own privileges for one.
@@ -314,14 +324,10 @@ fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent
     let (pid, xid, application_name) = unsafe {
         let name = pg_sys::application_name;
         let name = if name.is_null() { "" } else { std::ffi::CStr::from_ptr(name).to_str().unwrap_or("") };
-        (pg_sys::MyProcPid, pg_sys::GetTopTransactionIdIfAny(), name)
+        (pg_sys::MyProcPid, quick::transaction(), name)
     };
-    let event = AuditEvent {
-        pid,
-        xid: u64::from(pgrx_xid(xid)),
-        application_name,
-        ..AuditEvent::bare(kind, at, [0; 16])
-    };
+    let event =
+        AuditEvent { pid, xid: u64::from(xid), application_name, ..AuditEvent::bare(kind, at, [0; 16]) };
     match session {
         None => event,
         Some(session) => AuditEvent {
@@ -333,10 +339,6 @@ fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent
             ..event
         },
     }
-}
-
-fn pgrx_xid(xid: pg_sys::TransactionId) -> u32 {
-    xid.into_inner()
 }
 
 /// Publishes an event about the session itself, or about a statement that never got as far as being open.

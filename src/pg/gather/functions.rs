@@ -1,7 +1,8 @@
 //! Functions: which execution needs what.
 
+use rustc_hash::FxHashMap as HashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -26,7 +27,25 @@ pub enum Execution {
 
 thread_local! {
     /// Built-ins by OID; their classes are fixed for a server version.
-    static BUILT_IN: RefCell<HashMap<u32, Execution>> = RefCell::new(HashMap::new());
+    static BUILT_IN: RefCell<HashMap<u32, Execution>> = RefCell::new(HashMap::default());
+}
+
+/// Built-ins known to be free: a bit for each OID that initdb gives out.
+static FREE: [AtomicU64; FIRST_NORMAL as usize / 64] =
+    [const { AtomicU64::new(0) }; FIRST_NORMAL as usize / 64];
+
+/// Whether a function is known to be a free built-in. Takes no lock and cannot fail: asked by an outer hook frame for
+/// every function of every statement.
+#[inline]
+pub fn known_free(function: pg_sys::Oid) -> bool {
+    let oid = function.to_u32() as usize;
+    FREE.get(oid / 64).is_some_and(|word| word.load(Ordering::Relaxed) & (1 << (oid % 64)) != 0)
+}
+
+fn remember_free(oid: u32) {
+    if let Some(word) = FREE.get(oid as usize / 64) {
+        word.fetch_or(1 << (oid % 64), Ordering::Relaxed);
+    }
 }
 
 /// How a function is treated.
@@ -37,6 +56,9 @@ pub fn execution(function: pg_sys::Oid) -> Execution {
             return known;
         }
         let found = built_in(function);
+        if found == Execution::Free {
+            remember_free(oid);
+        }
         BUILT_IN.with(|known| known.borrow_mut().insert(oid, found));
         return found;
     }

@@ -4,15 +4,15 @@
 //! cached plans carry it too. Children and partitions come without permissions of their own and are covered by the
 //! rules on their relatives (`policies`).
 
+use rustc_hash::FxHashMap as HashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use pgrx::pg_sys;
 
 use super::super::catalog::{self, FIRST_NORMAL, RelationFacts};
 use super::super::enforce::{Target, Wanted};
 use super::super::policies::{self, Policy};
-use super::super::{calls, own};
+use super::super::{calls, own, quick};
 use crate::policy::builtin::{self, Guarded};
 use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
 
@@ -79,7 +79,7 @@ fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
     let mut member = -1;
     loop {
         // SAFETY: a valid Bitmapset of the plan, only read.
-        member = unsafe { pg_sys::bms_next_member(set, member) };
+        member = unsafe { quick::next_member(set, member) };
         if member < 0 {
             break;
         }
@@ -94,8 +94,7 @@ fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
 
 /// The accesses that these entries need.
 pub fn wanted(entries: &[Entry], policy: &Policy) -> Vec<Wanted> {
-    // SAFETY: a plain flag of this process (miscinit.c): set while a foreign-key trigger runs its queries.
-    let foreign_key = unsafe { pg_sys::InNoForceRLSOperation() };
+    let foreign_key = quick::in_foreign_key();
     let mut wanted = Vec::with_capacity(entries.len() * 2);
     for entry in entries {
         let voice = if foreign_key { Voice::View } else { voice_of(entry, entries, policy) };
@@ -182,7 +181,7 @@ fn may_update(policy: &Policy, relid: pg_sys::Oid) -> bool {
 
 thread_local! {
     /// What of the server's own relations needs `inspect`, by OID: fixed for a server version.
-    static GUARDED: RefCell<HashMap<u32, Guarded>> = RefCell::new(HashMap::new());
+    static GUARDED: RefCell<HashMap<u32, Guarded>> = RefCell::new(HashMap::default());
 }
 
 fn guarded_columns(relid: pg_sys::Oid) -> Guarded {

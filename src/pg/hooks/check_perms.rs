@@ -81,7 +81,9 @@ fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     if entries.is_empty() {
         return Ok(());
     }
-    let session = match session::current() {
+    // Checked when the statement was opened, a moment ago.
+    let known = statement::with_current(|open| open.session()).flatten();
+    let session = match known.map_or_else(session::current, Ok) {
         Ok(session) => session,
         Err(_) if guc::observing() => return Ok(()),
         Err(refusal) => return Err(refusal),

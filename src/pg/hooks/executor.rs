@@ -147,8 +147,7 @@ unsafe extern "C-unwind" fn run(
         let guard = guc::guarded();
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
         if guard {
-            raise_if(checked(|| before_run(query)));
-            receiver = guarded(|| rows::cap(query));
+            raise_if(checked(|| before_run(query, &raw mut receiver)));
         }
         match PREV_RUN {
             Some(previous) => previous(query, direction, count, once),
@@ -164,23 +163,28 @@ unsafe extern "C-unwind" fn run(
 }
 
 /// A portal that outlived its binding gives no more rows; the window may also have ended since the last batch.
-fn before_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
-    let serial = statement::with_key(key(query), |open| {
+fn before_run(
+    query: *mut pg_sys::QueryDesc,
+    receiver: *mut *mut pg_sys::DestReceiver,
+) -> Result<(), Refusal> {
+    let open = statement::with_key(key(query), |open| {
         open.set_running();
-        open.serial()
+        (open.serial(), open.starts_running(), open.obligations.max_rows.is_some())
     });
-    match serial {
-        None | Some(0) => Ok(()),
-        Some(serial) => {
-            let outcome = session::current().and_then(|session| {
-                if session.serial == serial { Ok(()) } else { Err(rows::another_scope()) }
-            });
-            if let Err(refusal) = &outcome {
-                statement::with_key(key(query), |open| open.refuse(refusal, false));
-            }
-            outcome
+    let Some((serial, first, capped)) = open else { return Ok(()) };
+    if serial != 0 && !first {
+        let outcome = session::current()
+            .and_then(|session| if session.serial == serial { Ok(()) } else { Err(rows::another_scope()) });
+        if let Err(refusal) = outcome {
+            statement::with_key(key(query), |open| open.refuse(&refusal, false));
+            return Err(refusal);
         }
     }
+    if capped {
+        // SAFETY: the outer frame's local.
+        unsafe { *receiver = rows::cap(query) };
+    }
+    Ok(())
 }
 
 fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {

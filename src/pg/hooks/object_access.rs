@@ -94,7 +94,10 @@ unsafe extern "C-unwind" fn object_access(
 ) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
-        if guc::guarded() {
+        let ordinary = access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
+            && functions::known_free(object)
+            && !pg_sys::debug_query_string.is_null();
+        if guc::guarded() && !ordinary {
             raise_if(checked(|| before(access, class, object, sub, argument)));
         }
         if let Some(previous) = PREVIOUS {

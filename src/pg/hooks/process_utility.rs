@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key};
-use super::super::{calls, enforce, guc, secrets, session, settings};
-use super::{checked, object_access, raise_if, statement_text};
+use super::super::{calls, databases, enforce, guc, secrets, session, settings};
+use super::{checked, guarded, object_access, raise_if, statement_text};
 use crate::refusal::Refusal;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
@@ -57,6 +57,9 @@ unsafe extern "C-unwind" fn utility(
 ) {
     // SAFETY: outer frame; see hooks/mod.rs. Frame and Raised are plain data.
     unsafe {
+        if databases::needs_them_empty((*statement).utilityStmt) {
+            guarded(|| databases::vacate((*statement).utilityStmt));
+        }
         let mut frame: Option<Frame> = None;
         if guc::guarded() {
             raise_if(checked(|| before(statement, source, &raw mut frame)));
