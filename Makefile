@@ -100,6 +100,5 @@ sql-check: build
 	@pg_test/bin/sql-check $(SCRIPT) $(TARGET)/release/libagent_guard.so $(PARTS)
 
 clean:
-	@for home in $(TARGET)/demo $(TARGET)/pg*/server; do \
-	    [ ! -e "$$home" ] || GUARD_HOME="$(CURDIR)/$$home" pg_test/bin/server remove; done
+	@pg_test/bin/clean
 	$(CARGO) clean

@@ -65,17 +65,17 @@ def pgbench(variant: Variant, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen([program, "-n", *arguments], env=variant.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def started(name: str, preload: str, scale: int, *conf: str) -> Server:
-    server = Server(name, [*CONF, *conf], preload).start()
+def filled(server: Server, scale: int) -> None:
+    """Starts a server with pgbench's tables in it."""
+    server.start()
     server.run("create role app login")
     server.run("create database bench owner app")
-    initialize = pgbench(Variant(name, server), "-i", "-q", "-s", str(scale))
+    initialize = pgbench(Variant(server.name, server), "-i", "-q", "-s", str(scale))
     _, errors = initialize.communicate()
     if initialize.returncode:
-        raise RuntimeError(f"pgbench -i on {name}: {errors}")
+        raise RuntimeError(f"pgbench -i on {server.name}: {errors}")
     server.run("vacuum (freeze, analyze)", dbname="bench")
     server.run("checkpoint")
-    return server
 
 
 def guarded(server: Server, policy: str, rules: int = 10) -> str:
@@ -329,8 +329,10 @@ def main() -> None:
     ok = True
 
     def new(name: str, preload: str, *conf: str) -> Server:
-        servers.append(started(name, preload, given.scale, *conf))
-        return servers[-1]
+        server = Server(name, [*CONF, *conf], preload)
+        servers.append(server)
+        filled(server, given.scale)
+        return server
 
     try:
         variants = []
@@ -371,7 +373,7 @@ def main() -> None:
         if bouncer:
             bouncer.stop()
         for server in servers:
-            server._script("remove")
+            server.remove()
     sys.exit(0 if ok else 1)
 
 

@@ -8,6 +8,7 @@ here=$top/pg_test/demo
 export GUARD_HOME=${GUARD_HOME:-$target/demo}
 database=shop
 token=
+tokens=()
 step=0
 refusals=0
 
@@ -82,6 +83,7 @@ grant_window() {
     row=$(ask_admin "select window_id, token, expires_at from agent_guard.grant_window(
             policy => 'order_desk', role => 'shop_agent', agent => '$1', ttl => '$2')") || stop_with "no window"
     IFS='|' read -r window token expires_at <<<"$row"
+    tokens+=("$token")
     note "window $window, until $expires_at"
     note "token  ${token:0:24}... (${#token} characters; a secret)"
 }
@@ -182,11 +184,13 @@ audit() {
     ask_admin "select agent_guard.audit_flush()" >/dev/null
     admin "select ... from agent_guard.audit" "select seq, array_to_string(lineage, ' > ') as lineage, command, decision, sqlstate,
         left(regexp_replace(statement, '\s+', ' ', 'g'), 62) as statement from agent_guard.audit order by seq" shown
-    local recorded leaked
+    local recorded leaked secret
     recorded=$(ask_admin "select count(distinct (pid, at, statement)) from agent_guard.audit where sqlstate in ('42501', '28000')")
     [ "$recorded" -ge "$refusals" ] || stop_with "$refusals statements were refused, $recorded of them are in the record"
-    leaked=$(ask_admin "select count(*) from agent_guard.audit a where strpos(a::text, '$token') > 0")
-    [ "$leaked" -eq 0 ] || stop_with "a token stands in the record"
+    for secret in "${tokens[@]}"; do
+        leaked=$(ask_admin "select count(*) from agent_guard.audit a where strpos(a::text, '$secret') > 0")
+        [ "$leaked" -eq 0 ] || stop_with "a token stands in the record"
+    done
     note "$refusals refusals, all recorded; no token in the record."
 }
 

@@ -50,7 +50,7 @@ class Server:
 
     def start(self) -> Server:
         """A new cluster, started."""
-        self._script("remove")
+        self.remove()
         self._script("start", *self.conf)
         return self._learn()
 
@@ -60,6 +60,10 @@ class Server:
 
     def stop(self) -> None:
         self._script("stop")
+
+    def remove(self) -> None:
+        """Stops the server and deletes its cluster."""
+        self._script("remove")
 
     def _learn(self) -> Server:
         for line in self._script("env").splitlines():
