@@ -27,7 +27,9 @@ pub struct ActiveToken {
 impl ActiveToken {
     /// Compiles what the blocks and the row leave. Only `AuthenticToken::activate` may make one.
     pub(super) fn new(blocks: Blocks, window: &WindowFacts, remaining_depth: u8) -> ActiveToken {
-        let subs = blocks.claims.iter().map(|claims| claims.sub.clone());
+        // The root block is minted for the window's own agent: named twice it would read as a child of itself.
+        let own = blocks.claims.first().is_some_and(|root| root.sub == window.agent);
+        let subs = blocks.claims.iter().skip(usize::from(own)).map(|claims| claims.sub.clone());
         ActiveToken {
             scope: Scope::of(&blocks.claims),
             lineage: std::iter::once(window.agent.clone()).chain(subs).collect(),
