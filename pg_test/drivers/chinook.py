@@ -42,6 +42,11 @@ POLICY = [
     # Allowed as functions, so that what they read is what decides.
     "select agent_guard.allow('analyst', array['execute'], array['function public.*'])",
     "select agent_guard.deny('analyst', array['select'], array['public.employee'])",
+    # A function that is allowed lets its body run; a deny holds in there as well.
+    "select agent_guard.deny('analyst', array['delete'], array['public.*'])",
+    # So that what refuses is the guard, not the server's own privileges before it.
+    "grant execute on function pg_read_file(text), lo_import(text) to analyst",
+    "grant select on agent_guard.rules to analyst",
     "select agent_guard.guard_role('analyst')",
 ]
 
