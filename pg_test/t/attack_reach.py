@@ -12,7 +12,7 @@ def builder(server, *rules):
     """An agent that may make what it likes in `other`, run its own functions and use temporary tables."""
     scene.workshop(server)
     own = [("allow", ["create", "alter", "drop", "maintain", "select", "insert", "update", "delete"], ["other.*"])]
-    own += [("allow", ["create function", "alter function", "execute", "drop function"], ["function other.*"])]
+    own += [("allow", ["create", "alter", "drop", "execute"], ["function other.*"])]
     own += [("allow", "create", "schema other"), ("allow", "temporary", "*")]
     return Agent(server, *own, *rules)
 
