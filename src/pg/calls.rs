@@ -9,13 +9,15 @@ use std::cell::RefCell;
 use pgrx::pg_sys;
 
 use super::policies::{self, Policy};
-use super::{catalog, epoch, guc};
+use super::{catalog, epoch, guc, session};
 use crate::request::{Action, ObjectClass, Verb, Voice};
 
 #[derive(Clone, Copy)]
 struct Call {
     function: pg_sys::Oid,
     lends: bool,
+    /// It was called by the query of a foreign key's trigger.
+    under_foreign_key: bool,
 }
 
 #[derive(Default)]
@@ -52,6 +54,19 @@ pub fn is_guarded_role(role: pg_sys::Oid) -> bool {
     })
 }
 
+/// Whether what a role owns speaks for the agent: the role is a guarded one, or one that the agent's login is a member
+/// of, so that it may replace what that role owns.
+pub fn is_agents(role: pg_sys::Oid) -> bool {
+    // SAFETY: reads the membership caches, in a transaction as every hook.
+    is_guarded_role(role)
+        || unsafe { pg_sys::is_member_of_role_nosuper(session::authenticated_role(), role) }
+}
+
+/// Whether the query of a foreign key's trigger asks, and not a function that it called on its way.
+pub fn in_foreign_key() -> bool {
+    quick::in_foreign_key() && !with(|calls| calls.stack.last().is_some_and(|call| call.under_foreign_key)).unwrap_or(true)
+}
+
 /// Whether the security label "guarded" of our provider is on the role. Readable already while a client authenticates,
 /// because pg_shseclabel is one of the catalogues that are (relcache.c).
 pub fn has_label(role: pg_sys::Oid) -> bool {
@@ -62,11 +77,11 @@ pub fn has_label(role: pg_sys::Oid) -> bool {
     label.is_some()
 }
 
-/// Whether the body of a function speaks for the DBA who allowed it. One that a guarded role owns speaks for the
-/// agent, unless a rule names that very function.
+/// Whether the body of a function speaks for the DBA who allowed it. One that the agent could have made or replaced
+/// speaks for the agent, unless a rule names that very function.
 pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
     let Some(facts) = catalog::function_facts(function) else { return false };
-    if !is_guarded_role(facts.owner) {
+    if !is_agents(facts.owner) {
         return true;
     }
     let execute = Action::plain(Verb::Execute);
@@ -76,7 +91,8 @@ pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
 
 /// A call begins.
 pub fn push(function: pg_sys::Oid, lends: bool) {
-    with(|calls| calls.stack.push(Call { function, lends }));
+    let under_foreign_key = quick::in_foreign_key();
+    with(|calls| calls.stack.push(Call { function, lends, under_foreign_key }));
 }
 
 /// The innermost call of this function ends, and with it whatever is still above.

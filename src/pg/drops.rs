@@ -89,7 +89,9 @@ fn relation(relid: pg_sys::Oid, sub: c_int) -> Drop {
         b'i' | b'I' => {
             // SAFETY: a syscache look-up; with missing_ok an index that is going gives InvalidOid.
             let table = unsafe { pg_sys::IndexGetRelation(relid, true) };
-            if table == pg_sys::InvalidOid {
+            // The index of a TOAST table goes with it.
+            let toast = catalog::relation_facts(table).is_none_or(|facts| facts.kind == b't');
+            if toast {
                 return Drop::Nothing;
             }
             let wanted = Wanted::named(Action::on(Verb::Drop, Kind::Index), Target::Relation(table));

@@ -495,10 +495,12 @@ fn forget_plans() {
     unsafe { pg_sys::ResetPlanCache() };
 }
 
-/// A token was set: bind at once, and drop every portal of another scope, WITH HOLD cursors too. A refusal is told at
-/// the next statement.
+/// The token's variable was set or reset: bind at once, and drop every portal of another scope, WITH HOLD cursors too:
+/// what these have stored passes no hook when it is sent. A refusal is told at the next statement.
 pub fn settle() {
-    if current().is_ok() {
+    let before = STATE.with(|state| state.borrow().bound.as_ref().map(|bound| bound.serial));
+    let after = current().ok().map(|session| session.serial);
+    if before != after {
         // SAFETY: DISCARD ALL does the same inside a statement of its own; the active portal is left alone.
         unsafe { pg_sys::PortalHashTableDeleteAll() };
     }

@@ -16,7 +16,7 @@ pub fn is_token(name: &str) -> bool {
     name.eq_ignore_ascii_case("agent_guard.token")
 }
 
-/// Whether a statement sets the token's variable.
+/// Whether a statement sets or resets the token's variable.
 ///
 /// # Safety
 /// `statement` is a valid utility statement.
@@ -27,7 +27,8 @@ pub unsafe fn sets_token(statement: *mut pg_sys::Node) -> bool {
             return false;
         }
         let set = &*statement.cast::<pg_sys::VariableSetStmt>();
-        catalog::text(set.name).is_some_and(|name| is_token(&name))
+        set.kind == pg_sys::VariableSetKind::VAR_RESET_ALL
+            || catalog::text(set.name).is_some_and(|name| is_token(&name))
     }
 }
 

@@ -77,7 +77,19 @@ pub fn is_own(function: pg_sys::Oid) -> bool {
     own::own().is_some_and(|own| catalog::function_namespace(function) == Some(own.schema))
 }
 
+/// Built-ins that stand-ins replace in plans: their arguments decide, so the originals are out of reach.
+const REPLACED: [u32; 5] = [
+    pg_sys::F_SET_CONFIG,
+    pg_sys::F_NEXTVAL,
+    pg_sys::F_CURRVAL,
+    pg_sys::F_SETVAL_REGCLASS_INT8,
+    pg_sys::F_SETVAL_REGCLASS_INT8_BOOL,
+];
+
 fn built_in(function: pg_sys::Oid) -> Execution {
+    if REPLACED.contains(&function.to_u32()) {
+        return Execution::Never;
+    }
     let Some(facts) = catalog::function_facts(function) else { return Execution::Never };
     match builtin::function_class(&facts.name, facts.volatility, facts.takes_internal) {
         Class::Ordinary => Execution::Free,

@@ -71,6 +71,24 @@ pub unsafe fn entries(list: *mut pg_sys::List) -> Vec<Entry> {
     entries
 }
 
+/// The entries of one query level before it is planned.
+///
+/// # Safety
+/// `query` is a valid, rewritten query.
+pub unsafe fn entries_of(query: *mut pg_sys::Query) -> Vec<Entry> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            entries((*query).rtable)
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            entries((*query).rteperminfos)
+        }
+    }
+}
+
 fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
     if set.is_null() {
         return Columns::Unnamed;
@@ -94,33 +112,57 @@ fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
 
 /// The accesses that these entries need.
 pub fn wanted(entries: &[Entry], policy: &Policy) -> Vec<Wanted> {
-    let foreign_key = quick::in_foreign_key();
+    let foreign_key = calls::in_foreign_key();
+    let asked = match calls::voice() {
+        // Even where an allowed function asks: a view of the agent's in its way speaks for the agent.
+        Voice::Function if entries.iter().any(|entry| is_own_view(entry) && !lends(entry, policy)) => {
+            Voice::Named
+        }
+        asked => asked,
+    };
     let mut wanted = Vec::with_capacity(entries.len() * 2);
     for entry in entries {
-        let voice = if foreign_key { Voice::View } else { voice_of(entry, entries, policy) };
+        let voice = if foreign_key { Voice::View } else { voice_of(entry, asked, entries, policy) };
         of_entry(entry, voice, foreign_key, policy, &mut wanted);
     }
     wanted
 }
 
-/// A table reached through a view is the view's to lend, unless the view is the agent's own making.
-fn voice_of(entry: &Entry, all: &[Entry], policy: &Policy) -> Voice {
-    let voice = calls::voice();
+/// A table reached through a view is the view's to lend, unless the view is the agent's own making. A rule or a
+/// materialized view of the agent's lends nothing.
+fn voice_of(entry: &Entry, asked: Voice, all: &[Entry], policy: &Policy) -> Voice {
     if entry.check_as == pg_sys::InvalidOid {
-        return voice;
+        return asked;
     }
-    if !calls::is_guarded_role(entry.check_as) {
+    if !calls::is_agents(entry.check_as) {
         return Voice::View;
     }
-    let named_exactly = |view: &Entry| {
-        policies::compiled(policy, Action::plain(Verb::Select), ObjectClass::Relation, view.relid)
+    // Whose body the entry comes from is not told: every candidate has to be one that lends.
+    let mut sources = all
+        .iter()
+        .filter(|other| {
+            catalog::relation_facts(other.relid)
+                .is_some_and(|facts| facts.has_rules && facts.owner == entry.check_as)
+        })
+        .peekable();
+    if sources.peek().is_some() && sources.all(|source| lends(source, policy)) {
+        Voice::View
+    } else {
+        Voice::Named
+    }
+}
+
+fn is_own_view(entry: &Entry) -> bool {
+    catalog::relation_facts(entry.relid)
+        .is_some_and(|facts| facts.kind == b'v' && calls::is_agents(facts.owner))
+}
+
+/// Whether an own view lends its tables: it is only read, and a rule names that very view.
+fn lends(entry: &Entry, policy: &Policy) -> bool {
+    entry.required == pg_sys::ACL_SELECT
+        && is_own_view(entry)
+        && policies::compiled(policy, Action::plain(Verb::Select), ObjectClass::Relation, entry.relid)
             .is_some_and(|compiled| compiled.scope.allows_exactly())
-    };
-    let own_views = |other: &&Entry| {
-        catalog::relation_facts(other.relid)
-            .is_some_and(|facts| facts.kind == b'v' && facts.owner == entry.check_as)
-    };
-    if all.iter().filter(own_views).all(named_exactly) { Voice::View } else { voice }
 }
 
 fn of_entry(entry: &Entry, voice: Voice, foreign_key: bool, policy: &Policy, wanted: &mut Vec<Wanted>) {

@@ -2,10 +2,11 @@
 
 use pgrx::pg_sys;
 
+use super::super::enforce::{Target, Wanted};
 use super::super::gather::relations;
 use super::super::raise::{self, Raised};
 use super::super::{enforce, guc, policies, rows, session, statement};
-use super::{guarded, raise_if};
+use super::{guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
 
@@ -91,10 +92,11 @@ fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     let policy = policies::policy(session.policy_id)?;
     let wanted = relations::wanted(&entries, &policy);
     // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
-    if wanted.len() == 1
-        && wanted.iter().all(|one| one.action.verb == Verb::Insert)
-        && statement::filling_new_table()
-    {
+    let fills = |one: &Wanted| match one.target {
+        Target::Relation(relid) => one.action.verb == Verb::Insert && object_access::has_created(relid),
+        _ => false,
+    };
+    if wanted.iter().all(fills) && statement::filling_new_table() {
         return Ok(());
     }
     let form = statement::with_current(|open| open.form).unwrap_or(Form::Plain);

@@ -35,6 +35,7 @@ struct Frame {
     /// COPY FROM without WHERE, or DDL: defaults are evaluated outside any plan.
     fills_defaults: bool,
     dropped: Vec<pg_sys::Oid>,
+    created: Vec<pg_sys::Oid>,
     /// Parts of relations that were dropped, each with its relation: fine where the relation itself goes.
     parts: Vec<(pg_sys::Oid, Wanted)>,
     subtransaction: u32,
@@ -54,7 +55,7 @@ pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
         };
         (copy_from || permit == Permit::Objects, pg_sys::GetCurrentSubTransactionId())
     };
-    let frame = Frame { permit, fills_defaults, dropped: Vec::new(), parts: Vec::new(), subtransaction };
+    let frame = Frame { permit, fills_defaults, dropped: Vec::new(), created: Vec::new(), parts: Vec::new(), subtransaction };
     FRAMES.with(|frames| frames.borrow_mut().push(frame));
 }
 
@@ -128,7 +129,13 @@ fn before(
             // SAFETY: the argument is null or an ObjectAccessPostCreate.
             let internal = unsafe { argument.cast::<pg_sys::ObjectAccessPostCreate>().as_ref() }
                 .is_some_and(|create| create.is_internal);
-            if internal { Ok(()) } else { made(class, Verb::Create) }
+            if internal {
+                return Ok(());
+            }
+            if class == pg_sys::RelationRelationId && sub == 0 {
+                note_created(object);
+            }
+            made(class, Verb::Create)
         }
         A::OAT_POST_ALTER => {
             // SAFETY: the argument is null or an ObjectAccessPostAlter.
@@ -169,10 +176,10 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
             Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
         }
         // A built-in inside a function that lends is that function's business.
-        Execution::Needs(_) if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
+        Execution::Needs(_) | Execution::Never if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
             return Ok(());
         }
-        Execution::Needs(_) if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
+        _ if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
         _ => match functions::wanted(function, voice) {
             Some(wanted) => wanted,
             None => return Ok(()),
@@ -279,6 +286,19 @@ fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Re
             if kept { Ok(()) } else { enforce_one(wanted) }
         }
     }
+}
+
+fn note_created(relid: pg_sys::Oid) {
+    FRAMES.with(|frames| {
+        if let Some(frame) = frames.borrow_mut().last_mut() {
+            frame.created.push(relid);
+        }
+    });
+}
+
+/// Whether the utility statement that runs has made this relation.
+pub fn has_created(relid: pg_sys::Oid) -> bool {
+    FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.created.contains(&relid)))
 }
 
 /// Something was created or altered: only a statement that was decided as one that does so may.

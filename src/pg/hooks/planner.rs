@@ -1,7 +1,8 @@
 //! planner_hook: puts checked functions in the place of built-ins whose arguments decide (set_config, nextval, currval,
 //! setval), and refuses direct calls of functions that only the server may call.
 //!
-//! No decision rests here, because cached plans do not pass again: what is not replaced is denied when it runs.
+//! An operator that is not built in has the query decided before it is planned: estimates call its function with stored
+//! values. Otherwise no decision rests here, because cached plans do not pass again: what is not replaced is denied when it runs.
 //! post_parse_analyze_hook only hides tokens in the text.
 
 use std::ffi::c_void;
@@ -11,8 +12,9 @@ use pgrx::pg_sys;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::gather::functions::{self, Execution};
+use super::super::gather::relations;
 use super::super::own::{self, StandIns};
-use super::super::{enforce, guc, secrets, session};
+use super::super::{catalog, enforce, guc, policies, secrets, session};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Verb};
@@ -81,13 +83,25 @@ struct Walk {
     stand_ins: StandIns,
     /// A direct call of a function that takes `internal`.
     server_only: Option<pg_sys::Oid>,
+    /// An operator that is not built in: estimating its selectivity calls its function with stored statistics.
+    foreign_operator: bool,
+    /// The permission entries of every query level.
+    entries: Vec<relations::Entry>,
 }
 
 fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     let Some(own) = own::own() else { return Ok(()) };
-    let mut walk = Walk { stand_ins: own.stand_ins, server_only: None };
+    let mut walk = Walk {
+        stand_ins: own.stand_ins,
+        server_only: None,
+        foreign_operator: false,
+        entries: Vec::new(),
+    };
     // SAFETY: the planner may scribble on its input (planner.c), so may we; the walker visits valid nodes.
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
+    if walk.foreign_operator {
+        may_read(&walk.entries)?;
+    }
     match walk.server_only {
         None => Ok(()),
         Some(function) => {
@@ -100,6 +114,25 @@ fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     }
 }
 
+/// Decides before planning what is otherwise decided after it. Only refusals are recorded here.
+fn may_read(entries: &[relations::Entry]) -> Result<(), Refusal> {
+    let session = match session::current() {
+        Err(_) if guc::observing() => return Ok(()),
+        session => session?,
+    };
+    let policy = policies::policy(session.policy_id)?;
+    for one in relations::wanted(entries, &policy) {
+        if !enforce::would_allow(&session, &one)? {
+            enforce::enforce(&session, &[one], Form::Plain)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_foreign(operator: pg_sys::Oid) -> bool {
+    operator.to_u32() >= catalog::FIRST_NORMAL
+}
+
 unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
     // SAFETY: called with valid nodes or null; the tag decides the casts; the context is our Walk.
     unsafe {
@@ -107,10 +140,30 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             return false;
         }
         match (*node).type_ {
-            pg_sys::NodeTag::T_Query => pg_sys::query_tree_walker(node.cast(), Some(visit), context, 0),
+            pg_sys::NodeTag::T_Query => {
+                let query = node.cast::<pg_sys::Query>();
+                (*context.cast::<Walk>()).entries.extend(relations::entries_of(query));
+                pg_sys::query_tree_walker(query, Some(visit), context, 0)
+            }
             tag => {
-                if tag == pg_sys::NodeTag::T_FuncExpr {
-                    replace(&mut *node.cast(), &mut *context.cast());
+                let walk = &mut *context.cast::<Walk>();
+                match tag {
+                    pg_sys::NodeTag::T_FuncExpr => replace(&mut *node.cast(), walk),
+                    // DistinctExpr is an OpExpr of another tag.
+                    pg_sys::NodeTag::T_OpExpr | pg_sys::NodeTag::T_DistinctExpr => {
+                        walk.foreign_operator |= is_foreign((*node.cast::<pg_sys::OpExpr>()).opno);
+                    }
+                    pg_sys::NodeTag::T_ScalarArrayOpExpr => {
+                        walk.foreign_operator |= is_foreign((*node.cast::<pg_sys::ScalarArrayOpExpr>()).opno);
+                    }
+                    pg_sys::NodeTag::T_RowCompareExpr => {
+                        let numbers = (*node.cast::<pg_sys::RowCompareExpr>()).opnos;
+                        let length = if numbers.is_null() { 0 } else { (*numbers).length };
+                        let length = usize::try_from(length).unwrap_or(0);
+                        walk.foreign_operator |=
+                            (0..length).any(|i| is_foreign((*(*numbers).elements.add(i)).oid_value));
+                    }
+                    _ => {}
                 }
                 pg_sys::expression_tree_walker(node, Some(visit), context)
             }
