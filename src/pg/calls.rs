@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use pgrx::pg_sys;
 
 use super::policies::{self, Policy};
-use super::{catalog, epoch, guc, session};
+use super::{catalog, epoch, guc, quick, session};
 use crate::request::{Action, ObjectClass, Verb, Voice};
 
 #[derive(Clone, Copy)]
