@@ -2,10 +2,11 @@
 
 use pgrx::pg_sys;
 
+use super::super::enforce::{Target, Wanted};
 use super::super::gather::relations;
 use super::super::raise::{self, Raised};
 use super::super::{enforce, guc, policies, rows, session, statement};
-use super::{guarded, raise_if};
+use super::{guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
 
@@ -75,6 +76,15 @@ fn before(list: *mut pg_sys::List) -> Option<Raised> {
     decide(list).err().map(|refusal| raise::prepare(&refusal))
 }
 
+fn fills_new_table(wanted: &Wanted) -> bool {
+    match wanted.target {
+        Target::Relation(relid) if wanted.action.verb == Verb::Insert => {
+            object_access::just_created(relid) && statement::filling_new_table()
+        }
+        _ => false,
+    }
+}
+
 fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     // SAFETY: the hook's own argument.
     let entries = unsafe { relations::entries(list) };
@@ -90,8 +100,7 @@ fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     let wanted = relations::wanted(&entries, &policy);
     // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
     if wanted.len() == 1
-        && wanted.iter().all(|one| one.action.verb == Verb::Insert)
-        && statement::filling_new_table()
+        && wanted.iter().all(fills_new_table)
     {
         return Ok(());
     }

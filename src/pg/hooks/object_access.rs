@@ -34,6 +34,7 @@ struct Frame {
     permit: Permit,
     /// COPY FROM without WHERE, or DDL: defaults are evaluated outside any plan.
     fills_defaults: bool,
+    created: Vec<pg_sys::Oid>,
     dropped: Vec<pg_sys::Oid>,
     /// Parts of relations that were dropped, each with its relation: fine where the relation itself goes.
     parts: Vec<(pg_sys::Oid, Wanted)>,
@@ -54,8 +55,25 @@ pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
         };
         (copy_from || permit == Permit::Objects, pg_sys::GetCurrentSubTransactionId())
     };
-    let frame = Frame { permit, fills_defaults, dropped: Vec::new(), parts: Vec::new(), subtransaction };
+    let frame = Frame {
+        permit,
+        fills_defaults,
+        created: Vec::new(),
+        dropped: Vec::new(),
+        parts: Vec::new(),
+        subtransaction,
+    };
     FRAMES.with(|frames| frames.borrow_mut().push(frame));
+}
+
+/// The innermost utility statement that is running.
+fn with_frame<T>(body: impl FnOnce(&mut Frame) -> T) -> Option<T> {
+    FRAMES.with(|frames| frames.borrow_mut().last_mut().map(body))
+}
+
+/// Whether the innermost utility statement that is running created this relation.
+pub fn just_created(relation: pg_sys::Oid) -> bool {
+    with_frame(|frame| frame.created.contains(&relation)).unwrap_or(false)
 }
 
 /// A utility statement has ended; a refusal where it took a part of a relation along that it may not.
@@ -125,6 +143,9 @@ fn before(
             // SAFETY: the argument is null or an ObjectAccessPostCreate.
             let internal = unsafe { argument.cast::<pg_sys::ObjectAccessPostCreate>().as_ref() }
                 .is_some_and(|create| create.is_internal);
+            if class == pg_sys::RelationRelationId {
+                with_frame(|frame| frame.created.push(object));
+            }
             if internal { Ok(()) } else { made(class, Verb::Create) }
         }
         A::OAT_POST_ALTER => {
@@ -179,7 +200,7 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
 }
 
 fn fills_defaults() -> bool {
-    FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.fills_defaults))
+    with_frame(|frame| frame.fills_defaults).unwrap_or(false)
 }
 
 /// Nothing else sees a fast-path call: token, decision and record are all here.
@@ -256,33 +277,22 @@ fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Re
         drops::Drop::Nothing => Ok(()),
         drops::Drop::Object(wanted) => {
             if let Target::Relation(relid) = wanted.target {
-                FRAMES.with(|frames| {
-                    if let Some(frame) = frames.borrow_mut().last_mut() {
-                        frame.dropped.push(relid);
-                    }
-                });
+                with_frame(|frame| frame.dropped.push(relid));
             }
             enforce_one(wanted.by(voice))
         }
         drops::Drop::Part(relation, wanted) => {
             let wanted = wanted.by(voice);
-            let kept = FRAMES.with(|frames| match frames.borrow_mut().last_mut() {
-                Some(frame) => {
-                    frame.parts.push((relation, wanted.clone()));
-                    true
-                }
-                None => false,
-            });
-            if kept { Ok(()) } else { enforce_one(wanted) }
+            let kept = with_frame(|frame| frame.parts.push((relation, wanted.clone())));
+            if kept.is_some() { Ok(()) } else { enforce_one(wanted) }
         }
     }
 }
 
 /// Something was created or altered: only a statement that was decided as one that does so may.
 fn made(class: pg_sys::Oid, verb: Verb) -> Result<(), Refusal> {
-    let permitted =
-        FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.permit == Permit::Objects));
-    if permitted || calls::voice() == Voice::Function {
+    let permitted = with_frame(|frame| frame.permit == Permit::Objects);
+    if permitted == Some(true) || calls::voice() == Voice::Function {
         return Ok(());
     }
     let kind = drops::kind_of_class(class).unwrap_or(Kind::Table);
