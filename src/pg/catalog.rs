@@ -45,6 +45,8 @@ pub struct RelationFacts {
     pub temporary: bool,
     /// Whether it has or had children.
     pub has_children: bool,
+    /// Whether it has or had rewrite rules; views have one.
+    pub has_rules: bool,
     /// The number of attributes, dropped ones included.
     pub attributes: i16,
 }
@@ -57,6 +59,7 @@ pub fn relation_facts(relid: pg_sys::Oid) -> Option<RelationFacts> {
         kind: row.relkind.cast_unsigned(),
         temporary: row.relpersistence.cast_unsigned() == b't',
         has_children: row.relhassubclass,
+        has_rules: row.relhasrules,
         attributes: row.relnatts,
     })
 }

@@ -333,7 +333,7 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Needs {
             let command: &pg_sys::AlterTableCmd = &*node.cast();
             match command.subtype {
                 A::AT_ChangeOwner => wanted.push(Wanted::named(Action::plain(Verb::Grant), target.clone())),
-                A::AT_AttachPartition | A::AT_DetachPartition => {
+                A::AT_AttachPartition | A::AT_DetachPartition | A::AT_DetachPartitionFinalize => {
                     let partition: &pg_sys::PartitionCmd = &*command.def.cast();
                     moves(&names::relation_target(partition.name), &mut wanted);
                     moves(&target, &mut wanted);

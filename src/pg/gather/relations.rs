@@ -104,7 +104,9 @@ pub fn wanted(entries: &[Entry], policy: &Policy) -> Vec<Wanted> {
     wanted
 }
 
-/// A table reached through a view is the view's to lend, unless the view is the agent's own making.
+/// A table reached through a view is the view's to lend, unless the view is the agent's own making: that lends only
+/// where a rule names the view itself. What a rewrite rule on the agent's own table does is asked by the agent, and
+/// so is what a materialized view of its own is filled with.
 fn voice_of(entry: &Entry, all: &[Entry], policy: &Policy) -> Voice {
     let voice = calls::voice();
     if entry.check_as == pg_sys::InvalidOid {
@@ -113,15 +115,21 @@ fn voice_of(entry: &Entry, all: &[Entry], policy: &Policy) -> Voice {
     if !calls::is_guarded_role(entry.check_as) {
         return Voice::View;
     }
-    let named_exactly = |view: &Entry| {
-        policies::compiled(policy, Action::plain(Verb::Select), ObjectClass::Relation, view.relid)
+    let named_exactly = |relid| {
+        policies::compiled(policy, Action::plain(Verb::Select), ObjectClass::Relation, relid)
             .is_some_and(|compiled| compiled.scope.allows_exactly())
     };
-    let own_views = |other: &&Entry| {
-        catalog::relation_facts(other.relid)
-            .is_some_and(|facts| facts.kind == b'v' && facts.owner == entry.check_as)
-    };
-    if all.iter().filter(own_views).all(named_exactly) { Voice::View } else { voice }
+    let mut lent = false;
+    for other in all {
+        let Some(facts) = catalog::relation_facts(other.relid) else { return voice };
+        if facts.owner == entry.check_as && facts.has_rules {
+            if facts.kind != b'v' || !named_exactly(other.relid) {
+                return voice;
+            }
+            lent = true;
+        }
+    }
+    if lent { Voice::View } else { voice }
 }
 
 fn of_entry(entry: &Entry, voice: Voice, foreign_key: bool, policy: &Policy, wanted: &mut Vec<Wanted>) {

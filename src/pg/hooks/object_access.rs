@@ -79,10 +79,17 @@ pub fn just_created(relation: pg_sys::Oid) -> bool {
 /// A utility statement has ended; a refusal where it took a part of a relation along that it may not.
 pub fn leave() -> Option<Refusal> {
     let frame = FRAMES.with(|frames| frames.borrow_mut().pop())?;
-    let session = session::current().ok()?;
     let left: Vec<(pg_sys::Oid, Wanted)> =
         frame.parts.into_iter().filter(|(relation, _)| !frame.dropped.contains(relation)).collect();
-    left.into_iter().find_map(|(_, wanted)| part(&session, wanted).err())
+    if left.is_empty() {
+        return None;
+    }
+    match session::current() {
+        Ok(session) => left.into_iter().find_map(|(_, wanted)| part(&session, wanted).err()),
+        Err(_) if guc::observing() => None,
+        // Revoked or expired while it ran: what is still undecided is refused.
+        Err(refusal) => Some(refusal),
+    }
 }
 
 /// A part of a relation that stays: dropping it takes `drop <part>` on the relation, or altering the relation.
