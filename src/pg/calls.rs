@@ -16,6 +16,8 @@ use crate::request::{Action, ObjectClass, Verb, Voice};
 struct Call {
     function: pg_sys::Oid,
     lends: bool,
+    /// It was called from within a foreign key's own query: a trigger on a row that a cascade reached.
+    from_foreign_key: bool,
 }
 
 #[derive(Default)]
@@ -76,7 +78,20 @@ pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
 
 /// A call begins.
 pub fn push(function: pg_sys::Oid, lends: bool) {
-    with(|calls| calls.stack.push(Call { function, lends }));
+    let from_foreign_key = in_foreign_key_context();
+    with(|calls| calls.stack.push(Call { function, lends, from_foreign_key }));
+}
+
+fn in_foreign_key_context() -> bool {
+    // SAFETY: a plain flag of this process (miscinit.c): set while a foreign-key trigger runs its queries, and
+    // inherited by whatever they call.
+    unsafe { pg_sys::InNoForceRLSOperation() }
+}
+
+/// Whether the query that is being checked is a foreign key's own, and not one of a trigger that it fired.
+pub fn foreign_key_query() -> bool {
+    let called_from_one = with(|calls| calls.stack.last().is_some_and(|call| call.from_foreign_key));
+    in_foreign_key_context() && called_from_one == Some(false)
 }
 
 /// The innermost call of this function ends, and with it whatever is still above.

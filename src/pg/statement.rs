@@ -68,6 +68,10 @@ pub struct Open {
     pub obligations: Obligations,
     /// Relations whose allow asks for a condition, with the rule.
     pub where_required: Vec<(pg_sys::Oid, RuleId)>,
+    /// Whether what an obligation refuses is only recorded.
+    pub observed: bool,
+    /// Whether `max_rows` rides on an allow to change rows.
+    pub changes_limited: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
     /// The form through which the statement's accesses come.
@@ -142,6 +146,8 @@ pub fn open(
             session,
             obligations: Obligations::default(),
             where_required: Vec::new(),
+            observed: false,
+            changes_limited: false,
             sent: 0,
             form,
         });

@@ -94,8 +94,7 @@ fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
 
 /// The accesses that these entries need.
 pub fn wanted(entries: &[Entry], policy: &Policy) -> Vec<Wanted> {
-    // SAFETY: a plain flag of this process (miscinit.c): set while a foreign-key trigger runs its queries.
-    let foreign_key = unsafe { pg_sys::InNoForceRLSOperation() };
+    let foreign_key = calls::foreign_key_query();
     let mut wanted = Vec::with_capacity(entries.len() * 2);
     for entry in entries {
         let voice = if foreign_key { Voice::View } else { voice_of(entry, entries, policy) };

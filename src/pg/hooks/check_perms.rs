@@ -99,9 +99,7 @@ fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     let policy = policies::policy(session.policy_id)?;
     let wanted = relations::wanted(&entries, &policy);
     // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
-    if wanted.len() == 1
-        && wanted.iter().all(fills_new_table)
-    {
+    if wanted.len() == 1 && wanted.iter().all(fills_new_table) {
         return Ok(());
     }
     let form = statement::with_current(|open| open.form).unwrap_or(Form::Plain);

@@ -34,6 +34,8 @@ struct Frame {
     permit: Permit,
     /// COPY FROM without WHERE, or DDL: defaults are evaluated outside any plan.
     fills_defaults: bool,
+    /// CREATE TABLE or ALTER TABLE, which the server takes apart into statements of its own.
+    derives: bool,
     created: Vec<pg_sys::Oid>,
     dropped: Vec<pg_sys::Oid>,
     /// Parts of relations that were dropped, each with its relation: fine where the relation itself goes.
@@ -48,16 +50,20 @@ thread_local! {
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
     // SAFETY: the statement of the hook; the tag decides the cast. The subtransaction id is a plain value.
-    let (fills_defaults, subtransaction) = unsafe {
+    let (fills_defaults, derives, subtransaction) = unsafe {
+        use pg_sys::NodeTag as T;
+        let derives =
+            matches!((*node).type_, T::T_CreateStmt | T::T_CreateForeignTableStmt | T::T_AlterTableStmt);
         let copy_from = (*node).type_ == pg_sys::NodeTag::T_CopyStmt && {
             let copy = &*node.cast::<pg_sys::CopyStmt>();
             copy.is_from && copy.whereClause.is_null()
         };
-        (copy_from || permit == Permit::Objects, pg_sys::GetCurrentSubTransactionId())
+        (copy_from || permit == Permit::Objects, derives, pg_sys::GetCurrentSubTransactionId())
     };
     let frame = Frame {
         permit,
         fills_defaults,
+        derives,
         created: Vec::new(),
         dropped: Vec::new(),
         parts: Vec::new(),
@@ -69,6 +75,11 @@ pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
 /// The innermost utility statement that is running.
 fn with_frame<T>(body: impl FnOnce(&mut Frame) -> T) -> Option<T> {
     FRAMES.with(|frames| frames.borrow_mut().last_mut().map(body))
+}
+
+/// Whether the innermost utility statement that is running is taken apart into further ones.
+pub fn derives() -> bool {
+    with_frame(|frame| frame.derives).unwrap_or(false)
 }
 
 /// Whether the innermost utility statement that is running created this relation.
@@ -192,10 +203,6 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
         }
         Execution::ServerOnly => {
             Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
-        }
-        // A built-in inside a function that lends is that function's business.
-        Execution::Needs(_) if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
-            return Ok(());
         }
         Execution::Needs(_) if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
         _ => match functions::wanted(function, voice) {
