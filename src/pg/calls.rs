@@ -58,13 +58,13 @@ pub fn is_guarded_role(role: pg_sys::Oid) -> bool {
 /// of, so that it may replace what that role owns.
 pub fn is_agents(role: pg_sys::Oid) -> bool {
     // SAFETY: reads the membership caches, in a transaction as every hook.
-    is_guarded_role(role)
-        || unsafe { pg_sys::is_member_of_role_nosuper(session::authenticated_role(), role) }
+    is_guarded_role(role) || unsafe { pg_sys::is_member_of_role_nosuper(session::authenticated_role(), role) }
 }
 
 /// Whether the query of a foreign key's trigger asks, and not a function that it called on its way.
 pub fn in_foreign_key() -> bool {
-    quick::in_foreign_key() && !with(|calls| calls.stack.last().is_some_and(|call| call.under_foreign_key)).unwrap_or(true)
+    quick::in_foreign_key()
+        && !with(|calls| calls.stack.last().is_some_and(|call| call.under_foreign_key)).unwrap_or(true)
 }
 
 /// Whether the security label "guarded" of our provider is on the role. Readable already while a client authenticates,

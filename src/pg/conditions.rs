@@ -175,6 +175,8 @@ pub unsafe fn only_sets_the_token(plan: *mut pg_sys::PlannedStmt) -> bool {
         if tree.is_null()
             || (*tree).type_ != T::T_Result
             || !(*tree).lefttree.is_null()
+            || !(*tree).qual.is_null()
+            || !(*tree.cast::<pg_sys::Result>()).resconstantqual.is_null()
             || !plan.subplans.is_null()
         {
             return false;

@@ -164,6 +164,9 @@ fn part_drop(part: &PartCatalogue, class: pg_sys::Oid, oid: pg_sys::Oid) -> Drop
 }
 
 fn other_drop(class: pg_sys::Oid, oid: pg_sys::Oid) -> Drop {
+    if class == pg_sys::AuthIdRelationId {
+        return Drop::Object(Wanted::named(Action::plain(Verb::Role), Target::Role(oid)));
+    }
     let target = Target::Named(catalog::shared(catalog::other_object(class, oid)));
     let action = match kind_of_class(class) {
         Some(Kind::ForeignDataWrapper | Kind::Server | Kind::UserMapping) => Action::plain(Verb::Foreign),

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use super::policies::{self, Compiled, Policy};
 use super::session::Session;
 use super::statement::{self, Decided};
-use super::{catalog, guc, own};
+use super::{catalog, conditions, guc, own, rows};
 use crate::audit::event::AuditDecision;
 use crate::decision::{Decision, Denial, Obligations};
 use crate::policy::explain::{self, Denied};
@@ -104,13 +104,18 @@ pub fn decide(session: &Session, policy: &Policy, wanted: &Wanted, form: Form, s
             Ok(()) => compiled.scope.decide(&wanted.columns, wanted.voice, statement),
         }
     };
+    let refused = |refusal: Refusal, never: bool| {
+        let observed = observes(policy) && !never;
+        let outcome = if observed { AuditDecision::Observe } else { AuditDecision::Deny };
+        (outcome, refusal.rule, Some(refusal), Obligations::default())
+    };
     let (outcome, rule, refusal, obligations) = match decision {
-        Decision::Allow(rule, obligations) => (AuditDecision::Allow, rule, None, obligations),
+        Decision::Allow(rule, obligations) => match unmet(wanted, obligations) {
+            Some(refusal) => refused(refusal, false),
+            None => (AuditDecision::Allow, rule, None, obligations),
+        },
         Decision::Deny(denial) => {
-            let refusal = explain(policy, wanted, &compiled, denial);
-            let observed = observes(policy) && denial != Denial::Never;
-            let outcome = if observed { AuditDecision::Observe } else { AuditDecision::Deny };
-            (outcome, refusal.rule, Some(refusal), Obligations::default())
+            refused(explain(policy, wanted, &compiled, denial), denial == Denial::Never)
         }
     };
     let decided = Decided {
@@ -122,6 +127,18 @@ pub fn decide(session: &Session, policy: &Policy, wanted: &Wanted, form: Form, s
         rule,
     };
     Outcome { decided, refusal, obligations }
+}
+
+/// TRUNCATE can have no condition and counts no rows, so it meets no obligation.
+fn unmet(wanted: &Wanted, obligations: Obligations) -> Option<Refusal> {
+    match (&wanted.target, wanted.action.verb) {
+        (Target::Relation(relid), Verb::Truncate) => match obligations {
+            Obligations { require_where: Some(rule), .. } => Some(conditions::where_refusal(*relid, rule)),
+            Obligations { max_rows: Some((limit, rule)), .. } => Some(rows::limit_refusal(limit, rule)),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// The extension's own schema is out of every agent's reach. What may be read and run there is known where relations
@@ -245,7 +262,8 @@ pub fn enforce(session: &Session, wanted: &[Wanted], form: Form) -> Result<(), R
         return Ok(());
     }
     let policy = policies::policy(session.policy_id)?;
-    let text = statement::with_current(|open| open.text());
+    // The text decides only where a rule has a pattern; it may be megabytes.
+    let text = if policy.has_patterns { statement::with_current(|open| open.text()) } else { None };
     for one in wanted {
         let text = text.as_deref().unwrap_or("");
         let outcome = decide(session, &policy, one, form, text);
@@ -261,12 +279,17 @@ fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<(), Refusa
         (Some(rule), Target::Relation(relid)) => Some((*relid, rule)),
         _ => None,
     };
+    let observed = observes(policy);
     let mut decided = Some(decided);
     statement::with_current(|open| {
         if let Some(decided) = decided.take() {
             open.note(decided, policy.version);
         }
         open.obligations = open.obligations.and(obligations);
+        open.observed = observed;
+        if matches!(wanted.action.verb, Verb::Insert | Verb::Update | Verb::Delete) {
+            open.changes_limited |= obligations.max_rows.is_some();
+        }
         open.where_required.extend(where_required);
         if let Some(refusal) = &refusal {
             open.refuse(refusal, !enforced);

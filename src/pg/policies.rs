@@ -32,6 +32,8 @@ pub struct Policy {
     pub version: i64,
     /// The rules in the order of their ids.
     pub rules: Vec<Rule>,
+    /// Whether any of them looks at the statement's text.
+    pub has_patterns: bool,
 }
 
 /// What the policy says of one action on one object.
@@ -52,6 +54,8 @@ type MemoKey = (ObjectClass, Oid, Action);
 struct Cache {
     policy: Option<Rc<Policy>>,
     compiled: HashMap<MemoKey, Rc<Compiled>>,
+    /// Moves whenever the catalogue changes.
+    generation: u64,
 }
 
 thread_local! {
@@ -65,7 +69,7 @@ const COMPILED_MAX: usize = 16_384;
 pub fn forget() {
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
-            *cache = Cache::default();
+            *cache = Cache { generation: cache.generation.wrapping_add(1), ..Cache::default() };
         }
     });
 }
@@ -75,6 +79,7 @@ pub fn forget_compiled() {
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
             cache.compiled.clear();
+            cache.generation = cache.generation.wrapping_add(1);
         }
     });
 }
@@ -158,7 +163,8 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
         }
         rules.push(rule);
     }
-    Ok(Policy { epoch, id, name, observe, version, rules })
+    let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
+    Ok(Policy { epoch, id, name, observe, version, rules, has_patterns })
 }
 
 /// The number of rules from which one pass over all bindings is cheaper than a look-up for each rule.
@@ -208,6 +214,7 @@ pub fn compiled(
     if let Some(found) = CACHE.with(|cache| cache.borrow().compiled.get(&key).cloned()) {
         return Some(found);
     }
+    let generation = CACHE.with(|cache| cache.borrow().generation);
     let object = match class {
         ObjectClass::Relation => catalog::relation_object(oid),
         ObjectClass::Function => catalog::function_object(oid),
@@ -221,7 +228,10 @@ pub fn compiled(
         if cache.compiled.len() >= COMPILED_MAX {
             cache.compiled.clear();
         }
-        cache.compiled.insert(key, Rc::clone(&fresh));
+        // Compiling reads the catalogue, which may change meanwhile: then it holds for this decision, not for others.
+        if cache.generation == generation {
+            cache.compiled.insert(key, Rc::clone(&fresh));
+        }
     });
     Some(fresh)
 }

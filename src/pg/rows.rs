@@ -23,6 +23,22 @@ pub fn limit_refusal(limit: i64, rule: RuleId) -> Refusal {
     }
 }
 
+/// The refusal of a limited change inside WITH, whose rows the server does not count.
+pub fn uncounted_refusal(limit: i64, rule: RuleId) -> Refusal {
+    Refusal {
+        rule: Some(rule),
+        ..Refusal::new(
+            SqlState::InsufficientPrivilege,
+            "max_rows",
+            "rows cannot be changed inside WITH where a rule limits them",
+            format!(
+                "rule={rule} limit={limit} The rows that a part of the statement changes are not counted."
+            ),
+            "Run the change as a statement of its own.",
+        )
+    }
+}
+
 /// The refusal of a cursor or portal that was opened under another token.
 pub fn another_scope() -> Refusal {
     Refusal::new(
@@ -39,22 +55,29 @@ pub fn another_scope() -> Refusal {
 /// # Errors
 /// 42501 where the allow carries an obligation.
 pub fn refuse_plain_copy() -> Result<(), Refusal> {
-    let obliged = statement::with_current(|open| {
+    let refused = statement::with_current(|open| {
         let rule = open.where_required.first().map(|required| required.1);
-        rule.or(open.obligations.max_rows.map(|limit| limit.1)).filter(|_| open.is_utility())
+        let rule = rule.or(open.obligations.max_rows.map(|limit| limit.1)).filter(|_| open.is_utility())?;
+        let refusal = copy_refusal(rule);
+        open.refuse(&refusal, open.observed);
+        (!open.observed).then_some(refusal)
     });
-    match obliged.flatten() {
+    match refused.flatten() {
         None => Ok(()),
-        Some(rule) => Err(Refusal {
-            rule: Some(rule),
-            ..Refusal::new(
-                SqlState::InsufficientPrivilege,
-                "copy_with_obligation",
-                "the table cannot be copied as a whole",
-                format!("rule={rule} The rule that allows it asks for a condition or limits the rows."),
-                "Use COPY (SELECT ... WHERE ...) TO STDOUT, or SELECT and INSERT.",
-            )
-        }),
+        Some(refusal) => Err(refusal),
+    }
+}
+
+fn copy_refusal(rule: RuleId) -> Refusal {
+    Refusal {
+        rule: Some(rule),
+        ..Refusal::new(
+            SqlState::InsufficientPrivilege,
+            "copy_with_obligation",
+            "the table cannot be copied as a whole",
+            format!("rule={rule} The rule that allows it asks for a condition or limits the rows."),
+            "Use COPY (SELECT ... WHERE ...) TO STDOUT, or SELECT and INSERT.",
+        )
     }
 }
 
@@ -77,7 +100,8 @@ pub fn cap(query: *mut pg_sys::QueryDesc) -> *mut pg_sys::DestReceiver {
         return std::ptr::null_mut();
     }
     let limit = statement::with_key(Key::Query(query.addr()), |open| {
-        open.obligations.max_rows.map(|(limit, rule)| (limit, rule, limit.saturating_sub(open.sent).max(0)))
+        let limit = open.obligations.max_rows.filter(|_| !open.observed);
+        limit.map(|(limit, rule)| (limit, rule, limit.saturating_sub(open.sent).max(0)))
     });
     let Some((limit, rule, left)) = limit.flatten() else { return std::ptr::null_mut() };
     // SAFETY: palloc'd in the query's own context, so it lives as long as the run; the inner receiver outlives it.

@@ -66,8 +66,10 @@ pub fn clock() -> i64 {
 
 /// Visits the rows of `table` that match `key` on the first column of `index`, or all of them without an index.
 ///
-/// Rows committed up to now are seen, whatever the transaction's isolation; in a parallel worker the leader's
-/// snapshot decides, because no other may be taken there (GetLatestSnapshot in snapmgr.c). A missing table has no rows.
+/// Rows committed up to now are seen, whatever the transaction's isolation: without a snapshot of the caller's,
+/// systable_beginscan takes a catalogue snapshot, which is a fresh one for every scan of a table that has no system
+/// cache (GetCatalogSnapshot in snapmgr.c). It is legal in parallel workers and leaves the transaction without a
+/// snapshot of its own, so that SET TRANSACTION may still follow. A missing table has no rows.
 pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visit: impl FnMut(&Row<'_>)) {
     const ACCESS_SHARE: i32 = 1;
     // SAFETY: the table is opened and locked for the length of the scan; tuples are read while the scan stands on
@@ -77,11 +79,6 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
         if relation.is_null() {
             return;
         }
-        let snapshot = if pg_sys::IsInParallelMode() {
-            pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot())
-        } else {
-            pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot())
-        };
         let mut key = pg_sys::ScanKeyData::default();
         let mut bytes = [0u8; 20];
         let (index_oid, keys) = match &index {
@@ -118,7 +115,7 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
             relation,
             index_oid,
             index_oid != pg_sys::InvalidOid,
-            snapshot,
+            std::ptr::null_mut(),
             keys,
             &raw mut key,
         );
@@ -131,7 +128,6 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
             visit(&Row { values: &values, nulls: &nulls });
         }
         pg_sys::systable_endscan(scan);
-        pg_sys::UnregisterSnapshot(snapshot);
         pg_sys::relation_close(relation, ACCESS_SHARE);
     }
 }

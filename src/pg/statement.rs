@@ -70,6 +70,10 @@ pub struct Open {
     pub where_required: Vec<(pg_sys::Oid, RuleId)>,
     /// It has run before, in part: a cursor or portal.
     has_run: bool,
+    /// Whether what an obligation refuses is only recorded.
+    pub observed: bool,
+    /// Whether `max_rows` rides on an allow to change rows.
+    pub changes_limited: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
     /// The form through which the statement's accesses come.
@@ -140,6 +144,8 @@ pub fn open(
             obligations: Obligations::default(),
             where_required: Vec::new(),
             has_run: false,
+            observed: false,
+            changes_limited: false,
             sent: 0,
             form,
         });

@@ -4,6 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
+use crate::pg::epoch;
 use crate::pg::functions::administrator;
 use crate::pg::store::role::{self, Might, RoleRow};
 
@@ -32,6 +33,8 @@ fn guard_role(role: Option<pg_sys::Oid>, allow_privileged: Option<bool>) -> Resu
             told.tell(PgLogLevel::WARNING);
         }
         role::guard(&name)?;
+        // Sessions remember whose functions and views lend.
+        epoch::policy_changes_at_commit();
         if guarded {
             AdminError::new(
                 PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
@@ -54,6 +57,8 @@ fn unguard_role(role: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
     let unguard = || -> AdminResult<()> {
         let (oid, row) = subject(role)?;
         role::unguard(&row.name)?;
+        // Sessions remember whose functions and views lend.
+        epoch::policy_changes_at_commit();
         if !row.guarded {
             AdminError::new(
                 PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,

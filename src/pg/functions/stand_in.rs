@@ -98,12 +98,16 @@ fn text(call: pg_sys::FunctionCallInfo, number: usize) -> Option<String> {
 
 fn may_set(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
     let name = text(call, 0).unwrap_or_default();
-    if calls::voice() == Voice::Function || settings::is_token(&name) {
+    if settings::is_token(&name) {
         return Ok(());
     }
-    match settings::change(&name, text(call, 1).as_deref())? {
-        None => Ok(()),
-        Some(wanted) => enforce::enforce(&*session::current()?, &[wanted], Form::Plain),
+    let voice = calls::voice();
+    match settings::change(&name, text(call, 1).as_deref()) {
+        Ok(None) => Ok(()),
+        Ok(Some(wanted)) => enforce::enforce(&*session::current()?, &[wanted.by(voice)], Form::Plain),
+        // A function that lends may go beyond what the agent may; denies hold all the same.
+        Err(_) if voice == Voice::Function => Ok(()),
+        Err(refusal) => Err(refusal),
     }
 }
 

@@ -6,8 +6,8 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
-use super::super::catalog;
 use super::super::enforce::{Target, Wanted};
+use super::super::{catalog, settings};
 use super::names;
 use super::utility::{Needs, all, creation, new_function, on, on_relation, whole};
 use crate::request::{Action, Kind, ObjectClass, Verb};
@@ -82,11 +82,13 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
             T::T_CreateFunctionStmt => create_function(&*statement.cast()),
             T::T_AlterFunctionStmt => {
                 let alter: &pg_sys::AlterFunctionStmt = &*statement.cast();
-                on(
+                let mut needs = on(
                     Verb::Alter,
                     routine_kind(alter.objtype),
                     names::existing(alter.objtype, alter.func.cast()),
-                )
+                );
+                needs.wanted.extend(setting_clauses(alter.actions));
+                needs
             }
             T::T_CreateSchemaStmt => create_schema(&*statement.cast()),
             T::T_DefineStmt => {
@@ -333,7 +335,7 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Needs {
             let command: &pg_sys::AlterTableCmd = &*node.cast();
             match command.subtype {
                 A::AT_ChangeOwner => wanted.push(Wanted::named(Action::plain(Verb::Grant), target.clone())),
-                A::AT_AttachPartition | A::AT_DetachPartition => {
+                A::AT_AttachPartition | A::AT_DetachPartition | A::AT_DetachPartitionFinalize => {
                     let partition: &pg_sys::PartitionCmd = &*command.def.cast();
                     moves(&names::relation_target(partition.name), &mut wanted);
                     moves(&target, &mut wanted);
@@ -363,6 +365,8 @@ unsafe fn create_function(statement: &pg_sys::CreateFunctionStmt) -> Needs {
     // SAFETY: a list of String nodes.
     let target = unsafe { new_function(statement.funcname) };
     let mut needs = on(Verb::Create, kind, target);
+    // SAFETY: a list of DefElems.
+    needs.wanted.extend(unsafe { setting_clauses(statement.options) });
     if statement.replace {
         // Which overload is replaced is known only when it happens: every one of that name would have to be alterable.
         // SAFETY: as above; candidates are read from the catalogue.
@@ -371,6 +375,30 @@ unsafe fn create_function(statement: &pg_sys::CreateFunctionStmt) -> Needs {
         }
     }
     needs
+}
+
+/// A function's SET clauses take effect whenever it runs, past every check of SET.
+unsafe fn setting_clauses(options: *mut pg_sys::List) -> Vec<Wanted> {
+    // SAFETY: DefElems; the argument of "set" is a VariableSetStmt (gram.y: FunctionSetResetClause).
+    unsafe {
+        let mut wanted = Vec::new();
+        for node in names::members(options) {
+            let option: &pg_sys::DefElem = &*node.cast();
+            let is_set = catalog::text(option.defname).as_deref() == Some("set");
+            if !is_set || option.arg.is_null() || (*option.arg).type_ != T::T_VariableSetStmt {
+                continue;
+            }
+            match settings::set_needs(&*option.arg.cast()) {
+                Ok(needed) => wanted.extend(needed),
+                // A value that no rule can allow.
+                Err(_) => wanted.push(Wanted {
+                    never: true,
+                    ..Wanted::named(Action::plain(Verb::System), Target::Nothing)
+                }),
+            }
+        }
+        wanted
+    }
 }
 
 unsafe fn overloads(name: *mut pg_sys::List) -> Vec<pg_sys::Oid> {

@@ -163,6 +163,9 @@ pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node
         match kind {
             OBJECT_TABLE | OBJECT_VIEW | OBJECT_MATVIEW | OBJECT_INDEX | OBJECT_SEQUENCE
             | OBJECT_FOREIGN_TABLE => {
+                if object.is_null() || (*object).type_ != pg_sys::NodeTag::T_List {
+                    return loose(object);
+                }
                 let oid = relation_by_names(object.cast());
                 if oid == pg_sys::InvalidOid {
                     by_parts(&strings(object.cast()))
@@ -171,6 +174,9 @@ pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node
                 }
             }
             OBJECT_FUNCTION | OBJECT_PROCEDURE | OBJECT_ROUTINE | OBJECT_AGGREGATE => {
+                if object.is_null() || (*object).type_ != pg_sys::NodeTag::T_ObjectWithArgs {
+                    return loose(object);
+                }
                 let oid = pg_sys::LookupFuncWithArgs(kind, object.cast(), true);
                 if oid == pg_sys::InvalidOid { Target::Nothing } else { Target::Function(oid) }
             }

@@ -264,10 +264,11 @@ unsafe fn each_role(list: *mut pg_sys::List) -> Needs {
 }
 
 unsafe fn grant(statement: &pg_sys::GrantStmt) -> Needs {
-    use pg_sys::ObjectType::{OBJECT_SEQUENCE, OBJECT_TABLE};
-    let by_relation = statement.targtype == pg_sys::GrantTargetType::ACL_TARGET_OBJECT
-        && matches!(statement.objtype, OBJECT_TABLE | OBJECT_SEQUENCE);
-    if by_relation {
+    use pg_sys::ObjectType::{OBJECT_SCHEMA, OBJECT_SEQUENCE, OBJECT_TABLE};
+    // ALL ... IN SCHEMA keeps the object type, but what it lists are schemas.
+    let one_by_one = statement.targtype == pg_sys::GrantTargetType::ACL_TARGET_OBJECT;
+    let kind = if one_by_one { statement.objtype } else { OBJECT_SCHEMA };
+    if matches!(kind, OBJECT_TABLE | OBJECT_SEQUENCE) {
         // SAFETY: for tables and sequences the objects are RangeVars.
         return unsafe { each_relation(statement.objects, Action::plain(Verb::Grant)) };
     }
@@ -275,7 +276,7 @@ unsafe fn grant(statement: &pg_sys::GrantStmt) -> Needs {
     let objects = unsafe { names::members(statement.objects) };
     let wanted = objects.into_iter().map(|object| {
         // SAFETY: as above.
-        Wanted::named(Action::plain(Verb::Grant), unsafe { names::existing(statement.objtype, object) })
+        Wanted::named(Action::plain(Verb::Grant), unsafe { names::existing(kind, object) })
     });
     let mut wanted: Vec<Wanted> = wanted.collect();
     if wanted.is_empty() {

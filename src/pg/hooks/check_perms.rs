@@ -76,6 +76,15 @@ fn before(list: *mut pg_sys::List) -> Option<Raised> {
     decide(list).err().map(|refusal| raise::prepare(&refusal))
 }
 
+fn fills_new_table(wanted: &Wanted) -> bool {
+    match wanted.target {
+        Target::Relation(relid) if wanted.action.verb == Verb::Insert => {
+            object_access::just_created(relid) && statement::filling_new_table()
+        }
+        _ => false,
+    }
+}
+
 fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     // SAFETY: the hook's own argument.
     let entries = unsafe { relations::entries(list) };
@@ -92,11 +101,7 @@ fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     let policy = policies::policy(session.policy_id)?;
     let wanted = relations::wanted(&entries, &policy);
     // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
-    let fills = |one: &Wanted| match one.target {
-        Target::Relation(relid) => one.action.verb == Verb::Insert && object_access::has_created(relid),
-        _ => false,
-    };
-    if wanted.iter().all(fills) && statement::filling_new_table() {
+    if wanted.len() == 1 && wanted.iter().all(fills_new_table) {
         return Ok(());
     }
     let form = statement::with_current(|open| open.form).unwrap_or(Form::Plain);

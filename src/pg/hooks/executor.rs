@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key};
-use super::super::{conditions, guc, policies, rows, session};
+use super::super::{conditions, guc, rows, session};
 use super::{checked, guarded, raise_if, statement_text};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -114,26 +114,37 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
 
 fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     statement::set_active(key(query), false);
-    let required =
-        statement::with_key(key(query), |open| std::mem::take(&mut open.where_required)).unwrap_or_default();
+    let obligations = statement::with_key(key(query), |open| {
+        let uncounted = open.obligations.max_rows.filter(|_| open.changes_limited);
+        (std::mem::take(&mut open.where_required), uncounted)
+    });
+    let (required, limited) = obligations.unwrap_or_default();
     for (relid, rule) in required {
         // SAFETY: the plan is complete once the executor has started.
         if !unsafe { conditions::restricts((*query).plannedstmt, relid) } {
-            let refusal = conditions::where_refusal(relid, rule);
-            let observed = session::current()
-                .and_then(|session| policies::policy(session.policy_id))
-                .is_ok_and(|policy| super::super::enforce::observes(&policy));
-            statement::with_key(key(query), |open| {
-                open.refuse(&refusal, observed);
-                // Back among the active ones, so that the error finds it.
-                open.set_running();
-            });
-            if !observed {
-                return Err(refusal);
-            }
+            unmet(query, conditions::where_refusal(relid, rule))?;
         }
     }
-    Ok(())
+    match limited {
+        // SAFETY: as above.
+        Some((limit, rule)) if unsafe { (*(*query).plannedstmt).hasModifyingCTE } => {
+            unmet(query, rows::uncounted_refusal(limit, rule))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An obligation is not met: an error, unless the policy only observes.
+fn unmet(query: *mut pg_sys::QueryDesc, refusal: Refusal) -> Result<(), Refusal> {
+    let observed = statement::with_key(key(query), |open| {
+        open.refuse(&refusal, open.observed);
+        if !open.observed {
+            // Back among the active ones, so that the error finds it.
+            open.set_running();
+        }
+        open.observed
+    });
+    if observed == Some(true) { Ok(()) } else { Err(refusal) }
 }
 
 unsafe extern "C-unwind" fn run(
@@ -189,10 +200,8 @@ fn before_run(
 
 fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     // SAFETY: the executor's state exists while the query is open.
-    let (operation, processed) = unsafe {
-        let processed = (*query).estate.as_ref().map_or(0, |estate| estate.es_processed);
-        ((*query).operation, i64::try_from(processed).unwrap_or(i64::MAX))
-    };
+    let processed = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
+    let processed = i64::try_from(processed).unwrap_or(i64::MAX);
     statement::with_key(key(query), |open| {
         // A cursor is run piece by piece, and es_processed starts anew with each; a write runs once.
         open.sent = open.sent.saturating_add(processed);
@@ -200,20 +209,15 @@ fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         open.set_rows(total);
     });
     let exceeded = statement::with_key(key(query), |open| match open.obligations.max_rows {
-        Some((limit, rule)) if operation != pg_sys::CmdType::CMD_SELECT && processed > limit => {
-            let refusal = rows::limit_refusal(limit, rule);
-            open.refuse(&refusal, false);
-            Some(refusal)
-        }
+        // What a query returns is capped where it is sent, unless the policy only observes.
+        Some((limit, rule)) if open.sent > limit => Some(rows::limit_refusal(limit, rule)),
         _ => None,
     });
-    match exceeded.flatten() {
-        Some(refusal) => Err(refusal),
-        None => {
-            statement::set_active(key(query), false);
-            Ok(())
-        }
+    if let Some(refusal) = exceeded.flatten() {
+        unmet(query, refusal)?;
     }
+    statement::set_active(key(query), false);
+    Ok(())
 }
 
 /// AFTER triggers and foreign keys run here, still inside the statement.

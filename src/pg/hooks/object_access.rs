@@ -34,8 +34,10 @@ struct Frame {
     permit: Permit,
     /// COPY FROM without WHERE, or DDL: defaults are evaluated outside any plan.
     fills_defaults: bool,
-    dropped: Vec<pg_sys::Oid>,
+    /// CREATE TABLE or ALTER TABLE, which the server takes apart into statements of its own.
+    derives: bool,
     created: Vec<pg_sys::Oid>,
+    dropped: Vec<pg_sys::Oid>,
     /// Parts of relations that were dropped, each with its relation: fine where the relation itself goes.
     parts: Vec<(pg_sys::Oid, Wanted)>,
     subtransaction: u32,
@@ -48,24 +50,57 @@ thread_local! {
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
     // SAFETY: the statement of the hook; the tag decides the cast. The subtransaction id is a plain value.
-    let (fills_defaults, subtransaction) = unsafe {
+    let (fills_defaults, derives, subtransaction) = unsafe {
+        use pg_sys::NodeTag as T;
+        let derives =
+            matches!((*node).type_, T::T_CreateStmt | T::T_CreateForeignTableStmt | T::T_AlterTableStmt);
         let copy_from = (*node).type_ == pg_sys::NodeTag::T_CopyStmt && {
             let copy = &*node.cast::<pg_sys::CopyStmt>();
             copy.is_from && copy.whereClause.is_null()
         };
-        (copy_from || permit == Permit::Objects, pg_sys::GetCurrentSubTransactionId())
+        (copy_from || permit == Permit::Objects, derives, pg_sys::GetCurrentSubTransactionId())
     };
-    let frame = Frame { permit, fills_defaults, dropped: Vec::new(), created: Vec::new(), parts: Vec::new(), subtransaction };
+    let frame = Frame {
+        permit,
+        fills_defaults,
+        derives,
+        created: Vec::new(),
+        dropped: Vec::new(),
+        parts: Vec::new(),
+        subtransaction,
+    };
     FRAMES.with(|frames| frames.borrow_mut().push(frame));
+}
+
+/// The innermost utility statement that is running.
+fn with_frame<T>(body: impl FnOnce(&mut Frame) -> T) -> Option<T> {
+    FRAMES.with(|frames| frames.borrow_mut().last_mut().map(body))
+}
+
+/// Whether the innermost utility statement that is running is taken apart into further ones.
+pub fn derives() -> bool {
+    with_frame(|frame| frame.derives).unwrap_or(false)
+}
+
+/// Whether the innermost utility statement that is running created this relation.
+pub fn just_created(relation: pg_sys::Oid) -> bool {
+    with_frame(|frame| frame.created.contains(&relation)).unwrap_or(false)
 }
 
 /// A utility statement has ended; a refusal where it took a part of a relation along that it may not.
 pub fn leave() -> Option<Refusal> {
     let frame = FRAMES.with(|frames| frames.borrow_mut().pop())?;
-    let session = session::current().ok()?;
     let left: Vec<(pg_sys::Oid, Wanted)> =
         frame.parts.into_iter().filter(|(relation, _)| !frame.dropped.contains(relation)).collect();
-    left.into_iter().find_map(|(_, wanted)| part(&session, wanted).err())
+    if left.is_empty() {
+        return None;
+    }
+    match session::current() {
+        Ok(session) => left.into_iter().find_map(|(_, wanted)| part(&session, wanted).err()),
+        Err(_) if guc::observing() => None,
+        // Revoked or expired while it ran: what is still undecided is refused.
+        Err(refusal) => Some(refusal),
+    }
 }
 
 /// A part of a relation that stays: dropping it takes `drop <part>` on the relation, or altering the relation.
@@ -129,13 +164,10 @@ fn before(
             // SAFETY: the argument is null or an ObjectAccessPostCreate.
             let internal = unsafe { argument.cast::<pg_sys::ObjectAccessPostCreate>().as_ref() }
                 .is_some_and(|create| create.is_internal);
-            if internal {
-                return Ok(());
+            if class == pg_sys::RelationRelationId {
+                with_frame(|frame| frame.created.push(object));
             }
-            if class == pg_sys::RelationRelationId && sub == 0 {
-                note_created(object);
-            }
-            made(class, Verb::Create)
+            if internal { Ok(()) } else { made(class, Verb::Create) }
         }
         A::OAT_POST_ALTER => {
             // SAFETY: the argument is null or an ObjectAccessPostAlter.
@@ -175,11 +207,7 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
         Execution::ServerOnly => {
             Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
         }
-        // A built-in inside a function that lends is that function's business.
-        Execution::Needs(_) | Execution::Never if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
-            return Ok(());
-        }
-        _ if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
+        Execution::Needs(_) if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
         _ => match functions::wanted(function, voice) {
             Some(wanted) => wanted,
             None => return Ok(()),
@@ -189,7 +217,7 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
 }
 
 fn fills_defaults() -> bool {
-    FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.fills_defaults))
+    with_frame(|frame| frame.fills_defaults).unwrap_or(false)
 }
 
 /// Nothing else sees a fast-path call: token, decision and record are all here.
@@ -266,46 +294,22 @@ fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Re
         drops::Drop::Nothing => Ok(()),
         drops::Drop::Object(wanted) => {
             if let Target::Relation(relid) = wanted.target {
-                FRAMES.with(|frames| {
-                    if let Some(frame) = frames.borrow_mut().last_mut() {
-                        frame.dropped.push(relid);
-                    }
-                });
+                with_frame(|frame| frame.dropped.push(relid));
             }
             enforce_one(wanted.by(voice))
         }
         drops::Drop::Part(relation, wanted) => {
             let wanted = wanted.by(voice);
-            let kept = FRAMES.with(|frames| match frames.borrow_mut().last_mut() {
-                Some(frame) => {
-                    frame.parts.push((relation, wanted.clone()));
-                    true
-                }
-                None => false,
-            });
-            if kept { Ok(()) } else { enforce_one(wanted) }
+            let kept = with_frame(|frame| frame.parts.push((relation, wanted.clone())));
+            if kept.is_some() { Ok(()) } else { enforce_one(wanted) }
         }
     }
 }
 
-fn note_created(relid: pg_sys::Oid) {
-    FRAMES.with(|frames| {
-        if let Some(frame) = frames.borrow_mut().last_mut() {
-            frame.created.push(relid);
-        }
-    });
-}
-
-/// Whether the utility statement that runs has made this relation.
-pub fn has_created(relid: pg_sys::Oid) -> bool {
-    FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.created.contains(&relid)))
-}
-
 /// Something was created or altered: only a statement that was decided as one that does so may.
 fn made(class: pg_sys::Oid, verb: Verb) -> Result<(), Refusal> {
-    let permitted =
-        FRAMES.with(|frames| frames.borrow().last().is_some_and(|frame| frame.permit == Permit::Objects));
-    if permitted || calls::voice() == Voice::Function {
+    let permitted = with_frame(|frame| frame.permit == Permit::Objects);
+    if permitted == Some(true) || calls::voice() == Voice::Function {
         return Ok(());
     }
     let kind = drops::kind_of_class(class).unwrap_or(Kind::Table);

@@ -10,6 +10,7 @@ use super::super::statement::{self, Key};
 use super::super::{calls, databases, enforce, guc, secrets, session, settings};
 use super::{checked, guarded, object_access, raise_if, statement_text};
 use crate::refusal::Refusal;
+use crate::request::Voice;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
@@ -62,7 +63,7 @@ unsafe extern "C-unwind" fn utility(
         }
         let mut frame: Option<Frame> = None;
         if guc::guarded() {
-            raise_if(checked(|| before(statement, source, &raw mut frame)));
+            raise_if(checked(|| before(statement, source, context, &raw mut frame)));
         }
         match PREVIOUS {
             Some(previous) => previous(
@@ -95,6 +96,7 @@ unsafe extern "C-unwind" fn utility(
 fn before(
     planned: *mut pg_sys::PlannedStmt,
     source: *const c_char,
+    context: pg_sys::ProcessUtilityContext::Type,
     frame: *mut Option<Frame>,
 ) -> Result<(), Refusal> {
     // SAFETY: the server passes a complete utility PlannedStmt; only read.
@@ -131,7 +133,10 @@ fn before(
         (Ok(needs), Ok(_)) => needs,
     };
     let Needs { mut wanted, permit, form, .. } = needs;
-    let voice = calls::voice();
+    // The sequence, index or constraint of a table is allowed with the table; denies hold.
+    let derived =
+        context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND && object_access::derives();
+    let voice = if derived { Voice::View } else { calls::voice() };
     wanted.iter_mut().for_each(|one| one.voice = voice);
     let session = session.ok();
     statement::open(key, command, text, session.clone(), form)?;
@@ -154,7 +159,7 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
             open.set_rows(rows);
         }
         match (rows, open.obligations.max_rows) {
-            (Some(rows), Some((limit, rule))) if rows > limit => {
+            (Some(rows), Some((limit, rule))) if rows > limit && !open.observed => {
                 Some(super::super::rows::limit_refusal(limit, rule))
             }
             _ => None,
