@@ -1,0 +1,66 @@
+//! Queries that are only looked at: relations and functions from a rewritten query tree, for `check_statement`.
+//!
+//! The accesses of a running query come from its plan (`relations`) and from the functions as they are prepared; this
+//! is the same without planning, because planning evaluates functions.
+
+use std::ffi::c_void;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag as T;
+
+use super::super::enforce::Wanted;
+use super::super::policies::Policy;
+use super::{functions, relations};
+use crate::request::Voice;
+
+struct Walk {
+    entries: Vec<relations::Entry>,
+    functions: Vec<pg_sys::Oid>,
+}
+
+/// What a rewritten query needs: relations first, then functions, each once.
+///
+/// # Safety
+/// `query` is a valid rewritten Query.
+pub unsafe fn wanted(query: *mut pg_sys::Query, policy: &Policy) -> Vec<Wanted> {
+    let mut walk = Walk { entries: Vec::new(), functions: Vec::new() };
+    // SAFETY: the walker visits valid nodes; the context is our Walk.
+    unsafe { visit(query.cast(), (&raw mut walk).cast()) };
+    let mut wanted = relations::wanted(&walk.entries, policy);
+    wanted
+        .extend(walk.functions.into_iter().filter_map(|function| functions::wanted(function, Voice::Named)));
+    wanted
+}
+
+unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: called with valid nodes or null; the tag decides the casts; the context is our Walk.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        let walk = &mut *context.cast::<Walk>();
+        let function = match (*node).type_ {
+            T::T_Query => {
+                let query = node.cast::<pg_sys::Query>();
+                #[cfg(feature = "pg15")]
+                walk.entries.extend(relations::entries((*query).rtable));
+                #[cfg(not(feature = "pg15"))]
+                walk.entries.extend(relations::entries((*query).rteperminfos));
+                return pg_sys::query_tree_walker(query, Some(visit), context, 0);
+            }
+            T::T_FuncExpr => (*node.cast::<pg_sys::FuncExpr>()).funcid,
+            T::T_Aggref => (*node.cast::<pg_sys::Aggref>()).aggfnoid,
+            T::T_WindowFunc => (*node.cast::<pg_sys::WindowFunc>()).winfnoid,
+            T::T_OpExpr | T::T_DistinctExpr | T::T_NullIfExpr => {
+                let operator = node.cast::<pg_sys::OpExpr>();
+                pg_sys::set_opfuncid(operator);
+                (*operator).opfuncid
+            }
+            _ => pg_sys::InvalidOid,
+        };
+        if function != pg_sys::InvalidOid && !walk.functions.contains(&function) {
+            walk.functions.push(function);
+        }
+        pg_sys::expression_tree_walker(node, Some(visit), context)
+    }
+}
