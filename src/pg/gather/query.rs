@@ -30,6 +30,7 @@ pub unsafe fn wanted(query: *mut pg_sys::Query, policy: &Policy) -> Vec<Wanted> 
     // SAFETY: the walker visits valid nodes; the context is our Walk.
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
     let mut wanted = relations::wanted(&walk.entries, policy);
+    wanted.append(&mut walk.by_argument);
     wanted
         .extend(walk.functions.into_iter().filter_map(|function| functions::wanted(function, Voice::Named)));
     wanted
