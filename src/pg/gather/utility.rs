@@ -265,8 +265,14 @@ unsafe fn each_role(list: *mut pg_sys::List) -> Needs {
 
 unsafe fn grant(statement: &pg_sys::GrantStmt) -> Needs {
     use pg_sys::ObjectType::{OBJECT_SEQUENCE, OBJECT_TABLE};
-    let by_relation = statement.targtype == pg_sys::GrantTargetType::ACL_TARGET_OBJECT
-        && matches!(statement.objtype, OBJECT_TABLE | OBJECT_SEQUENCE);
+    if statement.targtype != pg_sys::GrantTargetType::ACL_TARGET_OBJECT {
+        // ALL ... IN SCHEMA: the objects are names of schemas, whatever the object type says.
+        // SAFETY: a list of String nodes.
+        let schemas = unsafe { names::strings(statement.objects) };
+        let wanted = schemas.iter().map(|name| Wanted::named(Action::plain(Verb::Grant), names::schema(name)));
+        return Needs::of(wanted.collect());
+    }
+    let by_relation = matches!(statement.objtype, OBJECT_TABLE | OBJECT_SEQUENCE);
     if by_relation {
         // SAFETY: for tables and sequences the objects are RangeVars.
         return unsafe { each_relation(statement.objects, Action::plain(Verb::Grant)) };
