@@ -22,7 +22,7 @@ pub fn init() {
 unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     // SAFETY: outer frame; the server hands its own ErrorData, whose texts are palloc'd or constants.
     unsafe {
-        hide(&*data);
+        hide(&mut *data);
         if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
             guarded(|| note(data));
         }
@@ -32,17 +32,19 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     }
 }
 
-/// Masks tokens in every text of the report and in the statement that would be printed under it. Texts without a token
-/// are only read: constants of the server are never written.
-unsafe fn hide(data: &pg_sys::ErrorData) {
+/// Masks tokens in every text of the report. Texts without a token are only read: constants of the server are never
+/// written. The statement that would be printed under a mere message may not be parsed yet: it is left out instead.
+unsafe fn hide(data: &mut pg_sys::ErrorData) {
     // SAFETY: NUL-terminated texts or null. A text that holds a token was made at run time, hence is writable.
     unsafe {
         for text in [data.message, data.detail, data.detail_log, data.hint, data.context, data.internalquery]
         {
             secrets::mask_in_place(text);
         }
-        if !pg_sys::libpq::be::MyProcPort.is_null() {
-            secrets::mask_in_place(pg_sys::debug_query_string.cast_mut());
+        if data.elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) {
+            secrets::hide_current();
+        } else if secrets::current_has_token() {
+            data.hide_stmt = true;
         }
     }
 }
