@@ -7,7 +7,7 @@ WHERE p.pronamespace = 'agent_guard'::regnamespace AND a.grantee = 0
   AND p.proname IN ('allow', 'apply_policy', 'create_policy', 'deny', 'drop_policy', 'drop_rule', 'export_policy',
       'grant_window', 'guard_role', 'list_signing_keys', 'policy_changed', 'rebind_policies', 'revoke_block',
       'revoke_window', 'rotate_key', 'unguard_role');
--- every function pins its search_path
+-- every function pins its search_path, except those in C that look names up or set search_path for the caller
 SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'agent_guard'::regnamespace
   AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
 -- guarding is nothing to lend

@@ -59,6 +59,8 @@ struct State {
 }
 
 thread_local! {
+    /// The role that `check_statement` decides for.
+    static SUBJECT: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
     static STATE: RefCell<State> = RefCell::new(State::default());
 }
 
@@ -68,8 +70,16 @@ fn with_state<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
 
 /// The authenticated user, whom neither SET ROLE nor SET SESSION AUTHORIZATION nor SECURITY DEFINER changes.
 pub fn authenticated_role() -> pg_sys::Oid {
+    if let Some(role) = SUBJECT.get() {
+        return role;
+    }
     // SAFETY: a plain value of this process (miscinit.c).
     unsafe { pg_sys::GetAuthenticatedUserId() }
+}
+
+/// Decides as if `role` had logged in, until `None` is given.
+pub fn decide_for(role: Option<pg_sys::Oid>) {
+    SUBJECT.set(role);
 }
 
 /// The refusal of a token that does not come from SET, set_config or the connection.
