@@ -119,14 +119,22 @@ fn before(
     let session = session::current();
     // SAFETY: as above.
     let needs = unsafe { utility::needs(node) };
+    // What would have been refused, where denials are only recorded.
+    let mut observed: Option<Refusal> = None;
     let needs = match (needs, &session) {
         // SAFETY: as above.
-        (Ok(needs), Err(_)) if (needs.without_token && !unsafe { commits(node) }) || guc::observing() => {
-            needs
+        (Ok(needs), Err(_)) if needs.without_token && !unsafe { commits(node) } => needs,
+        (needs, Err(refusal)) if guc::observing() => {
+            observed = Some(refusal.clone());
+            needs.unwrap_or_else(|_| Needs::ordinary())
         }
         (_, Err(refusal)) => {
             statement::record_refused_alone(command, &text, None, refusal);
             return Err(refusal.clone());
+        }
+        (Err(refusal), Ok(bound)) if enforce::observing(bound) => {
+            observed = Some(refusal);
+            Needs::ordinary()
         }
         (Err(refusal), Ok(_)) => {
             statement::open(key, command, text, session.ok(), crate::request::Form::Plain)?;
@@ -143,6 +151,9 @@ fn before(
     wanted.iter_mut().for_each(|one| one.voice = voice);
     let session = session.ok();
     statement::open(key, command, text, session.clone(), form)?;
+    if let Some(refusal) = observed {
+        statement::with_key(key, |open| open.refuse(&refusal, true));
+    }
     if let Some(session) = &session {
         enforce::enforce(session, &wanted, form)?;
     }
