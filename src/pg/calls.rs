@@ -58,13 +58,13 @@ pub fn is_guarded_role(role: pg_sys::Oid) -> bool {
 /// of, so that it may replace what that role owns.
 pub fn is_agents(role: pg_sys::Oid) -> bool {
     // SAFETY: reads the membership caches, in a transaction as every hook.
-    is_guarded_role(role)
-        || unsafe { pg_sys::is_member_of_role_nosuper(session::authenticated_role(), role) }
+    is_guarded_role(role) || unsafe { pg_sys::is_member_of_role_nosuper(session::authenticated_role(), role) }
 }
 
 /// Whether the query of a foreign key's trigger asks, and not a function that it called on its way.
 pub fn in_foreign_key() -> bool {
-    no_force_rls() && !with(|calls| calls.stack.last().is_some_and(|call| call.under_foreign_key)).unwrap_or(true)
+    no_force_rls()
+        && !with(|calls| calls.stack.last().is_some_and(|call| call.under_foreign_key)).unwrap_or(true)
 }
 
 fn no_force_rls() -> bool {
@@ -117,8 +117,20 @@ pub fn clear() {
 
 /// Who asks for what is wanted right now.
 pub fn voice() -> Voice {
-    let inside = with(|calls| !calls.stack.is_empty() && calls.stack.iter().all(|call| call.lends));
-    if inside == Some(true) { Voice::Function } else { Voice::Named }
+    let (inside, lends) = with(|calls| (!calls.stack.is_empty(), calls.stack.iter().all(|call| call.lends)))
+        .unwrap_or((true, false));
+    match (inside, lends) {
+        (true, true) => Voice::Function,
+        // The leader, which knows the functions around its plan, has asked for every allow before it started workers.
+        (false, _) if parallel_worker() => Voice::View,
+        _ => Voice::Named,
+    }
+}
+
+/// Whether this process runs a part of another one's plan.
+pub fn parallel_worker() -> bool {
+    // SAFETY: a plain value of this process: -1 outside parallel workers.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
 /// Whether calls of this function have to be reported: all that are not built in, in guarded sessions.

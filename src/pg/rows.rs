@@ -187,10 +187,12 @@ unsafe fn parameter(value: &pg_sys::ParamExternData) -> Option<String> {
     match value.ptype {
         // By far the commonest, and cheaper than a function call. On 64-bit machines both are passed by value.
         pg_sys::INT4OID => {
-            return unsafe { <i32 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string());
+            return unsafe { <i32 as pgrx::FromDatum>::from_datum(value.value, false) }
+                .map(|n| n.to_string());
         }
         pg_sys::INT8OID => {
-            return unsafe { <i64 as pgrx::FromDatum>::from_datum(value.value, false) }.map(|n| n.to_string());
+            return unsafe { <i64 as pgrx::FromDatum>::from_datum(value.value, false) }
+                .map(|n| n.to_string());
         }
         oid if oid.to_u32() >= super::catalog::FIRST_NORMAL => {
             return Some("(value of a user-defined type)".to_owned());

@@ -269,7 +269,8 @@ unsafe fn grant(statement: &pg_sys::GrantStmt) -> Needs {
         // ALL ... IN SCHEMA: the objects are names of schemas, whatever the object type says.
         // SAFETY: a list of String nodes.
         let schemas = unsafe { names::strings(statement.objects) };
-        let wanted = schemas.iter().map(|name| Wanted::named(Action::plain(Verb::Grant), names::schema(name)));
+        let wanted =
+            schemas.iter().map(|name| Wanted::named(Action::plain(Verb::Grant), names::schema(name)));
         return Needs::of(wanted.collect());
     }
     let by_relation = matches!(statement.objtype, OBJECT_TABLE | OBJECT_SEQUENCE);

@@ -55,7 +55,14 @@ pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
         };
         (copy_from || permit == Permit::Objects, pg_sys::GetCurrentSubTransactionId())
     };
-    let frame = Frame { permit, fills_defaults, dropped: Vec::new(), created: Vec::new(), parts: Vec::new(), subtransaction };
+    let frame = Frame {
+        permit,
+        fills_defaults,
+        dropped: Vec::new(),
+        created: Vec::new(),
+        parts: Vec::new(),
+        subtransaction,
+    };
     FRAMES.with(|frames| frames.borrow_mut().push(frame));
 }
 
@@ -173,7 +180,9 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
             Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
         }
         // A built-in inside a function that lends is that function's business.
-        Execution::Needs(_) | Execution::Never if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
+        Execution::Needs(_) | Execution::Never
+            if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL =>
+        {
             return Ok(());
         }
         _ if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),

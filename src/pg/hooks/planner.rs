@@ -93,12 +93,8 @@ struct Walk {
 
 fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     let Some(own) = own::own() else { return Ok(()) };
-    let mut walk = Walk {
-        stand_ins: own.stand_ins,
-        server_only: None,
-        foreign_operator: false,
-        entries: Vec::new(),
-    };
+    let mut walk =
+        Walk { stand_ins: own.stand_ins, server_only: None, foreign_operator: false, entries: Vec::new() };
     // SAFETY: the planner may scribble on its input (planner.c), so may we; the walker visits valid nodes.
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
     if walk.foreign_operator {
