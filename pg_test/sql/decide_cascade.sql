@@ -85,7 +85,7 @@ DROP TABLE dcas.parent CASCADE;
 
 \c - postgres
 SET client_min_messages = warning;
-SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = 'dcas' AND state = 'active' \gset
+SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy = 'dcas' AND state = 'active' \gset
 SELECT agent_guard.drop_policy('dcas') \gset
 DROP SCHEMA dcas_inner CASCADE;
 DROP SCHEMA dcas CASCADE;

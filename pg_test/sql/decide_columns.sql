@@ -68,7 +68,7 @@ SELECT id FROM dcol.people ORDER BY id;
 
 \c - postgres
 SET client_min_messages = warning;
-SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = 'dcol' AND state = 'active' \gset
+SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy = 'dcol' AND state = 'active' \gset
 SELECT agent_guard.drop_policy('dcol') \gset
 DROP SCHEMA dcol CASCADE;
 DROP OWNED BY dcol_agent;

@@ -34,7 +34,7 @@ SELECT agent_guard.create_policy('dfun', mode => 'enforce') \gset
 SELECT agent_guard.allow('dfun', '{execute}', '{function dfun.lends*,function dfun.atomic,function dfun.reads_denied,function dfun.swallows,function dfun.sleeps}') AS rule \gset
 SELECT agent_guard.allow('dfun', '{execute}', '{"function dfun.hidden(int)",function dfun.commits,function dfun.total}') AS rule \gset
 SELECT agent_guard.allow('dfun', '{select,insert}', '{dfun.work,dfun.log}') AS rule \gset
-SELECT agent_guard.allow('dfun', '{create function,drop function}', '{dfun.*}') AS rule \gset
+SELECT agent_guard.allow('dfun', '{create function,drop function}', '{schema dfun}') AS rule \gset
 SELECT agent_guard.deny('dfun', '{select}', '{dfun.denied}') AS rule \gset
 SELECT agent_guard.deny('dfun', '{execute}', '{function pg_catalog.pg_sleep}') AS rule \gset
 SELECT token FROM agent_guard.grant_window('dfun', 'dfun_agent', 'agent', '1 hour') \gset
@@ -90,7 +90,7 @@ SELECT dfun.lends();
 
 \c - postgres
 SET client_min_messages = warning;
-SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = 'dfun' AND state = 'active' \gset
+SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy = 'dfun' AND state = 'active' \gset
 SELECT agent_guard.drop_policy('dfun') \gset
 DROP SCHEMA dfun CASCADE;
 DROP OWNED BY dfun_agent;

@@ -91,7 +91,7 @@ SELECT nothing FROM drel.open;
 
 \c - postgres
 SET client_min_messages = warning;
-SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = 'drel' AND state = 'active' \gset
+SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy = 'drel' AND state = 'active' \gset
 SELECT agent_guard.drop_policy('drel') \gset
 DROP SCHEMA drel CASCADE;
 DROP OWNED BY drel_agent;

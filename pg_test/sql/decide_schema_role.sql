@@ -4,6 +4,8 @@ CREATE ROLE dsr_agent LOGIN CREATEROLE;
 SELECT agent_guard.guard_role('dsr_agent', allow_privileged => true) \gset
 CREATE SCHEMA dsr;
 CREATE SCHEMA dsr_other;
+CREATE SCHEMA dsr_made_before;
+CREATE ROLE dsr_new_before;
 GRANT USAGE, CREATE ON SCHEMA dsr_other TO dsr_agent;
 GRANT CREATE ON DATABASE contrib_regression TO dsr_agent;
 CREATE ROLE dsr_group;
@@ -16,10 +18,9 @@ GRANT ALL ON ALL SEQUENCES IN SCHEMA dsr TO dsr_agent;
 SELECT agent_guard.create_policy('dsr', mode => 'enforce') \gset
 SELECT agent_guard.allow('dsr', '{create table,create view,create type,create domain}', '{schema dsr}') AS rule \gset
 SELECT agent_guard.allow('dsr', '{drop}', '{dsr.*}') AS rule \gset
-SELECT agent_guard.allow('dsr', '{create schema}', '{schema dsr_made}') AS rule \gset
-SELECT agent_guard.allow('dsr', '{drop schema}', '{schema dsr_made}') AS rule \gset
+SELECT agent_guard.allow('dsr', '{create schema,drop schema}', '{schema dsr_made*}') AS rule \gset
 SELECT agent_guard.allow('dsr', '{select}', '{dsr.*}') AS rule \gset
-SELECT agent_guard.allow('dsr', '{role}', '{role dsr_group,role dsr_new}') AS rule \gset
+SELECT agent_guard.allow('dsr', '{role}', '{role dsr_group,role dsr_new*}') AS rule \gset
 SELECT token FROM agent_guard.grant_window('dsr', 'dsr_agent', 'agent', '1 hour') \gset
 \c - dsr_agent
 SET agent_guard.token = :'token';
@@ -52,6 +53,7 @@ CREATE SCHEMA dsr_made;
 CREATE SCHEMA dsr_unmade;
 DROP SCHEMA dsr_made;
 CREATE SCHEMA dsr_made CREATE TABLE t (id int);
+CREATE SCHEMA dsr_made CREATE VIEW v AS SELECT 1;
 ALTER SCHEMA dsr RENAME TO dsr_renamed;
 DROP SCHEMA dsr_other;
 DROP TABLE dsr.like_t, dsr.as_t, dsr.into_t, dsr.via_path, dsr.t;
@@ -60,7 +62,7 @@ DROP DOMAIN dsr.positive;
 DROP VIEW dsr.w;
 -- roles: by name, whoever may by the server's own privileges
 CREATE ROLE dsr_new;
-CREATE ROLE dsr_newer;
+CREATE ROLE dsr_third;
 ALTER ROLE dsr_group NOLOGIN;
 ALTER ROLE dsr_else NOLOGIN;
 ALTER ROLE dsr_new SET work_mem = '1MB';
@@ -72,6 +74,7 @@ SET ROLE dsr_group;
 SELECT current_user, session_user;
 SELECT * FROM dsr.base;
 CREATE TABLE dsr_other.t (id int);
+SET ROLE dsr_else;
 RESET ROLE;
 SET SESSION AUTHORIZATION dsr_agent;
 GRANT SELECT ON ALL TABLES IN SCHEMA dsr TO dsr_else;
@@ -86,10 +89,10 @@ DROP OWNED BY dsr_agent;
 
 \c - postgres
 SET client_min_messages = warning;
-SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = 'dsr' AND state = 'active' \gset
+SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy = 'dsr' AND state = 'active' \gset
 SELECT agent_guard.drop_policy('dsr') \gset
-DROP SCHEMA dsr_other CASCADE;
-DROP ROLE dsr_group, dsr_else;
+DROP SCHEMA dsr_other, dsr_made_before CASCADE;
+DROP ROLE dsr_group, dsr_else, dsr_new_before;
 DROP SCHEMA dsr CASCADE;
 DROP OWNED BY dsr_agent;
 DROP ROLE dsr_agent;

@@ -508,12 +508,10 @@ fn forget_plans() {
 /// The token's variable was set or reset: bind at once, and drop every portal of another scope, WITH HOLD cursors too:
 /// what these have stored passes no hook when it is sent. A refusal is told at the next statement.
 pub fn settle() {
-    let before = STATE.with(|state| state.borrow().bound.as_ref().map(|bound| bound.serial));
-    let after = current().ok().map(|session| session.serial);
-    if before != after {
-        // SAFETY: DISCARD ALL does the same inside a statement of its own; the active portal is left alone.
-        unsafe { pg_sys::PortalHashTableDeleteAll() };
-    }
+    // Binds, where there is something to bind.
+    let _told_at_the_next_statement = current();
+    // SAFETY: DISCARD ALL does the same inside a statement of its own; the active portal is left alone.
+    unsafe { pg_sys::PortalHashTableDeleteAll() };
 }
 
 /// The binding without the check of this moment, for records and views; `None` when unbound.

@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key};
-use super::super::{conditions, guc, rows, session};
+use super::super::{conditions, guc, rows, secrets, session};
 use super::{checked, guarded, raise_if, statement_text};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -89,6 +89,8 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     if parallel_worker() {
         return session::current().map(|_| ());
     }
+    // SAFETY: a portal's copy of a text that was parsed before; Execute shows it.
+    unsafe { secrets::hide(source) };
     // SAFETY: the source text is NUL-terminated for as long as the query runs.
     let text = unsafe { statement_text(source, location, length) };
     let session = match session::current() {

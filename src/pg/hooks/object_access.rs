@@ -207,7 +207,11 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
         Execution::ServerOnly => {
             Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
         }
-        Execution::Needs(_) if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
+        _ if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
+        // Inside a function that lends, built-ins are that function's business; denies hold.
+        Execution::Never if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
+            Wanted::named(Action::plain(Verb::Execute), Target::Function(function)).by(voice)
+        }
         _ => match functions::wanted(function, voice) {
             Some(wanted) => wanted,
             None => return Ok(()),
