@@ -76,6 +76,11 @@ pub fn observes(policy: &Policy) -> bool {
     policy.observe || guc::observing()
 }
 
+/// Whether denials in this session are only recorded.
+pub fn observing(session: &Session) -> bool {
+    policies::policy(session.policy_id).is_ok_and(|policy| observes(&policy))
+}
+
 fn compiled(policy: &Policy, action: Action, target: &Target) -> Rc<Compiled> {
     let kept = match target {
         Target::Relation(oid) => policies::compiled(policy, action, ObjectClass::Relation, *oid),

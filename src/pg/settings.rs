@@ -97,6 +97,12 @@ pub fn change(name: &str, value: Option<&str>) -> Result<Option<Wanted>, Refusal
             "Messages below NOTICE carry plans and values of rows.",
             "Use notice, warning or error.",
         )),
+        // Back to the role that logged in.
+        (Setting::Needs(Verb::Role), None) => Ok(None),
+        (Setting::Needs(Verb::Role), Some(value)) if value.eq_ignore_ascii_case("none") => Ok(None),
+        (Setting::Needs(Verb::Role), Some(value)) => {
+            Ok(Some(Wanted::named(Action::plain(Verb::Role), names::role(value))))
+        }
         (Setting::Needs(verb), _) => Ok(Some(setting(verb, name))),
     }
 }

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use super::super::enforce::{self, Target, Wanted};
 use super::super::hooks::{checked, raise_if};
-use super::super::{calls, catalog, drops, guc, policies, session, settings};
+use super::super::{calls, catalog, drops, guc, policies, session, settings, statement};
 use crate::decision::Decision;
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, ObjectClass, Verb, Voice};
@@ -107,6 +107,10 @@ fn may_set(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
         Ok(Some(wanted)) => enforce::enforce(&*session::current()?, &[wanted.by(voice)], Form::Plain),
         // A function that lends may go beyond what the agent may; denies hold all the same.
         Err(_) if voice == Voice::Function => Ok(()),
+        Err(refusal) if session::current().is_ok_and(|session| enforce::observing(&session)) => {
+            statement::with_current(|open| open.refuse(&refusal, true));
+            Ok(())
+        }
         Err(refusal) => Err(refusal),
     }
 }

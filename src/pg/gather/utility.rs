@@ -37,7 +37,8 @@ pub struct Needs {
 }
 
 impl Needs {
-    fn ordinary() -> Needs {
+    /// Nothing: a statement that needs no rule.
+    pub fn ordinary() -> Needs {
         Needs { wanted: Vec::new(), permit: Permit::Nothing, form: Form::Plain, without_token: false }
     }
 

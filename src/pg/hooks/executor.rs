@@ -93,11 +93,15 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     unsafe { secrets::hide(source) };
     // SAFETY: the source text is NUL-terminated for as long as the query runs.
     let text = unsafe { statement_text(source, location, length) };
+    let mut observed: Option<Refusal> = None;
     let session = match session::current() {
         Ok(session) => Some(session),
         // SAFETY: the plan is complete.
         Err(_) if unsafe { conditions::only_sets_the_token(plan) } => None,
-        Err(_) if guc::observing() => None,
+        Err(refusal) if guc::observing() => {
+            observed = Some(refusal);
+            None
+        }
         Err(refusal) => {
             statement::record_refused_alone(command(operation), &text, None, &refusal);
             return Err(refusal);
@@ -110,7 +114,12 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     statement::open(key(query), command(operation), text, session, form)?;
     // SAFETY: the parameters belong to the query; only read.
     let parameters = unsafe { rows::parameters((*query).params) };
-    statement::with_key(key(query), |open| open.set_parameters(parameters));
+    statement::with_key(key(query), |open| {
+        open.set_parameters(parameters);
+        if let Some(refusal) = &observed {
+            open.refuse(refusal, true);
+        }
+    });
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key};
-use super::super::{calls, databases, enforce, guc, secrets, session, settings};
+use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings};
 use super::{checked, guarded, object_access, raise_if, statement_text};
 use crate::refusal::Refusal;
 use crate::request::Voice;
@@ -116,11 +116,22 @@ fn before(
     let session = session::current();
     // SAFETY: as above.
     let needs = unsafe { utility::needs(node) };
+    // What would have been refused, where denials are only recorded.
+    let mut observed: Option<Refusal> = None;
     let needs = match (needs, &session) {
-        (Ok(needs), Err(_)) if needs.without_token || guc::observing() => needs,
+        // SAFETY: as above.
+        (Ok(needs), Err(_)) if needs.without_token && !unsafe { commits(node) } => needs,
+        (needs, Err(refusal)) if guc::observing() => {
+            observed = Some(refusal.clone());
+            needs.unwrap_or_else(|_| Needs::ordinary())
+        }
         (_, Err(refusal)) => {
             statement::record_refused_alone(command, &text, None, refusal);
             return Err(refusal.clone());
+        }
+        (Err(refusal), Ok(bound)) if enforce::observing(bound) => {
+            observed = Some(refusal);
+            Needs::ordinary()
         }
         (Err(refusal), Ok(_)) => {
             statement::open(key, command, text, session.ok(), crate::request::Form::Plain)?;
@@ -137,6 +148,9 @@ fn before(
     wanted.iter_mut().for_each(|one| one.voice = voice);
     let session = session.ok();
     statement::open(key, command, text, session.clone(), form)?;
+    if let Some(refusal) = observed {
+        statement::with_key(key, |open| open.refuse(&refusal, true));
+    }
     if let Some(session) = &session {
         enforce::enforce(session, &wanted, form)?;
     }
@@ -144,6 +158,21 @@ fn before(
     // SAFETY: the outer frame's local.
     unsafe { *frame = Some(Frame { key, sets_token }) };
     Ok(())
+}
+
+/// Whether a statement would make lasting what the transaction wrote under a token that is no longer good.
+///
+/// # Safety
+/// `statement` is a valid utility statement.
+unsafe fn commits(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag decides the cast; the state of the transaction is this process's own.
+    unsafe {
+        (*statement).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && (*statement.cast::<pg_sys::TransactionStmt>()).kind
+                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT
+            && quick::transaction() != 0
+            && !pg_sys::IsAbortedTransactionBlockState()
+    }
 }
 
 fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), Refusal> {

@@ -1,0 +1,47 @@
+-- Observing by the server's setting: nothing is blocked for anybody, also without a token, and all of it is recorded.
+SET client_min_messages = warning;
+CREATE ROLE obss_agent LOGIN;
+SELECT agent_guard.guard_role('obss_agent') \gset
+CREATE SCHEMA obss;
+CREATE TABLE obss.t (id int);
+GRANT USAGE ON SCHEMA obss TO obss_agent;
+GRANT ALL ON obss.t TO obss_agent;
+SELECT agent_guard.create_policy('obss') \gset
+SELECT token FROM agent_guard.grant_window('obss', 'obss_agent', 'agent', '1 hour') \gset
+\c - obss_agent
+\set VERBOSITY sqlstate
+SELECT count(*) FROM obss.t;
+SET agent_guard.token = :'token';
+SELECT count(*) FROM obss.t;
+\c - postgres
+ALTER SYSTEM SET agent_guard.enforcement = 'observe';
+SELECT pg_reload_conf() AS reloaded;
+-- the postmaster tells new sessions once it has read the file
+SELECT pg_sleep(0.5) \gset
+\c - obss_agent
+\set VERBOSITY sqlstate
+SHOW agent_guard.enforcement;
+SELECT count(*) AS without FROM obss.t;
+SET agent_guard.token = 'agt1.nonsense';
+SET agent_guard.token = :'token';
+INSERT INTO obss.t VALUES (1) RETURNING id;
+SELECT count(*) AS bound FROM obss.t;
+SET agent_guard.enforcement = 'enforce';
+\c - postgres
+ALTER SYSTEM RESET agent_guard.enforcement;
+SELECT pg_reload_conf() AS reloaded;
+SELECT pg_sleep(0.5) \gset
+\c - obss_agent
+\set VERBOSITY sqlstate
+SELECT count(*) FROM obss.t;
+SET agent_guard.token = :'token';
+SELECT count(*) FROM obss.t;
+\c - postgres
+SELECT agent_guard.audit_flush() \gset
+SELECT event, decision, command, sqlstate, left(statement, 40) AS statement FROM agent_guard.audit
+WHERE role = 'obss_agent' ORDER BY seq;
+SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy = 'obss' \gset
+SELECT agent_guard.drop_policy('obss') \gset
+SET client_min_messages = warning;
+DROP SCHEMA obss CASCADE;
+DROP ROLE obss_agent;
