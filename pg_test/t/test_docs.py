@@ -199,6 +199,21 @@ def test_links_lead_somewhere():
             assert (page.parent / link).exists(), f"{page.name}: {link} does not exist"
 
 
+def test_named_places_exist():
+    """Files of the repository and tests that the pages name in backticks are there, so that a promise keeps its test."""
+    suites = {path.name: path.read_text() for path in (guard.TOP / "pg_test").glob("*/*.py")}
+    tests = "\n".join(suites.values())
+    # testing.md also tells of files that somebody is to add.
+    for page in (page for page in PAGES if page.stem != "testing"):
+        for name in re.findall(r"`([^`\s]+)`", page.read_text()):
+            if name.startswith(("src/", "sql/", "pg_test/", "docs/")) and not re.search("[*<]|NAME|VERSION", name):
+                assert (guard.TOP / name).exists(), f"{page.name}: {name} does not exist"
+            elif re.fullmatch(r"(attack|test)_\w+\.py", name):
+                assert name in suites, f"{page.name}: no suite {name}"
+            elif re.fullmatch(r"test_[a-z_]+", name):
+                assert f"def {name}(" in tests, f"{page.name}: no test {name}"
+
+
 def test_pages_are_ascii():
     for page in PAGES:
         for number, line in enumerate(page.read_text().splitlines(), 1):
