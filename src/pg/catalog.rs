@@ -240,11 +240,12 @@ fn kin(relid: pg_sys::Oid, index: u32, from: i16, to: usize) -> Vec<pg_sys::Oid>
     while let Some(next) = open.pop() {
         let key = (pg_sys::Oid::from(index), from, scan::Key::Oid(next));
         scan::rows(pg_sys::Oid::from(INHERITS), Some(key), |row| {
-            if let Some(oid) = row.column::<pg_sys::Oid>(to) {
-                if oid != relid && !found.contains(&oid) {
-                    found.push(oid);
-                    open.push(oid);
-                }
+            if let Some(oid) = row.column::<pg_sys::Oid>(to)
+                && oid != relid
+                && !found.contains(&oid)
+            {
+                found.push(oid);
+                open.push(oid);
             }
         });
     }

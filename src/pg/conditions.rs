@@ -58,10 +58,12 @@ unsafe fn scans_restricted(plan: *mut pg_sys::Plan, scans: &[u32], above: bool) 
     unsafe {
         let node = &*plan;
         let tag = node.type_;
-        if let Some(scan) = scan_index(tag, plan) {
-            if scans.contains(&scan) && !above && !has_condition(tag, plan) {
-                return false;
-            }
+        if let Some(scan) = scan_index(tag, plan)
+            && scans.contains(&scan)
+            && !above
+            && !has_condition(tag, plan)
+        {
+            return false;
         }
         let above = above || joins_on_condition(tag, plan) || one_time_false(tag, plan);
         let mut children: Vec<*mut pg_sys::Plan> = vec![node.lefttree, node.righttree];

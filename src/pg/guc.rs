@@ -262,13 +262,13 @@ unsafe extern "C" {
     fn free(pointer: *mut c_void);
 }
 
-#[cfg(any(feature = "pg15"))]
+#[cfg(feature = "pg15")]
 unsafe fn guc_allocate(size: usize) -> *mut c_void {
     // SAFETY: PostgreSQL 15 keeps GUC values and extras in malloc'd memory (guc_malloc in guc.c).
     unsafe { malloc(size) }
 }
 
-#[cfg(any(feature = "pg15"))]
+#[cfg(feature = "pg15")]
 unsafe fn guc_release(pointer: *mut c_void) {
     // SAFETY: the value was malloc'd by guc.c.
     unsafe { free(pointer) }

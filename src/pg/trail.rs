@@ -65,10 +65,6 @@ pub fn writer_alive() -> bool {
 /// # Errors
 /// 53100 `audit_unavailable` without a writer, `audit_full` without room, after `agent_guard.audit_timeout`; 57014
 /// where the statement is cancelled or the backend terminated during the wait.
-#[expect(
-    clippy::result_large_err,
-    reason = "a refusal is made once and shown; it is never passed on a hot path"
-)]
 pub fn reserve(bytes: usize) -> Result<Reservation, Refusal> {
     let need = ring::footprint(bytes.clamp(record::MIN_EVENT, MAX_EVENT));
     if let Some((n, slot)) = my_slot()
@@ -215,10 +211,6 @@ fn try_reserve(n: usize, slot: &Slot, need: u64) -> Option<Reservation> {
     Some(Reservation { bytes: u32::try_from(need).unwrap_or(0), slot: u16::try_from(n).unwrap_or(0) })
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "a refusal is made once and shown; it is never passed on a hot path"
-)]
 fn reserve_waiting(need: u64) -> Result<Reservation, Refusal> {
     let Some(control) = shmem::control() else {
         return Err(unavailable("agent_guard has no shared memory", "Start the server as a cluster."));

@@ -130,14 +130,14 @@ fn may_use(call: pg_sys::FunctionCallInfo, verb: Verb) -> Result<(), Refusal> {
     let voice = calls::voice();
     let session = session::current()?;
     let policy = policies::policy(session.policy_id)?;
-    if verb == Verb::Usage {
-        if let Some((table, column)) = drops::owned_column(sequence) {
-            let insert = Action::plain(Verb::Insert);
-            let fills = policies::compiled(&policy, insert, ObjectClass::Relation, table)
-                .map(|compiled| compiled.scope.decide(&Columns::Of(vec![column]), voice, ""));
-            if matches!(fills, Some(Decision::Allow(..))) {
-                return Ok(());
-            }
+    if verb == Verb::Usage
+        && let Some((table, column)) = drops::owned_column(sequence)
+    {
+        let insert = Action::plain(Verb::Insert);
+        let fills = policies::compiled(&policy, insert, ObjectClass::Relation, table)
+            .map(|compiled| compiled.scope.decide(&Columns::Of(vec![column]), voice, ""));
+        if matches!(fills, Some(Decision::Allow(..))) {
+            return Ok(());
         }
     }
     let temporary = catalog::relation_facts(sequence).is_some_and(|facts| facts.temporary);

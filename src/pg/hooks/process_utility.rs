@@ -45,7 +45,6 @@ struct Frame {
     sets_token: bool,
 }
 
-#[expect(clippy::too_many_arguments, reason = "the hook's signature")]
 unsafe extern "C-unwind" fn utility(
     statement: *mut pg_sys::PlannedStmt,
     source: *const c_char,
