@@ -37,66 +37,82 @@ REVOKE ALL ON agent_guard.audit_segment FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_00 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_00 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_00 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_00 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_01 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_01 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_01 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_01 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_02 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_02 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_02 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_02 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_03 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_03 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_03 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_03 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_04 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_04 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_04 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_04 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_05 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_05 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_05 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_05 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_06 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_06 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_06 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_06 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_07 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_07 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_07 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_07 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_08 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_08 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_08 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_08 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_09 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_09 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_09 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_09 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_10 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_10 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_10 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_10 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_11 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_11 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_11 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_11 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_12 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_12 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_12 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_12 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_13 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_13 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_13 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_13 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_14 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_14 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_14 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_14 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_15 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_15 (seq);
+COMMENT ON TABLE agent_guard.audit_segment_15 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_15 FROM PUBLIC;
 
 CREATE VIEW agent_guard.audit AS

@@ -132,6 +132,14 @@ CREATE FUNCTION agent_guard.list_signing_keys() RETURNS TABLE (kid integer, stat
     AS 'MODULE_PATHNAME', 'list_signing_keys_wrapper';
 COMMENT ON FUNCTION agent_guard.list_signing_keys() IS 'What the view signing_keys shows; the keys themselves are never shown';
 
+CREATE FUNCTION agent_guard.check_statement(policy text, statement text, as_role regrole DEFAULT NULL,
+        OUT decision text, OUT rule_id bigint, OUT action text, OUT object text, OUT masked_columns text[], OUT reason text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'check_statement_wrapper';
+COMMENT ON FUNCTION agent_guard.check_statement(text, text, regrole) IS
+    'Decides a statement under a policy without running it: a row for each access, named as as_role would resolve them';
+
 -- For agents.
 
 CREATE FUNCTION agent_guard.whoami(OUT session_id uuid, OUT window_id uuid, OUT agent text, OUT lineage text[], OUT policy text,

@@ -7,9 +7,9 @@ WHERE p.pronamespace = 'agent_guard'::regnamespace AND a.grantee = 0
   AND p.proname IN ('allow', 'apply_policy', 'create_policy', 'deny', 'drop_policy', 'drop_rule', 'export_policy',
       'grant_window', 'guard_role', 'list_signing_keys', 'policy_changed', 'rebind_policies', 'revoke_block',
       'revoke_window', 'rotate_key', 'unguard_role');
--- every function pins its search_path, except what stands in for built-ins and calls them as they were called
+-- every function pins its search_path, except those in C that look names up or set search_path for the caller
 SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'agent_guard'::regnamespace
-  AND p.proname NOT LIKE 'checked\_%' AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
+  AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
 -- guarding is nothing to lend
 SELECT p.proname, p.prosecdef FROM pg_proc p
 WHERE p.pronamespace = 'agent_guard'::regnamespace AND p.proname LIKE '%guard_role' ORDER BY 1;
@@ -17,7 +17,6 @@ WHERE p.pronamespace = 'agent_guard'::regnamespace AND p.proname LIKE '%guard_ro
 SELECT p.oid::regprocedure FROM pg_proc p
 WHERE p.pronamespace = 'agent_guard'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL;
 SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'agent_guard'::regnamespace AND c.relkind IN ('r', 'v')
-  AND c.relname !~ '^audit_segment_[0-9]+$'
   AND obj_description(c.oid, 'pg_class') IS NULL;
 -- a dump carries policies and rules; never windows, revocations and bindings
 SELECT t.oid::regclass::text AS dumped FROM pg_extension e, unnest(e.extconfig) t (oid) WHERE e.extname = 'agent_guard'

@@ -64,6 +64,13 @@ pub fn relation_facts(relid: pg_sys::Oid) -> Option<RelationFacts> {
     })
 }
 
+/// The table that an index is on; rules about indexes are matched by it.
+pub fn table_of_index(index: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache look-up; with missing_ok an index that is going gives InvalidOid.
+    let table = unsafe { pg_sys::IndexGetRelation(index, true) };
+    (table != pg_sys::InvalidOid).then_some(table)
+}
+
 /// Reads one row of a system cache keyed by OID.
 fn with_cached<F, T>(cache: u32, oid: pg_sys::Oid, read: impl FnOnce(&F) -> T) -> Option<T> {
     // SAFETY: a pinned cache tuple is read and released; F is the catalogue's struct for that cache, which the two
@@ -240,10 +247,8 @@ fn kin(relid: pg_sys::Oid, index: u32, from: i16, to: usize) -> Vec<pg_sys::Oid>
     while let Some(next) = open.pop() {
         let key = (pg_sys::Oid::from(index), from, scan::Key::Oid(next));
         scan::rows(pg_sys::Oid::from(INHERITS), Some(key), |row| {
-            if let Some(oid) = row.column::<pg_sys::Oid>(to)
-                && oid != relid
-                && !found.contains(&oid)
-            {
+            let relative = row.column::<pg_sys::Oid>(to);
+            if let Some(oid) = relative.filter(|oid| *oid != relid && !found.contains(oid)) {
                 found.push(oid);
                 open.push(oid);
             }

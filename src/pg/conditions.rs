@@ -58,11 +58,8 @@ unsafe fn scans_restricted(plan: *mut pg_sys::Plan, scans: &[u32], above: bool) 
     unsafe {
         let node = &*plan;
         let tag = node.type_;
-        if let Some(scan) = scan_index(tag, plan)
-            && scans.contains(&scan)
-            && !above
-            && !has_condition(tag, plan)
-        {
+        let scans_it = scan_index(tag, plan).is_some_and(|scan| scans.contains(&scan));
+        if scans_it && !above && !has_condition(tag, plan) {
             return false;
         }
         let above = above || joins_on_condition(tag, plan) || one_time_false(tag, plan);

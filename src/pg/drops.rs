@@ -87,8 +87,7 @@ fn relation(relid: pg_sys::Oid, sub: c_int) -> Drop {
     }
     match facts.kind {
         b'i' | b'I' => {
-            // SAFETY: a syscache look-up; with missing_ok an index that is going gives InvalidOid.
-            let table = unsafe { pg_sys::IndexGetRelation(relid, true) };
+            let Some(table) = catalog::table_of_index(relid) else { return Drop::Nothing };
             // The index of a TOAST table goes with it.
             let toast = catalog::relation_facts(table).is_none_or(|facts| facts.kind == b't');
             if toast {

@@ -100,11 +100,22 @@ fn compiled(policy: &Policy, action: Action, target: &Target) -> Rc<Compiled> {
 
 /// Decides one access.
 pub fn decide(session: &Session, policy: &Policy, wanted: &Wanted, form: Form, statement: &str) -> Outcome {
+    decide_under(Some(session), policy, wanted, form, statement)
+}
+
+/// Decides one access under a token's scope, or under the policy alone.
+pub fn decide_under(
+    session: Option<&Session>,
+    policy: &Policy,
+    wanted: &Wanted,
+    form: Form,
+    statement: &str,
+) -> Outcome {
     let compiled = compiled(policy, wanted.action, &wanted.target);
     let decision = if wanted.never || touches_own(wanted) {
         Decision::Deny(Denial::Never)
     } else {
-        match by_token(session, wanted, &compiled, form) {
+        match session.map_or(Ok(()), |session| by_token(session, wanted, &compiled, form)) {
             Err(block) => Decision::Deny(Denial::OutOfScope(block)),
             Ok(()) => compiled.scope.decide(&wanted.columns, wanted.voice, statement),
         }

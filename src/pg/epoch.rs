@@ -192,11 +192,8 @@ pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
     let committed =
         matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE);
     let ended = committed || event == pg_sys::XactEvent::XACT_EVENT_ABORT;
-    if ended
-        && CHANGES_AT_COMMIT.swap(false, Ordering::Relaxed)
-        && committed
-        && let Some(shared) = shared()
-    {
+    let changed = ended && CHANGES_AT_COMMIT.swap(false, Ordering::Relaxed);
+    if let Some(shared) = shared().filter(|_| changed && committed) {
         shared.policies.fetch_add(1, Ordering::AcqRel);
     }
 }
@@ -221,7 +218,8 @@ fn add_revoked(id: &[u8; 16], expires: i64) {
         unsafe {
             let count = (*shared).revoked_count.load(Ordering::Relaxed) as usize;
             if count < REVOKED_MAX {
-                if let Some(place) = (*shared).revoked.get_mut(count) {
+                let revoked = &mut (*shared).revoked;
+                if let Some(place) = revoked.get_mut(count) {
                     *place = Revoked { id: *id, expires };
                     (*shared).revoked_count.fetch_add(1, Ordering::Relaxed);
                 }
@@ -285,7 +283,8 @@ pub fn is_revoked(id: &[u8; 16]) -> bool {
         // SAFETY: under the lock; the count never passes the array's length.
         unsafe {
             let count = (*shared).revoked_count.load(Ordering::Relaxed) as usize;
-            (*shared).revoked.iter().take(count).any(|revoked| revoked.id == *id)
+            let revoked = &(*shared).revoked;
+            revoked.iter().take(count).any(|revoked| revoked.id == *id)
         }
     })
     .unwrap_or(true)

@@ -3,8 +3,12 @@
 //! Works on the text in place and keeps its length, so that every position that the server noted stays true.
 
 use std::os::raw::c_char;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
+
+/// A text of this backend held a token: copies of it may be about.
+static SEEN: AtomicBool = AtomicBool::new(false);
 
 /// What a bearer token begins with. Proofs are harmless and stay readable.
 const PREFIX: &[u8; 5] = b"agt1.";
@@ -15,22 +19,28 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
 }
 
-/// Overwrites the secret part of every token in `text`; whether there was one.
-pub fn mask(text: &mut [u8]) -> bool {
-    let mut masked = false;
-    let mut at = 0;
-    while let Some(found) =
-        text.get(at..).and_then(|rest| rest.windows(PREFIX.len()).position(|window| window == PREFIX))
-    {
+/// The secret part of the first token at or after `from`: where it begins, and its length.
+fn find(text: &[u8], from: usize) -> Option<(usize, usize)> {
+    let mut at = from;
+    loop {
+        let found = text.get(at..)?.windows(PREFIX.len()).position(|window| window == PREFIX)?;
         let start = at + found + PREFIX.len();
         let length = text.iter().skip(start).take_while(|byte| is_token_byte(**byte)).count();
         if length >= SHORTEST {
-            text.iter_mut().skip(start).take(length).for_each(|byte| *byte = b'*');
-            masked = true;
+            return Some((start, length));
         }
         at = start + length;
     }
-    masked
+}
+
+/// Overwrites the secret part of every token in `text`; whether there was one.
+pub fn mask(text: &mut [u8]) -> bool {
+    let mut at = 0;
+    while let Some((start, length)) = find(text, at) {
+        text.iter_mut().skip(start).take(length).for_each(|byte| *byte = b'*');
+        at = start + length;
+    }
+    at > 0
 }
 
 /// Masks tokens in a NUL-terminated text of the server's, in place.
@@ -44,7 +54,20 @@ pub unsafe fn mask_in_place(text: *mut c_char) -> bool {
     // SAFETY: the caller's promise; the length is that of the text.
     unsafe {
         let length = std::ffi::CStr::from_ptr(text).to_bytes().len();
-        mask(std::slice::from_raw_parts_mut(text.cast::<u8>(), length))
+        let masked = mask(std::slice::from_raw_parts_mut(text.cast::<u8>(), length));
+        if masked {
+            SEEN.store(true, Ordering::Relaxed);
+        }
+        masked
+    }
+}
+
+/// Whether the message that this backend is working on holds a token.
+pub fn current_has_token() -> bool {
+    // SAFETY: NUL-terminated or null; it belongs to the message.
+    unsafe {
+        let text = pg_sys::debug_query_string;
+        !text.is_null() && find(std::ffi::CStr::from_ptr(text).to_bytes(), 0).is_some()
     }
 }
 
@@ -64,14 +87,15 @@ pub fn hide_current() {
     }
 }
 
-/// Masks tokens in a source text that a hook was given.
+/// Masks tokens in a source text that a hook was given, where an earlier copy of it may have held one: every text passes
+/// `hide_current` first.
 ///
 /// # Safety
 /// `source` is null or palloc'd, NUL-terminated text.
 pub unsafe fn hide(source: *const c_char) {
     // SAFETY: the caller's promise.
     unsafe {
-        if mask_in_place(source.cast_mut()) {
+        if SEEN.load(Ordering::Relaxed) && mask_in_place(source.cast_mut()) {
             pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, source);
         }
     }

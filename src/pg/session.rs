@@ -59,6 +59,8 @@ struct State {
 }
 
 thread_local! {
+    /// The role that `check_statement` decides for.
+    static SUBJECT: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
     static STATE: RefCell<State> = RefCell::new(State::default());
 }
 
@@ -68,8 +70,16 @@ fn with_state<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
 
 /// The authenticated user, whom neither SET ROLE nor SET SESSION AUTHORIZATION nor SECURITY DEFINER changes.
 pub fn authenticated_role() -> pg_sys::Oid {
+    if let Some(role) = SUBJECT.get() {
+        return role;
+    }
     // SAFETY: a plain value of this process (miscinit.c).
     unsafe { pg_sys::GetAuthenticatedUserId() }
+}
+
+/// Decides as if `role` had logged in, until `None` is given.
+pub fn decide_for(role: Option<pg_sys::Oid>) {
+    SUBJECT.set(role);
 }
 
 /// The refusal of a token that does not come from SET, set_config or the connection.
@@ -498,12 +508,10 @@ fn forget_plans() {
 /// The token's variable was set or reset: bind at once, and drop every portal of another scope, WITH HOLD cursors too:
 /// what these have stored passes no hook when it is sent. A refusal is told at the next statement.
 pub fn settle() {
-    let before = STATE.with(|state| state.borrow().bound.as_ref().map(|bound| bound.serial));
-    let after = current().ok().map(|session| session.serial);
-    if before != after {
-        // SAFETY: DISCARD ALL does the same inside a statement of its own; the active portal is left alone.
-        unsafe { pg_sys::PortalHashTableDeleteAll() };
-    }
+    // Binds, where there is something to bind.
+    let _told_at_the_next_statement = current();
+    // SAFETY: DISCARD ALL does the same inside a statement of its own; the active portal is left alone.
+    unsafe { pg_sys::PortalHashTableDeleteAll() };
 }
 
 /// The binding without the check of this moment, for records and views; `None` when unbound.

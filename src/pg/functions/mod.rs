@@ -5,6 +5,7 @@
 
 mod agent;
 pub mod audit;
+mod check;
 mod keys;
 mod policy;
 mod role;

@@ -130,9 +130,8 @@ fn may_use(call: pg_sys::FunctionCallInfo, verb: Verb) -> Result<(), Refusal> {
     let voice = calls::voice();
     let session = session::current()?;
     let policy = policies::policy(session.policy_id)?;
-    if verb == Verb::Usage
-        && let Some((table, column)) = drops::owned_column(sequence)
-    {
+    let owner = drops::owned_column(sequence).filter(|_| verb == Verb::Usage);
+    if let Some((table, column)) = owner {
         let insert = Action::plain(Verb::Insert);
         let fills = policies::compiled(&policy, insert, ObjectClass::Relation, table)
             .map(|compiled| compiled.scope.decide(&Columns::Of(vec![column]), voice, ""));

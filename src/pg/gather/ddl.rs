@@ -462,7 +462,8 @@ unsafe fn drop(statement: &pg_sys::DropStmt) -> Option<Needs> {
         let relid = unsafe { names::relation_by_names(object.cast()) };
         let facts = catalog::relation_facts(relid)?;
         let actual = super::super::hooks::object_access::relation_kind(facts.kind);
-        Some(on_relation(Action::on(Verb::Drop, actual), Target::Relation(relid)))
+        let matched = if actual == Kind::Index { catalog::table_of_index(relid)? } else { relid };
+        Some(on_relation(Action::on(Verb::Drop, actual), Target::Relation(matched)))
     });
     Some(all(wanted.collect()))
 }

@@ -3,5 +3,6 @@
 pub mod ddl;
 pub mod functions;
 pub mod names;
+pub mod query;
 pub mod relations;
 pub mod utility;

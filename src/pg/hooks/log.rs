@@ -2,6 +2,7 @@
 //! goes to the server's log.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
@@ -19,12 +20,37 @@ pub fn init() {
     }
 }
 
+/// The server's own threshold where that is above ERROR; 0 where it is not.
+static THRESHOLD: AtomicI32 = AtomicI32::new(0);
+
+/// The server calls the hook only for what goes to its log: with log_min_messages above ERROR a guarded session's errors
+/// would miss the trail. Called at login, before the settings of the role; these do not override it.
+pub fn see_every_error() {
+    // SAFETY: SetConfigOption copies both texts; GetConfigOption gives a static text for an enum.
+    unsafe {
+        let error = i32::try_from(pg_sys::PGERROR).unwrap_or(21);
+        let name = c"log_min_messages".as_ptr();
+        let value = if pg_sys::log_min_messages > error {
+            THRESHOLD.store(pg_sys::log_min_messages, Ordering::Relaxed);
+            c"error".as_ptr()
+        } else {
+            pg_sys::GetConfigOption(name, false, false)
+        };
+        let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+        pg_sys::SetConfigOption(name, value, context, source);
+    }
+}
+
 unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     // SAFETY: outer frame; the server hands its own ErrorData, whose texts are palloc'd or constants.
     unsafe {
-        hide(&*data);
+        hide(&mut *data);
         if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
             guarded(|| note(data));
+            // The server's log stays as it was asked for.
+            if (*data).elevel < THRESHOLD.load(Ordering::Relaxed) {
+                (*data).output_to_server = false;
+            }
         }
         if let Some(previous) = PREVIOUS {
             previous(data);
@@ -32,17 +58,19 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     }
 }
 
-/// Masks tokens in every text of the report and in the statement that would be printed under it. Texts without a token
-/// are only read: constants of the server are never written.
-unsafe fn hide(data: &pg_sys::ErrorData) {
+/// Masks tokens in every text of the report. Texts without a token are only read: constants of the server are never
+/// written. The statement that would be printed under a mere message may not be parsed yet: it is left out instead.
+unsafe fn hide(data: &mut pg_sys::ErrorData) {
     // SAFETY: NUL-terminated texts or null. A text that holds a token was made at run time, hence is writable.
     unsafe {
         for text in [data.message, data.detail, data.detail_log, data.hint, data.context, data.internalquery]
         {
             secrets::mask_in_place(text);
         }
-        if !pg_sys::libpq::be::MyProcPort.is_null() {
-            secrets::mask_in_place(pg_sys::debug_query_string.cast_mut());
+        if data.elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) {
+            secrets::hide_current();
+        } else if secrets::current_has_token() {
+            data.hide_stmt = true;
         }
     }
 }

@@ -49,6 +49,7 @@ fn note_role(port: *mut pg_sys::libpq::be::Port) -> Option<Raised> {
         return None;
     }
     guc::guarded_by_label();
+    super::log::see_every_error();
     // SAFETY: a plain flag of this process.
     unsafe { pg_sys::am_walsender }.then(|| raise::prepare(&session::replication_refused()))
 }

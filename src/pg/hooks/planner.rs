@@ -69,6 +69,8 @@ unsafe extern "C-unwind" fn planner(
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
         if guc::guarded() {
+            // A statement that was parsed before (Parse, PREPARE) keeps a text of its own, and Bind has just shown it.
+            guarded(|| secrets::hide(source));
             raise_if(checked(|| before(query)));
         }
         match PREV_PLANNER {

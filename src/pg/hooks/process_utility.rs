@@ -101,11 +101,9 @@ fn before(
     // SAFETY: the server passes a complete utility PlannedStmt; only read.
     let (node, location, length, sets_token) = unsafe {
         let planned = &*planned;
+        // A statement that was parsed before comes with a copy of the text that no earlier hook saw.
+        secrets::hide(source);
         let sets_token = settings::sets_token(planned.utilityStmt);
-        if sets_token {
-            // A prepared SET comes with its own copy of the text, which no earlier hook saw.
-            secrets::hide(source);
-        }
         (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token)
     };
     // SAFETY: the source is NUL-terminated.

@@ -1,0 +1,283 @@
+"""Everything that an agent's session does is in the trail exactly once, whatever becomes of the statement, the backend or
+the writer; and nothing that it sends forges a line.
+"""
+
+import hashlib
+import itertools
+import time
+
+import psycopg
+
+import guard
+import scene
+from guard import DENIED, eventually, expect
+from scene import Agent
+
+RULES = [("allow", ["select", "insert", "update", "delete"], "app.*"), ("deny", "*", "app.secret"), ("allow", "execute", "function app.*"), ("allow", "system", "*"), ("allow", "create table", "app.*")]
+_marks = itertools.count(1)
+
+
+def setup(server):
+    scene.setup(server)
+    server.run("create function app.nested() returns bigint language plpgsql as $$begin return (select count(*) from app.child); end$$; alter function app.nested() owner to owner")
+    server.run("create function app.fails() returns int language plpgsql as $$begin return 1 / 0; end$$; alter function app.fails() owner to owner")
+
+
+def mark():
+    return f"mark{next(_marks)}x"
+
+
+def events(server, text):
+    return server.audit("statement like %s", f"%{text}%", columns="level, decision, sqlstate, command, rows, session_id, lineage, role, pid")
+
+
+def once(server, text, decision, sqlstate=None, level=0):
+    found = [event for event in events(server, text) if event[0] == level]
+    assert len(found) == 1, f"{len(found)} events at level {level}: {found}"
+    assert found[0][1] == decision and found[0][2] == sqlstate, found[0]
+    return found[0]
+
+
+# What is sent -> decision and SQLSTATE in the trail.
+SENT = [
+    ("select count(*) from app.open /* {} */", "allow", None),
+    ("select * from app.secret /* {} */", "deny", DENIED),
+    ("selec /* {} */", None, "42601"),
+    ("select * from app.nothing /* {} */", None, "42P01"),
+    ("select 1 / 0 /* {} */", None, "22012"),
+    ("select 1 / (id - 1) from app.open /* {} */", "allow", "22012"),
+    ("insert into app.open values (1) /* {} */", "allow", "23505"),
+    ("create table app.t (n int) /* {} */", "allow", None),
+    ("drop table app.child /* {} */", "deny", DENIED),
+    ("drop table app.nothing /* {} */", None, "42P01"),
+    ("show work_mem /* {} */", "allow", None),
+    ("set role owner /* {} */", "deny", DENIED),
+    ("select app.fails() /* {} */", "allow", "22012"),
+    ("do $$begin perform 1 / 0; exception when others then null; end /* {} */ $$", "allow", None),
+    # The block itself is allowed; what it runs is an event below it.
+    ("do $$begin perform 1 from app.secret; exception when others then null; end /* {} */ $$", "allow", None),
+    ("do $$begin perform 1 from app.secret; end /* {} */ $$", "allow", DENIED),
+    ("copy app.open to stdout /* {} */", "allow", None),
+    ("explain analyze select * from app.open /* {} */", "allow", None),
+    ("prepare {} as select 1", "allow", None),
+    ("select 'a'::app.mood /* {} */", None, "22P02"),
+    ("update app.open set id = null /* {} */", "allow", "23502"),
+    ("select pg_sleep(9) /* {} */", "deny", DENIED),
+    ("vacuum app.open /* {} */", "deny", DENIED),
+]
+
+
+def test_every_fate_of_a_statement_is_recorded_once(server):
+    wrong = []
+    wire = {}
+    with Agent(server, *RULES) as agent:
+        for way in ("simple", "extended"):
+            wire[way] = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        for text, decision, sqlstate in SENT:
+            for way in ("simple", "extended"):
+                sent = mark()
+                statement = text.format(sent)
+                reply = wire[way].query(statement) if way == "simple" else wire[way].extended(statement)
+                if statement.startswith("create table"):
+                    server.run("drop table app.t")
+                if (reply.sqlstate or None) != sqlstate:
+                    wrong.append(f"{way} {statement}: the client saw {reply.sqlstate or 'success'} {reply.errors}")
+                found = [(event[1], event[2]) for event in events(server, sent) if event[0] == 0]
+                expected = [(decision, sqlstate)]
+                if found != expected:
+                    wrong.append(f"{way} {statement}: {found}, expected {expected}")
+    for one in wire.values():
+        one.close()
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_nested_statements_have_their_level(server):
+    with Agent(server, *RULES) as agent:
+        sent = mark()
+        agent.run(f"select app.nested() /* {sent} */")
+        session = once(server, sent, "allow")[5]
+        below = server.audit("session_id = %s and level > 0", session, columns="level, statement, decision")
+        assert [row[0] for row in below] == [1] and "app.child" in below[0][1], below
+        caught = mark()
+        agent.run(f"do $$begin perform count(*) from app.secret as {caught}; exception when others then null; end$$")
+        below = [event for event in events(server, caught) if event[0] == 1]
+        assert len(below) == 1 and below[0][1] == "deny" and below[0][2] == DENIED, below
+
+
+def test_rolled_back_work_stays_recorded(server):
+    with Agent(server, *RULES) as agent:
+        one, two = mark(), mark()
+        agent.run("begin", f"insert into app.open values (50) /* {one} */", "savepoint s", f"delete from app.open where id = 50 /* {two} */", "rollback to s", "rollback")
+        assert once(server, one, "allow")[4] == 1 and once(server, two, "allow")[4] == 1
+
+
+def test_fast_path_calls_are_recorded(server):
+    oid, sleep, user = (server.value(f"select {name}::oid::int") for name in ("'pg_catalog.length(text)'::regprocedure", "'pg_sleep(float8)'::regprocedure", "'app.nested()'::regprocedure"))
+    with Agent(server, *RULES) as agent:
+        wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        before = len(server.audit())
+        assert wire.call(oid, ["ABC"]).value == b"3"
+        assert wire.call(sleep, ["0"]).sqlstate == DENIED
+        assert wire.call(user).value == b"2"
+        found = [row for row in server.audit(columns="command, statement, decision, sqlstate")[before:] if row[0] == "FASTPATH"]
+        assert [(row[2], row[3]) for row in found] == [("allow", None), ("deny", DENIED), ("allow", None)], found
+        wire.close()
+
+
+def test_a_terminated_backend_leaves_its_statement(server):
+    with Agent(server, *RULES, ("allow", "execute", "function pg_catalog.pg_sleep(double precision)")) as agent:
+        for ending in ("pg_terminate_backend", "pg_cancel_backend"):
+            wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+            assert not wire.query("select 1").errors
+            sent = mark()
+            wire.send("Q", f"select pg_sleep(60) /* {sent} */\0".encode())
+            pid = eventually(lambda: server.rows("select pid from pg_stat_activity where query like %s and wait_event = 'PgSleep'", f"%pg_sleep(60) /* {sent}%"), "sleeping")[0][0]
+            server.rows(f"select {ending}(%s)", pid)
+            reply = wire.until("Z")
+            state = "57P01" if ending == "pg_terminate_backend" else "57014"
+            assert reply.sqlstate == state, reply
+            eventually(lambda: events(server, sent), "recorded")
+            once(server, sent, "allow", state)
+            wire.close()
+
+
+def test_a_disconnect_in_the_middle_leaves_its_statement(server):
+    with Agent(server, *RULES, ("allow", "execute", "function pg_catalog.pg_sleep(double precision)")) as agent:
+        wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        sent, open_one = mark(), mark()
+        wire.query("begin")
+        wire.query(f"insert into app.open values (60) /* {open_one} */")
+        wire.send("Q", f"select pg_sleep(0.3) /* {sent} */\0".encode())
+        wire.drop()
+        eventually(lambda: events(server, sent), "recorded")
+        assert len(events(server, sent)) == 1 and len(events(server, open_one)) == 1
+        assert server.value("select count(*) from app.open where id = 60") == 0
+
+
+def test_an_open_portal_at_the_end_of_the_connection(server):
+    with Agent(server, *RULES) as agent:
+        wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        sent = mark()
+        wire.parse(f"select * from generate_series(1, 1000) /* {sent} */")
+        wire.bind()
+        wire.execute(max_rows=10)
+        wire.flush()
+        wire.until("s")
+        wire.drop()
+        eventually(lambda: events(server, sent), "recorded")
+        assert len(events(server, sent)) == 1, events(server, sent)
+
+
+def test_nothing_that_an_agent_sends_forges_an_event(server):
+    with Agent(server, *RULES) as agent:
+        bad = "x\n2030-01-01 [1] LOG: forged\r\x1b[2Jdecision=allow"
+        agent.connection.execute("select set_config('application_name', %s, false)", (bad,))
+        before = server.value("select count(*) from agent_guard.audit")
+        sent = mark()
+        agent.run(f"select 1 /* {sent} \n seq=1 | allow | rootabc \n */")
+        row = server.audit("statement like %s", f"%{sent}%", columns="application_name, statement, to_jsonb(audit)::text")[-1]
+        assert "\n" not in row[0] and "\x1b" not in row[0], row[0]
+        assert "\n" not in row[2], "JSON of the event is one line"
+        assert server.value("select count(*) from agent_guard.audit") - before < 6
+
+
+def test_statements_beyond_a_megabyte(server):
+    with Agent(server, *RULES) as agent:
+        sent = mark()
+        statement = f"select 1 /* {sent} {'x' * 2_000_000} */"
+        agent.run(statement)
+        denied = mark()
+        expect(DENIED, agent.run, f"select 1 from app.secret /* {denied} {'y' * 2_000_000} */")
+        head = "/*" + "z" * 3_000_000 + "*/"
+        expect(DENIED, agent.run, head + "select * from app.secret")
+        found = server.audit("statement like %s", f"%{sent}%", columns="length(statement), statement_length, statement_sha256, decision")
+        assert len(found) == 1 and found[0][0] <= 32768 and found[0][1] == len(statement) and found[0][3] == "allow", found
+        assert bytes(found[0][2]) == hashlib.sha256(statement.encode()).digest()
+        once(server, denied, "deny", DENIED)
+        many = "select " + " + ".join(["1"] * 50000)
+        error = agent.attempt(many)
+        assert error is None or error.sqlstate == "54001", error
+        nested = "select " + "(" * 20000 + "1" + ")" * 20000
+        error = agent.attempt(nested)
+        assert error is None or error.sqlstate in ("54001", "42601"), error
+        values = mark()
+        agent.connection.execute(f"select length(%s) /* {values} */", ("v" * 3_000_000,))
+        once(server, values, "allow")
+
+
+def writer(server):
+    rows = server.rows("select pid from pg_stat_activity where backend_type ilike '%agent_guard%' and datname = current_database()")
+    return rows[0][0] if rows else None
+
+
+def test_a_writer_that_is_ended_comes_back_and_loses_nothing(server):
+    with Agent(server, *RULES) as agent:
+        marks = []
+        first = eventually(lambda: writer(server), "a writer")
+        for round in range(3):
+            for _ in range(20):
+                marks.append(mark())
+                agent.run(f"select 1 /* {marks[-1]} */")
+            server.rows("select pg_terminate_backend(pid) from pg_stat_activity where backend_type ilike '%agent_guard%' and datname = current_database()")
+            for _ in range(20):
+                marks.append(mark())
+                agent.run(f"select 1 /* {marks[-1]} */")
+        eventually(lambda: writer(server) not in (None, first), "another writer")
+        counts = [len(events(server, f"/* {one} ")) for one in marks]
+        assert counts == [1] * len(marks), [(one, count) for one, count in zip(marks, counts) if count != 1]
+
+
+def test_without_a_writer_nothing_runs(server):
+    other = guard.Server("attack_audit_starved", ["max_worker_processes = 1", "agent_guard.audit_timeout = 300ms", "agent_guard.audit_buffer = 1MB", "autovacuum = off"]).start()
+    try:
+        other.run("create extension agent_guard")
+        scene.setup(other)
+        with other.connect() as admin:
+            policy = scene.policy(other, [("allow", ["select", "insert"], "app.*")])
+            token = other.window("owner", policy)[1]
+        with other.connect("owner", options=f"-c agent_guard.token={token}") as connection:
+            outcomes = set()
+            for _ in range(4000):
+                try:
+                    connection.execute("insert into app.parent values (7) /* " + "x" * 1000 + " */")
+                    outcomes.add("ran")
+                except psycopg.Error as error:
+                    outcomes.add(error.sqlstate)
+                    break
+            count = other.value("select count(*) from app.parent where id = 7")
+            assert outcomes >= {"53100"} or writer(other), f"{outcomes}, {count} rows and no writer"
+            if "53100" in outcomes:
+                expect("53100", connection.execute, "insert into app.parent values (8)")
+                assert other.value("select count(*) from app.parent where id = 8") == 0
+    finally:
+        other.stop()
+
+
+def test_errors_below_the_logs_threshold_are_recorded(server):
+    """The server calls no log hook for what it does not log."""
+    server.run("alter system set log_min_messages = panic")
+    server.run("select pg_reload_conf()")
+    server.run("alter role owner set log_min_messages = panic")
+    try:
+        time.sleep(0.3)
+        with Agent(server, *RULES) as agent:
+            sent = [(mark(), text, state) for text, state in (("selec /* {} */", "42601"), ("select * from app.nothing /* {} */", "42P01"), ("select 1 / (id - 1) from app.open /* {} */", "22012"), ("select * from app.secret /* {} */", DENIED))]
+            for one, text, state in sent:
+                expect(state, agent.run, text.format(one))
+            assert not [text for one, text, _ in sent if one in server.log()], "logged against the server's setting"
+            found = {text: [event[2] for event in events(server, one)] for one, text, state in sent}
+            assert found == {text: [state] for _, text, state in sent}, found
+    finally:
+        server.run("alter role owner reset log_min_messages")
+        server.run("alter system reset log_min_messages")
+        server.run("select pg_reload_conf()")
+
+
+def test_the_logs_tell_of_no_crash(server):
+    log = server.log()
+    for word in ("PANIC", "panicked", "terminated by signal", "RUST_BACKTRACE", "stack backtrace"):
+        assert word not in log, [line for line in log.splitlines() if word in line][:3]
+
+
+if __name__ == "__main__":
+    guard.run(globals(), conf=["autovacuum = off"])

@@ -1,0 +1,341 @@
+"""The token's variable, the role's setting and the secrets: no way of setting or unsetting anything widens a session."""
+
+import time
+
+import psycopg
+
+import guard
+import scene
+from guard import DENIED, UNAUTHENTICATED, bind, eventually, expect
+from scene import Agent
+
+READ = ("allow", "select", "app.open")
+WIDE = ("allow", ["select", "insert", "update", "delete"], "app.*")
+PROBE = "select count(*) from app.open"
+FINGERPRINT = "show agent_guard.token"
+
+
+def setup(server):
+    scene.setup(server)
+    for statement in ("create database elsewhere", "create database second", "create role outsider login"):
+        server.run(statement)
+    server.run("create extension agent_guard", dbname="second")
+
+
+def unbound(connection):
+    expect(UNAUTHENTICATED, connection.execute, PROBE)
+
+
+# Ways back to an earlier value: each leaves the session without a token.
+WAYS_OUT = {
+    "reset": ["reset agent_guard.token"],
+    "default": ["set agent_guard.token to default"],
+    "empty": ["set agent_guard.token = ''"],
+    "case": ["reset \"Agent_Guard.Token\""],
+    "reset all": ["reset all"],
+    "discard all": ["discard all"],
+    "set_config null": ["select set_config('agent_guard.token', null, false)"],
+    "set_config empty": ["select set_config('AGENT_GUARD.TOKEN', '', false)"],
+    "set local empty": ["begin", "set local agent_guard.token = ''"],
+}
+
+
+def test_every_way_out_leaves_the_session_without_a_token(server):
+    for name, statements in WAYS_OUT.items():
+        with Agent(server, READ) as agent:
+            agent.run(PROBE, *statements)
+            error = agent.attempt(PROBE)
+            assert error is not None and error.sqlstate == UNAUTHENTICATED, f"{name}: {error}"
+
+
+def test_rollback_never_widens(server):
+    wide, narrow = Agent(server, WIDE), Agent(server, READ)
+    connection = wide.connection
+    sequences = {
+        "rollback": ["begin", f"set agent_guard.token = '{narrow.token}'", PROBE, "rollback"],
+        "rollback to": ["begin", "savepoint s", f"set agent_guard.token = '{narrow.token}'", PROBE, "rollback to s"],
+        "set local, commit": ["begin", f"set local agent_guard.token = '{narrow.token}'", PROBE, "commit"],
+        "set local over set": ["begin", f"set agent_guard.token = '{narrow.token}'", f"set local agent_guard.token = '{narrow.token}'", "commit"],
+        "twice": ["begin", f"set local agent_guard.token = '{narrow.token}'", "savepoint s", f"set local agent_guard.token = '{narrow.token}'", "rollback to s"],
+    }
+    for name, statements in sequences.items():
+        connection.execute("rollback")
+        bind(connection, wide.token)
+        connection.execute("delete from app.open where false")
+        for statement in statements:
+            connection.execute(statement)
+        try:
+            connection.execute("delete from app.open where false")
+            raise AssertionError(f"{name}: the wider scope is back")
+        except psycopg.Error as error:
+            assert error.sqlstate in (UNAUTHENTICATED, DENIED), f"{name}: {error}"
+    wide.connection.close()
+    narrow.connection.close()
+
+
+def test_functions_with_a_set_clause(server):
+    with Agent(server, WIDE, ("allow", ["create function", "execute", "drop function"], "function app.*")) as agent:
+        expect(UNAUTHENTICATED, agent.run, f"create function app.f() returns int language sql set agent_guard.token = '{agent.token}' as 'select 1'")
+        error = agent.attempt("create function app.f() returns int language sql set agent_guard.token from current as 'select 1'")
+        assert error is not None, "the token was stored in a function"
+        agent.run("create function app.f() returns bigint language plpgsql set search_path = app as $$begin perform set_config('agent_guard.token', '', true); return (select count(*) from app.open); end$$")
+        agent.refused("select app.f()", UNAUTHENTICATED)
+        server.run("drop function app.f()")
+
+
+def test_the_token_is_stored_nowhere(server):
+    with Agent(server, WIDE, ("allow", "role", "*"), ("allow", "system", "*"), ("allow", "alter database", "*")) as agent:
+        for statement in (f"alter role owner set agent_guard.token = '{agent.token}'", f"alter role owner in database postgres set agent_guard.token = '{agent.token}'", f"alter database postgres set agent_guard.token = '{agent.token}'", f"alter system set agent_guard.token = '{agent.token}'", "alter role owner set agent_guard.token from current"):
+            error = agent.attempt(statement)
+            assert error is not None, f"it ran: {statement}"
+            assert agent.token not in str(error)
+    with server.connect() as connection:
+        expect(UNAUTHENTICATED, connection.execute, f"alter role owner set agent_guard.token = '{agent.token}'")
+    assert server.rows("select * from pg_db_role_setting where setconfig::text ~ 'token'") == []
+
+
+def test_tokens_of_others_are_refused(server):
+    with Agent(server, READ) as agent, server.connect("owner") as connection:
+        fingerprint = agent.run(FINGERPRINT)[0][0]
+        assert "agt1." not in fingerprint and agent.token not in fingerprint
+        expect(UNAUTHENTICATED, bind, connection, fingerprint)
+        other = server.agent("peer_agent", scene.policy(server, [READ]))
+        expect(UNAUTHENTICATED, bind, connection, other, match="role")
+        server.run("select agent_guard.create_policy('p')", dbname="second")
+        elsewhere = server.window("owner", "p", dbname="second")[1]
+        expect(UNAUTHENTICATED, bind, connection, elsewhere)
+        unbound(connection)
+    with server.connect("owner") as connection:
+        short = server.window("owner", scene.policy(server, [READ]), ttl="1 second")[1]
+        bind(connection, short)
+        connection.execute(PROBE)
+        time.sleep(1.2)
+        expect(UNAUTHENTICATED, connection.execute, PROBE, match="expired")
+        expect(UNAUTHENTICATED, bind, connection, short, match="expired")
+    with server.connect("outsider") as connection:
+        expect(UNAUTHENTICATED, bind, connection, agent.token, match="guarded")
+
+
+def test_revocation_reaches_open_transactions(server):
+    for isolation in ("read committed", "repeatable read", "serializable"):
+        with Agent(server, READ) as agent:
+            agent.run(f"begin isolation level {isolation}", PROBE, "prepare p as select * from app.open", "execute p", "declare c cursor for select * from app.open", "fetch c")
+            server.rows("select agent_guard.revoke_window(%s)", agent.window_id)
+            expect(UNAUTHENTICATED, agent.run, "fetch c", match="revoked")
+            agent.run("rollback")
+            expect(UNAUTHENTICATED, agent.run, "execute p", match="revoked")
+            expect(UNAUTHENTICATED, bind, agent.connection, agent.token, match="revoked")
+
+
+def test_revocation_stays_after_the_admins_rollback(server):
+    with Agent(server, READ) as agent, server.connect(autocommit=False) as admin:
+        admin.execute("select agent_guard.revoke_window(%s)", (agent.window_id,))
+        expect(UNAUTHENTICATED, agent.run, PROBE, match="revoked")
+        admin.rollback()
+        expect(UNAUTHENTICATED, agent.run, PROBE, match="revoked")
+
+
+def test_five_refused_tokens_end_the_connection(server):
+    with Agent(server, READ) as agent:
+        forged = agent.token[:-1] + ("A" if agent.token[-1] != "A" else "B")
+        wire = server.wire("owner")
+        states = [wire.query(f"set agent_guard.token = '{forged}'") for _ in range(5)]
+        assert [reply.sqlstate for reply in states] == [UNAUTHENTICATED] * 5
+        assert states[4].closed and not states[3].closed
+        wire = server.wire("owner")
+        for statement in ("set local agent_guard.token = '{}'", "select set_config('agent_guard.token', '{}', false)", "select set_config('agent_guard.token', '{}', true)", "do $$begin perform 1; end$$"):
+            wire.query(statement.format(forged))
+        assert agent.run(PROBE) == [(3,)], "another session's tries count against this one"
+        wire.close()
+
+
+def test_tokens_in_the_startup_packet(server):
+    with Agent(server, READ) as agent:
+        token = agent.token
+    good = server.wire("owner", options=f"-c agent_guard.token={token}")
+    assert good.query(PROBE).text() == [("3",)]
+    good.query("set agent_guard.token = ''")
+    assert good.query(PROBE).sqlstate == UNAUTHENTICATED
+    good.query("reset agent_guard.token")
+    assert good.query(PROBE).sqlstate == UNAUTHENTICATED, "RESET brought the token of the connection back"
+    good.close()
+    plain = server.wire("owner", **{"agent_guard.token": token})
+    assert plain.query(PROBE).text() == [("3",)]
+    plain.query("discard all")  # Changes nothing that nothing had changed.
+    assert plain.query(PROBE).text() == [("3",)]
+    plain.query("reset agent_guard.token")
+    assert plain.query(PROBE).sqlstate == UNAUTHENTICATED
+    plain.close()
+    for bad in (token[:-1] + "!", "x", "agt1.", token + "A", "agt1:a:b", "-c", ""):
+        wire = server.wire("owner", **{"agent_guard.token": bad})
+        assert not wire.startup.errors, f"{bad}: {wire.startup.errors}"
+        assert wire.query(PROBE).sqlstate == UNAUTHENTICATED, bad
+        assert wire.query("select 1").sqlstate == UNAUTHENTICATED, bad
+        wire.close()
+
+
+def test_the_guard_cannot_be_switched_off(server):
+    with Agent(server, READ, ("allow", ["system", "role", "execute"], "*")) as agent:
+        for statement in ("set agent_guard.guarded = off", "reset agent_guard.guarded", "set local \"AGENT_GUARD\".\"guarded\" = off", "select set_config('agent_guard.guarded', 'off', false)", "alter role owner set agent_guard.guarded = off", "alter role owner reset agent_guard.guarded", "alter role owner reset all", "alter role owner in database postgres set agent_guard.guarded = off", "alter system set agent_guard.guarded = off"):
+            agent.attempt(statement)
+            error = agent.attempt("select * from app.secret")
+            assert error is not None and error.sqlstate == DENIED, f"{statement}: {error}"
+    for startup in ({"options": "-c agent_guard.guarded=off"}, {"agent_guard.guarded": "off"}, {"options": "-c agent_guard.enforcement=observe"}, {"options": "--agent_guard.guarded=off"}, {"options": "-c session_replication_role=replica"}, {"options": "-c role=keeper"}):
+        wire = server.wire("owner", **startup)
+        if not wire.startup.errors:
+            assert wire.query("select 1").sqlstate == UNAUTHENTICATED, startup
+        wire.close()
+    server.run("select agent_guard.guard_role('owner')")
+
+
+def test_replication_and_other_databases_are_refused(server):
+    for startup in ({"replication": "true"}, {"replication": "database"}, {"replication": "1", "options": "-c agent_guard.guarded=off"}):
+        guard.expect_refused_login(server, user="owner", **startup)
+    for database in ("template1", "elsewhere"):
+        guard.expect_refused_login(server, user="owner", dbname=database)
+        # The server may refuse the option before it gets there.
+        wire = server.wire("owner", database, options="-c agent_guard.guarded=off")
+        assert wire.startup.sqlstate in (UNAUTHENTICATED, DENIED) and wire.startup.closed
+    server.wire("outsider", "elsewhere").close()
+
+
+def test_changing_the_user_changes_nothing(server):
+    server.run("grant keeper to owner")
+    try:
+        with Agent(server, READ, ("allow", "role", "*")) as agent:
+            for statements in (("set role keeper",), ("begin", "set local role keeper"), ("set session authorization owner",)):
+                agent.run(*statements)
+                expect(DENIED, agent.run, "select * from kept.ledger")
+                agent.run("rollback", "reset role")
+            expect("42501", agent.run, "set session authorization keeper")
+            agent.run("set role keeper", "reset role")
+            assert agent.run(PROBE) == [(3,)]
+    finally:
+        server.run("revoke keeper from owner")
+
+
+def test_cursors_and_plans_of_another_scope(server):
+    wide, narrow = Agent(server, WIDE), Agent(server, ("allow", "select", "app.child"))
+    connection = wide.connection
+    connection.execute("prepare p as select * from app.open")
+    for _ in range(7):
+        connection.execute("execute p")
+    connection.execute("declare c cursor with hold for select * from app.open")
+    bind(connection, narrow.token)
+    expect(DENIED, connection.execute, "execute p")
+    expect("34000", connection.execute, "fetch c")
+    for ending in ("reset agent_guard.token", "reset all", "select set_config('agent_guard.token', '', false)"):
+        bind(connection, wide.token)
+        connection.execute("declare c cursor with hold for select * from app.open")
+        connection.execute(ending)
+        expect(UNAUTHENTICATED, connection.execute, "fetch c")
+        bind(connection, narrow.token)
+        expect("34000", connection.execute, "fetch c")
+    wide.connection.close()
+    narrow.connection.close()
+
+
+def test_rules_that_change_reach_prepared_statements(server):
+    for mode in ("force_custom_plan", "force_generic_plan", "auto"):
+        with Agent(server, READ) as agent:
+            agent.run(f"set plan_cache_mode = {mode}", "prepare p(int) as select * from app.open where id = $1", "execute p(1)", "begin", "execute p(1)")
+            server.rows("select agent_guard.deny(%s, '{select}', '{app.open}')", agent.policy)
+            expect(DENIED, agent.run, "execute p(1)")
+
+
+TEXTS = [
+    "set agent_guard.token = '{}'",
+    "set local agent_guard.token = '{}'",
+    "select set_config('agent_guard.token', '{}', false)",
+    "select '{}' from nothing_there",
+    "selec '{}'",
+    "/* {} */ select 1/0",
+    "do $$begin raise exception '{}'; end$$",
+    "do $$begin perform set_config('agent_guard.token', '{}', false); end$$",
+    "prepare p as select '{}'",
+    "update pg_settings set setting = '{}' where name = 'agent_guard.token'",
+    "comment on table app.open is '{}'",
+    "alter role owner set agent_guard.token = '{}'",
+    "select 1; select '{}'::int",
+    "notify c, '{}'",
+]
+
+
+def secrets_of(server):
+    """Presents a token in every manner; returns its secret part."""
+    with Agent(server, READ, ("allow", ["system", "notify"], "*"), ("allow", "execute", "*")) as agent:
+        secret, token = agent.token.rsplit(".", 1)[1], agent.token
+        watcher = server.connect()
+        for text in TEXTS:
+            for way in ("simple", "extended"):
+                wire = server.wire("owner", options=f"-c agent_guard.token={token}")
+                reply = wire.query(text.format(token)) if way == "simple" else wire.extended(text.format(token))
+                assert not reply.closed, text
+                seen = watcher.execute("select query from pg_stat_activity where usename = 'owner'").fetchall()
+                assert not any(secret in row[0] for row in seen), f"pg_stat_activity after {way} {text}"
+                wire.query("select pg_catalog.current_setting('agent_guard.token')")
+                shown = wire.query("select * from pg_settings where name ~ 'agent_guard'")
+                assert secret not in str(shown.rows), "pg_settings"
+                wire.close()
+        wire = server.wire("owner")
+        wire.parse("select set_config('agent_guard.token', $1, false)")
+        wire.bind(values=[token])
+        wire.execute()
+        assert not wire.sync().errors
+        wire.parse("select $1::int")
+        wire.bind(values=[token])
+        wire.execute()
+        wire.sync()
+        wire.parse(f"set agent_guard.token = '{token}'", "named")
+        wire.sync()
+        held = watcher.execute("select query from pg_stat_activity where usename = 'owner'").fetchall()
+        assert not any(secret in row[0] for row in held), "pg_stat_activity after Parse alone"
+        wire.bind("portal", "named")
+        wire.execute("portal")
+        wire.sync()
+        wire.close()
+        watcher.close()
+    return secret
+
+
+def test_no_secret_is_to_be_found(server):
+    conf = ["log_statement = all", "log_min_error_statement = debug5", "log_min_duration_statement = 0", "log_min_messages = debug1", "autovacuum = off", "log_parameter_max_length_on_error = -1", "debug_print_parse = on", "log_connections = on"]
+    for preload in ("pg_stat_statements,agent_guard", "agent_guard,pg_stat_statements"):
+        other = guard.Server("attack_session_secrets", conf, preload).start()
+        try:
+            other.run("create extension agent_guard; create extension pg_stat_statements")
+            scene.setup(other)
+            secret = secrets_of(other)
+            found = [query for (query,) in other.rows("select query from pg_stat_statements") if secret in query]
+            assert not found, f"{preload}: {found}"
+            trail = other.audit(columns="audit::text")
+            assert len(trail) > 20 and not [row for row in trail if secret in row[0]], "the audit trail"
+            lines = [line[:300] for line in other.log().splitlines() if secret in line]
+            assert not lines, f"{preload}: {lines[:3]}"
+        finally:
+            other.stop()
+
+
+def test_unguarded_sessions_see_the_servers_own_errors(server):
+    server.run("create table app.unique_one (id int constraint only_once primary key, check (id < 5)); insert into app.unique_one values (1); grant all on app.unique_one to owner")
+    server.run("create function app.raiser() returns int language plpgsql as $$begin return 1 / 0; end$$; grant usage on schema app to outsider; grant all on app.unique_one to outsider")
+    with server.connect("outsider") as connection:
+        error = expect("23505", connection.execute, "insert into app.unique_one values (1)")
+        assert error.diag.constraint_name == "only_once" and error.diag.table_name == "unique_one" and error.diag.schema_name == "app"
+        error = expect("22012", connection.execute, "select app.raiser()")
+        assert "PL/pgSQL function app.raiser() line 1" in error.diag.context
+        error = expect("42703", connection.execute, "select nope from app.unique_one")
+        assert error.diag.statement_position == "8"
+        for statement in ("selec 1", "select agent_guard.audit_flush()", "select 1/0"):
+            error = expect({"selec 1": "42601", "select 1/0": "22012"}.get(statement, DENIED), connection.execute, statement)
+            assert "reason=" not in str(error)
+    with Agent(server, ("allow", ["insert", "select"], "app.*"), ("allow", "execute", "function app.*")) as agent:
+        error = expect("23505", agent.run, "insert into app.unique_one values (1)")
+        assert error.diag.constraint_name == "only_once" and error.diag.table_name == "unique_one"
+        error = expect("22012", agent.run, "select app.raiser()")
+        assert "PL/pgSQL function app.raiser() line 1" in error.diag.context and "backtrace" not in str(error).lower()
+    server.run("drop table app.unique_one; drop function app.raiser()")
+
+
+if __name__ == "__main__":
+    guard.run(globals(), conf=["autovacuum = off", "wal_level = logical"])

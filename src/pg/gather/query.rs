@@ -1,0 +1,117 @@
+//! Queries that are only looked at: relations and functions from a rewritten query tree, for `check_statement`.
+//!
+//! The accesses of a running query come from its plan (`relations`) and from the functions as they are prepared; this
+//! is the same without planning, because planning evaluates functions.
+
+use std::ffi::c_void;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag as T;
+
+use super::super::enforce::{Target, Wanted};
+use super::super::policies::Policy;
+use super::super::{conditions, settings};
+use super::{functions, names, relations};
+use crate::request::{Action, Verb, Voice};
+
+struct Walk {
+    entries: Vec<relations::Entry>,
+    functions: Vec<pg_sys::Oid>,
+    /// What the arguments of set_config and of the sequence functions ask for.
+    by_argument: Vec<Wanted>,
+}
+
+/// What a rewritten query needs: relations first, then functions, each once.
+///
+/// # Safety
+/// `query` is a valid rewritten Query.
+pub unsafe fn wanted(query: *mut pg_sys::Query, policy: &Policy) -> Vec<Wanted> {
+    let mut walk = Walk { entries: Vec::new(), functions: Vec::new(), by_argument: Vec::new() };
+    // SAFETY: the walker visits valid nodes; the context is our Walk.
+    unsafe { visit(query.cast(), (&raw mut walk).cast()) };
+    let mut wanted = relations::wanted(&walk.entries, policy);
+    wanted.append(&mut walk.by_argument);
+    wanted
+        .extend(walk.functions.into_iter().filter_map(|function| functions::wanted(function, Voice::Named)));
+    wanted
+}
+
+/// Calls that a running session decides by their arguments (functions/stand_in.rs); true where constants tell all.
+unsafe fn by_argument(call: &pg_sys::FuncExpr, wanted: &mut Vec<Wanted>) -> bool {
+    // SAFETY: the arguments of an analysed call; constants are read by their type.
+    unsafe {
+        let arguments = names::members(call.args);
+        match call.funcid.to_u32() {
+            pg_sys::F_SET_CONFIG => {
+                let texts: Vec<Option<String>> =
+                    arguments.iter().take(2).map(|argument| conditions::constant_text(*argument)).collect();
+                let [Some(name), value] = texts.as_slice() else { return false };
+                if settings::is_token(name) {
+                    return true;
+                }
+                match settings::change(name, value.as_deref()) {
+                    Ok(needed) => wanted.extend(needed),
+                    Err(_) => return false,
+                }
+                true
+            }
+            pg_sys::F_NEXTVAL | pg_sys::F_CURRVAL => {
+                match arguments.first().and_then(|node| constant_oid(*node)) {
+                    Some(sequence) => {
+                        wanted.push(Wanted::named(Action::plain(Verb::Usage), Target::Relation(sequence)));
+                        true
+                    }
+                    None => false,
+                }
+            }
+            _ => false,
+        }
+    }
+}
+
+unsafe fn constant_oid(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    // SAFETY: the tag decides the cast; the argument's type is regclass.
+    unsafe {
+        if (*node).type_ != T::T_Const {
+            return None;
+        }
+        let constant = &*node.cast::<pg_sys::Const>();
+        pgrx::FromDatum::from_datum(constant.constvalue, constant.constisnull)
+    }
+}
+
+unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: called with valid nodes or null; the tag decides the casts; the context is our Walk.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        let walk = &mut *context.cast::<Walk>();
+        let function = match (*node).type_ {
+            T::T_Query => {
+                let query = node.cast::<pg_sys::Query>();
+                #[cfg(feature = "pg15")]
+                walk.entries.extend(relations::entries((*query).rtable));
+                #[cfg(not(feature = "pg15"))]
+                walk.entries.extend(relations::entries((*query).rteperminfos));
+                return pg_sys::query_tree_walker(query, Some(visit), context, 0);
+            }
+            T::T_FuncExpr => {
+                let call = &*node.cast::<pg_sys::FuncExpr>();
+                if by_argument(call, &mut walk.by_argument) { pg_sys::InvalidOid } else { call.funcid }
+            }
+            T::T_Aggref => (*node.cast::<pg_sys::Aggref>()).aggfnoid,
+            T::T_WindowFunc => (*node.cast::<pg_sys::WindowFunc>()).winfnoid,
+            T::T_OpExpr | T::T_DistinctExpr | T::T_NullIfExpr => {
+                let operator = node.cast::<pg_sys::OpExpr>();
+                pg_sys::set_opfuncid(operator);
+                (*operator).opfuncid
+            }
+            _ => pg_sys::InvalidOid,
+        };
+        if function != pg_sys::InvalidOid && !walk.functions.contains(&function) {
+            walk.functions.push(function);
+        }
+        pg_sys::expression_tree_walker(node, Some(visit), context)
+    }
+}
