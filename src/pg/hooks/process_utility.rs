@@ -10,6 +10,7 @@ use super::super::statement::{self, Key};
 use super::super::{calls, enforce, guc, secrets, session, settings};
 use super::{checked, object_access, raise_if, statement_text};
 use crate::refusal::Refusal;
+use crate::request::Voice;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
@@ -127,7 +128,7 @@ fn before(
     };
     let Needs { mut wanted, permit, form, .. } = needs;
     let voice = calls::voice();
-    wanted.iter_mut().for_each(|one| one.voice = voice);
+    wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
     let session = session.ok();
     statement::open(key, command, text, session.clone(), form)?;
     if let Some(session) = &session {
