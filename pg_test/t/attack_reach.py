@@ -126,6 +126,18 @@ def test_functions_of_the_keeper_lend_what_is_not_denied(server):
         agent.refused("select kept.count_secrets_invoker()")
 
 
+def test_what_a_member_of_the_owner_may_replace_does_not_lend(server):
+    server.run("grant keeper to owner; create function kept.replaced() returns text language sql as 'select 1::text'; create view kept.replaced_view as select 1 as id, 'x'::text as v; alter function kept.replaced() owner to keeper; alter view kept.replaced_view owner to keeper; grant create on schema kept to keeper")
+    try:
+        with Agent(server, ("allow", ["execute", "create", "alter"], "function kept.*"), ("allow", ["create", "alter", "select"], "kept.*")) as agent:
+            agent.run("create or replace function kept.replaced() returns text language sql security definer as 'select max(v) from app.secret'")
+            agent.refused("select kept.replaced()")
+            agent.run("create or replace view kept.replaced_view as select id, v from app.secret")
+            agent.refused("select * from kept.replaced_view")
+    finally:
+        server.run("revoke keeper from owner; drop function kept.replaced(); drop view kept.replaced_view")
+
+
 def test_set_config_by_a_way_past_the_planner_is_checked(server):
     server.run("grant keeper to owner")
     with builder(server, ("allow", "execute", "*")) as agent:

@@ -100,7 +100,7 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             T::T_LockStmt => {
                 let lock: &pg_sys::LockStmt = &*statement.cast();
                 let mut needs = each_relation(lock.relations, Action::plain(Verb::Lock));
-                let behind: Vec<Wanted> = needs.wanted.iter().flat_map(|one| behind_view(one)).collect();
+                let behind: Vec<Wanted> = needs.wanted.iter().flat_map(behind_view).collect();
                 needs.wanted.extend(behind);
                 Needs { permit: Permit::Nothing, ..needs }
             }
