@@ -253,6 +253,21 @@ def test_without_a_writer_nothing_runs(server):
         other.stop()
 
 
+def test_one_session_cannot_take_the_ring_from_the_others(server):
+    with Agent(server, *RULES) as agent, Agent(server, *RULES) as other:
+        wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        wire.query("begin")
+        opened = 0
+        while not (reply := wire.query(f"declare c{opened} cursor for select * from app.open /* {'x' * 32000} */")).errors:
+            opened += 1
+            assert opened < 500, "a session keeps the whole ring reserved"
+        assert reply.sqlstate == "53100" and opened > 10, (opened, reply.errors)
+        assert other.run("select count(*) from app.open")
+        wire.query("rollback")
+        assert not wire.query("select 1").errors
+        wire.close()
+
+
 def test_errors_below_the_logs_threshold_are_recorded(server):
     """The server calls no log hook for what it does not log."""
     server.run("alter system set log_min_messages = panic")

@@ -126,6 +126,18 @@ def test_functions_of_the_keeper_lend_what_is_not_denied(server):
         agent.refused("select kept.count_secrets_invoker()")
 
 
+def test_what_a_member_of_the_owner_may_replace_does_not_lend(server):
+    server.run("grant keeper to owner; create function kept.replaced() returns text language sql as 'select 1::text'; create view kept.replaced_view as select 1 as id, 'x'::text as v; alter function kept.replaced() owner to keeper; alter view kept.replaced_view owner to keeper; grant create on schema kept to keeper")
+    try:
+        with Agent(server, ("allow", ["execute", "create", "alter"], "function kept.*"), ("allow", ["create", "alter", "select"], "kept.*")) as agent:
+            agent.run("create or replace function kept.replaced() returns text language sql security definer as 'select max(v) from app.secret'")
+            agent.refused("select kept.replaced()")
+            agent.run("create or replace view kept.replaced_view as select id, v from app.secret")
+            agent.refused("select * from kept.replaced_view")
+    finally:
+        server.run("revoke keeper from owner; drop function kept.replaced(); drop view kept.replaced_view")
+
+
 def test_set_config_by_a_way_past_the_planner_is_checked(server):
     server.run("grant keeper to owner")
     with builder(server, ("allow", "execute", "*")) as agent:
@@ -175,7 +187,7 @@ EXECUTE = ("allow", "execute", ["function app.*", "function kept.*", "function o
 DENIED_TABLE = ("deny", "*", "app.secret")
 
 # Everything is allowed but app.secret; each of these reaches it.
-REACHES = """
+REACHES = r"""
 select * from app.secret
 table app.secret
 select from app.secret
@@ -230,7 +242,7 @@ truncate app.open, app.secret
 drop table app.secret
 drop table app.secret cascade
 drop schema app cascade
-drop owned by owner
+drop owned by owner cascade
 drop view app.secret_view, app.nested_view, kept.secret_of_keeper, app.secret_mat, app.invoker_view, app.secret
 alter table app.secret rename to s
 alter table app.secret rename column v to w
@@ -286,14 +298,12 @@ def test_a_deny_follows_the_data(server):
     with Agent(server, EVERYTHING, EXECUTE, DENIED_TABLE) as agent:
         before = scene.world(server)
         for statement in REACHES:
-            statement = statement.replace("\\\\", "\\")
-            error = agent.attempt("begin") if statement.startswith("lock") else None
+            if statement.startswith(("lock", "declare")):
+                agent.run("begin")
             error = agent.attempt(statement)
             if error is None:
                 wrong.append(f"{statement}: it ran")
-                agent.attempt("close all")
-                if statement.startswith("lock"):
-                    agent.run("rollback")
+                agent.run("rollback")
             elif error.sqlstate != DENIED or not (error.diag.message_detail or "").startswith("reason="):
                 wrong.append(f"{statement}: {error.sqlstate} {error}")
         after = scene.world(server)
@@ -305,10 +315,10 @@ def test_a_deny_follows_the_data(server):
 def test_standard_conforming_strings_and_comments_hide_nothing(server):
     with Agent(server, EVERYTHING, DENIED_TABLE) as agent:
         agent.run("set standard_conforming_strings = off", "set backslash_quote = on", "set escape_string_warning = off")
-        agent.refused("select 'a\\' /* ' */ from app.secret --'")
+        agent.refused(r"select 'a\' /* ', v from app.secret --'")
         agent.refused("select 1; select * from app.secret")
         agent.refused("/* select */ -- x\nselect * from app.secret")
-        agent.run("select 'a\\'' from app.secret --'")
+        assert agent.run(r"select 'a\' from app.secret --'") == [("a' from app.secret --",)]
 
 
 def test_search_path_and_shadows(server):
@@ -318,15 +328,15 @@ def test_search_path_and_shadows(server):
         agent.run("set search_path = app, other")
         agent.refused("select * from secret")
         agent.refused("create function pg_temp.whoami() returns int language sql as 'select 1'")
-        agent.refused("create function agent_guard.f() returns int language sql as 'select 1'")
-        agent.refused("create table agent_guard.t (n int)", "42501")
+        agent.refused("create function agent_guard.f() returns int language sql as 'select 1'", by_guard=False)
+        agent.refused("create table agent_guard.t (n int)", by_guard=False)
         agent.run("create temporary table audit (n int)", "create temporary view windows as select 1 as n", "set search_path = pg_temp, agent_guard, other")
         assert agent.run("select agent from agent_guard.whoami()") == [("owner",)]
-        agent.refused("select * from agent_guard.audit")
-        agent.refused("select * from agent_guard.window_grant")
-        agent.refused("insert into agent_guard.rule default values")
-        agent.refused("delete from agent_guard.policy")
-        agent.refused("select * from agent_guard.windows")
+        agent.refused("select * from agent_guard.audit", by_guard=False)
+        agent.refused("select * from agent_guard.window_grant", by_guard=False)
+        agent.refused("insert into agent_guard.rule default values", by_guard=False)
+        agent.refused("delete from agent_guard.policy", by_guard=False)
+        agent.refused("select * from agent_guard.windows", by_guard=False)
         agent.run("create function other.lower(text) returns text language sql as $$select 'shadow'$$", "set search_path = other, pg_catalog", "select lower('X')")
 
 
@@ -375,7 +385,7 @@ def test_denied_columns(server):
                 wrong.append(f"{statement}: {error}")
         assert not scene.changes(before, scene.world(server))
         assert len(agent.run("select id, v, ctid, tableoid, xmin from app.open")) == 3
-        agent.run("select count(*) from app.open", "copy (select id, v from app.open) to stdout", "update app.open set v = v returning id")
+        agent.run("select count(*) from app.open", "update app.open set v = v returning id")
     assert not wrong, "\n" + "\n".join(wrong)
 
 
@@ -390,7 +400,6 @@ def test_partitions_parents_and_children(server):
     with Agent(server, EVERYTHING, ("deny", "*", "app.heir")) as agent:
         for statement in ("select * from app.heir", "select * from app.parent", "delete from app.parent", "truncate app.parent", "drop table app.parent cascade"):
             agent.refused(statement)
-        assert agent.run("select count(*) from only app.parent") == [(1,)]
 
 
 def test_cascades_into_a_denied_table(server):
@@ -443,7 +452,7 @@ select sourcefile from pg_settings
 def test_what_reveals_others_needs_inspect(server):
     with Agent(server, ("allow", ["select", "execute"], "*")) as agent:
         for statement in INSPECTED:
-            agent.refused(statement, unchanged=False)
+            agent.refused(statement, unchanged=False, by_guard=False)
         agent.run("select relname from pg_class", "select proname from pg_proc", "select rolname from pg_roles", "select name from pg_settings", "select pid, state from pg_locks, lateral (select 1 as state) x limit 1")
 
 
@@ -451,7 +460,7 @@ def test_expressions_evaluated_outside_plans(server):
     with builder(server) as agent:
         agent.run("create table other.t (n int)", "insert into other.t values (1)", "create function other.f(int) returns int language plpgsql immutable as $$begin perform pg_notify('c', 'x'); return 1; end$$")
         agent.run("prepare p(int) as select $1")
-        for statement in ("alter table other.t add column m float default pg_sleep(0)::text::float", "alter table other.t add check (pg_sleep(0) is not null)", "create index on other.t (other.f(n))", "execute p(length(pg_read_file('/etc/passwd')))", "alter table other.t alter n type int using other.f(n)", "explain execute p(other.f(1))", "create table other.u as execute p(other.f(1))", "insert into other.t values (other.f(1))", "select other.f(1)", "alter table other.t add column g int generated always as (other.f(n)) stored"):
+        for statement in ("alter table other.t add column m float default pg_sleep(0)::text::float", "alter table other.t add check (pg_sleep(0) is not null)", "create index on other.t (other.f(n))", "execute p(length(pg_sleep(0)::text))", "alter table other.t alter n type int using other.f(n)", "explain execute p(other.f(1))", "create table other.u as execute p(other.f(1))", "insert into other.t values (other.f(1))", "select other.f(1)", "alter table other.t add column g int generated always as (other.f(n)) stored"):
             agent.refused(statement)
         agent.run("create table other.u (n int default other.f(1), m int)")
         agent.refused("insert into other.u (m) values (1)")

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use super::guc_audit::{self, MAX_DATABASES, Overflow};
 use super::shmem::{self, SharedCondition, is_set};
 use super::slot::Slot;
-use super::trail_refusal::{cancelled, full, no_writer, unavailable};
+use super::trail_refusal::{cancelled, full, hoarding, no_writer, unavailable};
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT};
 use crate::audit::{record, ring};
 use crate::refusal::Refusal;
@@ -60,17 +60,24 @@ pub fn writer_alive() -> bool {
     my_slot().is_some_and(|(_, slot)| is_set(&slot.ready))
 }
 
+/// The part of the ring that one backend's open statements may keep reserved: one in so many.
+const SHARE: u64 = 8;
+
 /// Makes sure that an event of this size can be recorded. Waits for the writer to start and for room in the ring.
 ///
 /// # Errors
-/// 53100 `audit_unavailable` without a writer, `audit_full` without room, after `agent_guard.audit_timeout`; 57014
+/// 53100 `audit_share` for a session that hoards, `audit_unavailable` without a writer, `audit_full` without room, after `agent_guard.audit_timeout`; 57014
 /// where the statement is cancelled or the backend terminated during the wait.
 pub fn reserve(bytes: usize) -> Result<Reservation, Refusal> {
     let need = ring::footprint(bytes.clamp(record::MIN_EVENT, MAX_EVENT));
-    if let Some((n, slot)) = my_slot()
-        && let Some(reservation) = try_reserve(n, slot, need)
-    {
-        return Ok(reservation);
+    if let Some((n, slot)) = my_slot() {
+        let held = OUTSTANDING.get(n).map_or(0, |mine| mine.load(Ordering::Relaxed));
+        if held > 0 && held.saturating_add(need) > ring_size() / SHARE {
+            return Err(hoarding());
+        }
+        if let Some(reservation) = try_reserve(n, slot, need) {
+            return Ok(reservation);
+        }
     }
     reserve_waiting(need)
 }

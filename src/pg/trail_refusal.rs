@@ -42,3 +42,14 @@ pub fn full() -> Refusal {
         "Try again; if it stays so, raise agent_guard.audit_buffer or look for the writer's messages in the server log.",
     )
 }
+
+/// One session holds more of the ring than its share.
+pub fn hoarding() -> Refusal {
+    Refusal::new(
+        SqlState::DiskFull,
+        "audit_share",
+        "the session has too many statements open at the same time",
+        "each open statement and cursor keeps room for its event, and one session may not take it from the others",
+        "Close cursors that are not needed any more.",
+    )
+}

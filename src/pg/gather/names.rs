@@ -76,6 +76,52 @@ pub unsafe fn relation_by_names(names: *mut pg_sys::List) -> pg_sys::Oid {
     unsafe { relation(pg_sys::makeRangeVarFromNameList(names)) }
 }
 
+/// The relations that a view reads, through other views too; nothing for what is no view.
+pub fn read_by_view(view: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut found = Vec::new();
+    let mut open = vec![view];
+    while let Some(next) = open.pop() {
+        if catalog::relation_facts(next).is_none_or(|facts| facts.kind != b'v') {
+            continue;
+        }
+        let mut read: Vec<pg_sys::Oid> = Vec::new();
+        // SAFETY: the relation is open while its rule's query, which belongs to the relation's cache entry, is read.
+        unsafe {
+            let lock = i32::try_from(pg_sys::AccessShareLock).unwrap_or(1);
+            let relation = pg_sys::relation_open(next, lock);
+            note_relations(pg_sys::get_view_query(relation).cast(), (&raw mut read).cast());
+            pg_sys::relation_close(relation, lock);
+        }
+        for relid in read {
+            if relid != view && !found.contains(&relid) {
+                found.push(relid);
+                open.push(relid);
+            }
+        }
+    }
+    found
+}
+
+unsafe extern "C-unwind" fn note_relations(node: *mut pg_sys::Node, context: *mut std::ffi::c_void) -> bool {
+    // SAFETY: called with valid nodes or null; the tag decides the casts; the context is the caller's Vec.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if (*node).type_ != pg_sys::NodeTag::T_Query {
+            return pg_sys::expression_tree_walker(node, Some(note_relations), context);
+        }
+        let query = node.cast::<pg_sys::Query>();
+        for entry in members((*query).rtable) {
+            let entry = &*entry.cast::<pg_sys::RangeTblEntry>();
+            if entry.rtekind == pg_sys::RTEKind::RTE_RELATION {
+                (*context.cast::<Vec<pg_sys::Oid>>()).push(entry.relid);
+            }
+        }
+        pg_sys::query_tree_walker(query, Some(note_relations), context, 0)
+    }
+}
+
 /// The target for an existing relation, or for its name where there is none.
 ///
 /// # Safety

@@ -13,7 +13,7 @@ use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, settings};
 use super::names;
 use crate::refusal::Refusal;
-use crate::request::{Action, Columns, Form, Kind, ObjectClass, Verb};
+use crate::request::{Action, Columns, Form, Kind, ObjectClass, Verb, Voice};
 
 /// What a utility statement may do beside what it wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,10 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             }
             T::T_LockStmt => {
                 let lock: &pg_sys::LockStmt = &*statement.cast();
-                Needs { permit: Permit::Nothing, ..each_relation(lock.relations, Action::plain(Verb::Lock)) }
+                let mut needs = each_relation(lock.relations, Action::plain(Verb::Lock));
+                let behind: Vec<Wanted> = needs.wanted.iter().flat_map(behind_view).collect();
+                needs.wanted.extend(behind);
+                Needs { permit: Permit::Nothing, ..needs }
             }
             T::T_NotifyStmt | T::T_ListenStmt | T::T_UnlistenStmt => Needs::verb(Verb::Notify),
             T::T_VacuumStmt => vacuum(&*statement.cast()),
@@ -216,6 +219,16 @@ unsafe fn each_relation(list: *mut pg_sys::List, action: Action) -> Needs {
         on_relation(action, target)
     });
     Needs::of(wanted.collect())
+}
+
+/// LOCK of a view also locks what the view reads, at any depth (LockViewRecurse): subject to denies.
+fn behind_view(locked: &Wanted) -> Vec<Wanted> {
+    let Target::Relation(view) = locked.target else { return Vec::new() };
+    let read = names::read_by_view(view);
+    let target = |relid: &pg_sys::Oid| {
+        Wanted::named(Action::plain(Verb::Lock), Target::Relation(*relid)).by(Voice::View)
+    };
+    read.iter().map(target).collect()
 }
 
 /// An action on a relation, or `temporary` where that is the session's own.

@@ -145,7 +145,7 @@ fn before(
     let derived =
         context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND && object_access::derives();
     let voice = if derived { Voice::View } else { calls::voice() };
-    wanted.iter_mut().for_each(|one| one.voice = voice);
+    wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
     let session = session.ok();
     statement::open(key, command, text, session.clone(), form)?;
     if let Some(refusal) = observed {
