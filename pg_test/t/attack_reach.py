@@ -168,5 +168,297 @@ def test_statistics_of_a_denied_table_do_not_pass_through_an_own_operator(server
         server.run("delete from app.secret where id >= 100; analyze app.secret")
 
 
+# --- a deny follows the data ---
+
+EVERYTHING = ("allow", "*", "*")
+EXECUTE = ("allow", "execute", ["function app.*", "function kept.*", "function other.*", "function pg_catalog.*"])
+DENIED_TABLE = ("deny", "*", "app.secret")
+
+# Everything is allowed but app.secret; each of these reaches it.
+REACHES = """
+select * from app.secret
+table app.secret
+select from app.secret
+select 1 where exists (select 1 from app.secret)
+select count(*) from only app.secret
+select (s).v from app.secret s
+select * from app.open natural join app.secret
+select * from (app.open join app.secret using (id))
+select * from U&"a\0070p".U&"secr\0065t"
+select * from app."secret"
+select * from app.secret tablesample system (100)
+select * from app.secret where false
+select * from app.open where id in (select id from app.secret)
+select * from app.secret_view
+select * from app.nested_view
+select * from app.invoker_view
+select * from kept.secret_of_keeper
+select * from app.secret_sql()
+select * from app.secret_atomic()
+select app.secret_plpgsql()
+select kept.count_secrets()
+select kept.count_secrets_invoker()
+select * from app.secret for update
+select * from app.secret_view for share
+select query_to_xml('select * from app.secret', true, true, '')
+select table_to_xml('app.secret', true, true, '')
+select schema_to_xml('app', true, true, '')
+select database_to_xml(true, true, '')
+select cursor_to_xml('c', 1, true, true, '') from (select 1) x, lateral (select query_to_xml('table app.secret', true, true, '')) y
+select * from ts_stat('select to_tsvector(v) from app.secret')
+with s as (select * from app.secret) select * from s
+with s as (delete from app.secret returning *) select * from s
+with s as (insert into app.secret values (77) returning id) select 1
+insert into app.secret values (77)
+insert into app.secret select id + 100, v from app.open
+insert into app.open select id + 100, v from app.secret
+insert into app.secret values (1) on conflict (id) do update set v = 'x'
+insert into app.secret_view values (77, 'x')
+update app.secret set v = 'x'
+update app.open set v = (select max(v) from app.secret)
+update app.open set v = s.v from app.secret s where s.id = open.id
+update app.secret_view set v = 'x'
+delete from app.secret
+delete from app.open using app.secret
+delete from app.nested_view
+merge into app.secret s using app.open o on s.id = o.id when matched then delete
+merge into app.open o using app.secret s on s.id = o.id when matched then update set v = s.v
+lock app.secret
+lock app.secret_view
+truncate app.secret
+truncate app.open, app.secret
+drop table app.secret
+drop table app.secret cascade
+drop schema app cascade
+drop owned by owner
+drop view app.secret_view, app.nested_view, kept.secret_of_keeper, app.secret_mat, app.invoker_view, app.secret
+alter table app.secret rename to s
+alter table app.secret rename column v to w
+alter table app.secret set schema other
+alter table app.secret owner to owner
+alter table app.secret add column n int
+alter table app.secret inherit app.parent
+alter table app.parent inherit app.secret
+alter table app.parted attach partition app.secret for values from (1000) to (2000)
+alter table app.secret disable trigger all
+alter table app.secret enable row level security
+create index on app.secret (v)
+create statistics app.s on id, v from app.secret
+create trigger t before insert on app.secret for each row execute function app.fire()
+create rule r as on select to app.secret do instead select 1, 'x'::text
+create policy p on app.secret using (true)
+create table app.t (n int references app.secret)
+create table app.t () inherits (app.secret)
+alter table app.open add foreign key (id) references app.secret
+create table app.t as select * from app.secret
+create table app.t as table app.secret_view
+select * into app.t from app.secret
+create materialized view app.m as select * from app.secret
+refresh materialized view app.secret_mat
+create temporary table t as select * from app.secret
+explain select * from app.secret
+explain analyze select * from app.secret
+explain analyze create table app.t as select * from app.secret
+copy app.secret to stdout
+copy app.secret from stdin
+copy (select * from app.secret) to stdout
+declare c cursor with hold for select * from app.secret
+do $$begin perform * from app.secret; end$$
+do $$declare c refcursor; begin open c for select * from app.secret; end$$
+do $$begin execute 'sel' || 'ect * from app.sec' || 'ret'; end$$
+do $$begin for i in 1..1 loop begin perform * from app.secret; exception when division_by_zero then null; end; end loop; end$$
+do $$declare r app.secret; begin select * into r from app.secret limit 1; end$$
+grant all on app.secret to public
+revoke all on app.secret from keeper
+comment on table app.secret is 'x'
+comment on column app.secret.v is 'x'
+vacuum app.secret
+analyze app.secret
+cluster app.secret using secret_pkey
+reindex table app.secret
+drop index app.secret_pkey
+""".strip().splitlines()
+
+
+def test_a_deny_follows_the_data(server):
+    scene.workshop(server)
+    wrong = []
+    with Agent(server, EVERYTHING, EXECUTE, DENIED_TABLE) as agent:
+        before = scene.world(server)
+        for statement in REACHES:
+            statement = statement.replace("\\\\", "\\")
+            error = agent.attempt("begin") if statement.startswith("lock") else None
+            error = agent.attempt(statement)
+            if error is None:
+                wrong.append(f"{statement}: it ran")
+                agent.attempt("close all")
+                if statement.startswith("lock"):
+                    agent.run("rollback")
+            elif error.sqlstate != DENIED or not (error.diag.message_detail or "").startswith("reason="):
+                wrong.append(f"{statement}: {error.sqlstate} {error}")
+        after = scene.world(server)
+        wrong += [f"changed: {scene.changes(before, after)}"] if before != after else []
+        assert agent.run("select count(*) from app.open", "select count(*) from app.parent") == [(2,)]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_standard_conforming_strings_and_comments_hide_nothing(server):
+    with Agent(server, EVERYTHING, DENIED_TABLE) as agent:
+        agent.run("set standard_conforming_strings = off", "set backslash_quote = on", "set escape_string_warning = off")
+        agent.refused("select 'a\\' /* ' */ from app.secret --'")
+        agent.refused("select 1; select * from app.secret")
+        agent.refused("/* select */ -- x\nselect * from app.secret")
+        agent.run("select 'a\\'' from app.secret --'")
+
+
+def test_search_path_and_shadows(server):
+    with builder(server, ("allow", "select", "app.open"), ("deny", "*", "app.secret"), ("allow", "execute", "function app.*")) as agent:
+        agent.run("create table other.secret (id int, v text)", "set search_path = other, app", "select * from secret")
+        agent.run("create temporary table secret (id int)", "select * from secret", "drop table pg_temp.secret")
+        agent.run("set search_path = app, other")
+        agent.refused("select * from secret")
+        agent.refused("create function pg_temp.whoami() returns int language sql as 'select 1'")
+        agent.refused("create function agent_guard.f() returns int language sql as 'select 1'")
+        agent.refused("create table agent_guard.t (n int)", "42501")
+        agent.run("create temporary table audit (n int)", "create temporary view windows as select 1 as n", "set search_path = pg_temp, agent_guard, other")
+        assert agent.run("select agent from agent_guard.whoami()") == [("owner",)]
+        agent.refused("select * from agent_guard.audit")
+        agent.refused("select * from agent_guard.window_grant")
+        agent.refused("insert into agent_guard.rule default values")
+        agent.refused("delete from agent_guard.policy")
+        agent.refused("select * from agent_guard.windows")
+        agent.run("create function other.lower(text) returns text language sql as $$select 'shadow'$$", "set search_path = other, pg_catalog", "select lower('X')")
+
+
+COLUMNS = """
+select * from app.open
+select o from app.open o
+select o.* from app.open o
+select row_to_json(o) from app.open o
+select to_jsonb(open) from app.open
+select hidden from app.open
+select count(hidden) from app.open
+select 1 from app.open where hidden = 'x'
+select id from app.open order by hidden
+select id from app.open group by id, hidden
+select (o).hidden from app.open o
+select id from app.open where (open.*) is not null
+select count(o) from app.open o
+select hidden from (select * from app.open) x
+select * from app.open natural join (select 1 as id) x
+select * from app.open as o(a, b, c)
+table app.open
+copy app.open to stdout
+copy app.open (hidden) to stdout
+update app.open set v = hidden
+update app.open set v = 'x' where hidden = 'y'
+update app.open set v = 'x' returning hidden
+update app.open set v = 'x' returning *
+delete from app.open returning *
+insert into app.open values (88) returning *
+insert into app.open (id) values (1) on conflict (id) do update set v = app.open.hidden
+merge into app.open o using (values (1)) s(n) on o.id = s.n and o.hidden = 'x' when matched then delete
+create table app.t as select hidden from app.open
+select xmlelement(name a, open) from app.open
+select json_agg(open) from app.open
+select table_to_xml('app.open', true, true, '')
+""".strip().splitlines()
+
+
+def test_denied_columns(server):
+    with Agent(server, EVERYTHING, EXECUTE, ("deny", "select", "app.open", {"columns": ["hidden"]})) as agent:
+        wrong = []
+        before = scene.world(server)
+        for statement in COLUMNS:
+            error = agent.attempt(statement)
+            if error is None or error.sqlstate != DENIED:
+                wrong.append(f"{statement}: {error}")
+        assert not scene.changes(before, scene.world(server))
+        assert len(agent.run("select id, v, ctid, tableoid, xmin from app.open")) == 3
+        agent.run("select count(*) from app.open", "copy (select id, v from app.open) to stdout", "update app.open set v = v returning id")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_partitions_parents_and_children(server):
+    with Agent(server, EVERYTHING, ("deny", "*", "app.parted")) as agent:
+        for statement in ("select * from app.parted", "select * from app.parted_1", "insert into app.parted_2 values (150)", "delete from app.parted_1", "truncate app.parted_1", "drop table app.parted_1", "alter table app.parted detach partition app.parted_1", "select * from only app.parted"):
+            agent.refused(statement)
+    with Agent(server, EVERYTHING, ("deny", "*", "app.parted_1")) as agent:
+        for statement in ("select * from app.parted", "select * from app.parted_1", "delete from app.parted", "update app.parted set v = 'x'", "truncate app.parted", "drop table app.parted"):
+            agent.refused(statement)
+        agent.run("select * from app.parted_2")
+    with Agent(server, EVERYTHING, ("deny", "*", "app.heir")) as agent:
+        for statement in ("select * from app.heir", "select * from app.parent", "delete from app.parent", "truncate app.parent", "drop table app.parent cascade"):
+            agent.refused(statement)
+        assert agent.run("select count(*) from only app.parent") == [(1,)]
+
+
+def test_cascades_into_a_denied_table(server):
+    with Agent(server, EVERYTHING, ("deny", "*", "app.child")) as agent:
+        for statement in ("delete from app.open where id = 1", "update app.open set id = 40 where id = 1", "truncate app.open cascade", "drop table app.open cascade"):
+            agent.refused(statement)
+    with Agent(server, EVERYTHING, ("deny", "update", "app.nulled")) as agent:
+        agent.refused("delete from app.open where id = 3")
+        agent.run("begin", "insert into app.open values (41)", "rollback")
+    with Agent(server, EVERYTHING) as agent:
+        agent.run("begin", "delete from app.open where id = 1", "rollback")
+
+
+def test_a_rename_keeps_the_deny(server):
+    with Agent(server, EVERYTHING, DENIED_TABLE, ("deny", "select", "app.open", {"columns": ["hidden"]})) as agent:
+        server.run("alter table app.secret rename to unhidden; alter table app.open rename column hidden to shown")
+        try:
+            agent.refused("select * from app.unhidden")
+            agent.refused("select shown from app.open")
+            server.run("create table app.secret (id int)")
+            agent.run("select id from app.open")
+        finally:
+            server.run("drop table if exists app.secret; alter table app.unhidden rename to secret; alter table app.open rename column shown to hidden")
+
+
+INSPECTED = """
+select * from pg_stats
+select * from pg_statistic
+select most_common_vals from pg_stats where tablename = 'secret'
+select * from pg_stats_ext
+select * from pg_statistic_ext_data
+select query from pg_stat_activity
+select * from pg_stat_get_activity(null)
+select prosrc from pg_proc
+select * from pg_proc
+select pg_get_functiondef('app.one()'::regprocedure)
+select * from pg_authid
+select rolconfig from pg_roles
+select * from pg_user_mappings
+select * from pg_cursors
+select * from pg_prepared_statements
+select srvoptions from pg_foreign_server
+select * from pg_largeobject
+select routine_definition from information_schema.routines
+select setconfig from pg_db_role_setting
+select sourcefile from pg_settings
+""".strip().splitlines()
+
+
+def test_what_reveals_others_needs_inspect(server):
+    with Agent(server, ("allow", ["select", "execute"], "*")) as agent:
+        for statement in INSPECTED:
+            agent.refused(statement, unchanged=False)
+        agent.run("select relname from pg_class", "select proname from pg_proc", "select rolname from pg_roles", "select name from pg_settings", "select pid, state from pg_locks, lateral (select 1 as state) x limit 1")
+
+
+def test_expressions_evaluated_outside_plans(server):
+    with builder(server) as agent:
+        agent.run("create table other.t (n int)", "insert into other.t values (1)", "create function other.f(int) returns int language plpgsql immutable as $$begin perform pg_notify('c', 'x'); return 1; end$$")
+        agent.run("prepare p(int) as select $1")
+        for statement in ("alter table other.t add column m float default pg_sleep(0)::text::float", "alter table other.t add check (pg_sleep(0) is not null)", "create index on other.t (other.f(n))", "execute p(length(pg_read_file('/etc/passwd')))", "alter table other.t alter n type int using other.f(n)", "explain execute p(other.f(1))", "create table other.u as execute p(other.f(1))", "insert into other.t values (other.f(1))", "select other.f(1)", "alter table other.t add column g int generated always as (other.f(n)) stored"):
+            agent.refused(statement)
+        agent.run("create table other.u (n int default other.f(1), m int)")
+        agent.refused("insert into other.u (m) values (1)")
+        agent.connection.execute("begin")
+        error = agent.attempt("copy other.u (m) from program 'echo 1'")
+        assert error.sqlstate == DENIED
+
+
 if __name__ == "__main__":
     guard.run(globals(), conf=["autovacuum = off"])

@@ -111,8 +111,20 @@ pub fn clear() {
 
 /// Who asks for what is wanted right now.
 pub fn voice() -> Voice {
-    let inside = with(|calls| !calls.stack.is_empty() && calls.stack.iter().all(|call| call.lends));
-    if inside == Some(true) { Voice::Function } else { Voice::Named }
+    let (inside, lends) = with(|calls| (!calls.stack.is_empty(), calls.stack.iter().all(|call| call.lends)))
+        .unwrap_or((true, false));
+    match (inside, lends) {
+        (true, true) => Voice::Function,
+        // The leader, which knows the functions around its plan, has asked for every allow before it started workers.
+        (false, _) if parallel_worker() => Voice::View,
+        _ => Voice::Named,
+    }
+}
+
+/// Whether this process runs a part of another one's plan.
+pub fn parallel_worker() -> bool {
+    // SAFETY: a plain value of this process: -1 outside parallel workers.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
 /// Whether calls of this function have to be reported: all that are not built in, in guarded sessions.

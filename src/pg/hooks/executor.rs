@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key};
-use super::super::{conditions, guc, rows, secrets, session};
+use super::super::{calls, conditions, guc, rows, secrets, session};
 use super::{checked, guarded, raise_if, statement_text};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -46,11 +46,6 @@ fn key(query: *mut pg_sys::QueryDesc) -> Key {
     Key::Query(query.addr())
 }
 
-fn parallel_worker() -> bool {
-    // SAFETY: a plain value of this process: -1 outside parallel workers.
-    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
-}
-
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
@@ -86,7 +81,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let plan = &*desc.plannedstmt;
         (desc.operation, desc.sourceText, plan.stmt_location, plan.stmt_len, desc.plannedstmt)
     };
-    if parallel_worker() {
+    if calls::parallel_worker() {
         return session::current().map(|_| ());
     }
     // SAFETY: a portal's copy of a text that was parsed before; Execute shows it.
