@@ -69,6 +69,12 @@ pub fn active_serial() -> u64 {
     ACTIVE.load(Ordering::Relaxed)
 }
 
+/// Ends the binding. The server leaves a variable alone that still has its value from the connection, so that DISCARD ALL
+/// by itself would hand a token given there on to the next user of a pooled connection.
+pub fn unbind() {
+    ACTIVE.store(0, Ordering::Relaxed);
+}
+
 /// Whether denials are only recorded on this server.
 pub fn observing() -> bool {
     ENFORCEMENT.get() == Enforcement::Observe

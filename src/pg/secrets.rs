@@ -23,7 +23,7 @@ fn is_token_byte(byte: u8) -> bool {
 fn find(text: &[u8], from: usize) -> Option<(usize, usize)> {
     let mut at = from;
     loop {
-        let found = text.get(at..)?.windows(PREFIX.len()).position(|window| window == PREFIX)?;
+        let found = memchr::memmem::find(text.get(at..)?, PREFIX)?;
         let start = at + found + PREFIX.len();
         let length = text.iter().skip(start).take_while(|byte| is_token_byte(**byte)).count();
         if length >= SHORTEST {

@@ -32,6 +32,25 @@ pub unsafe fn sets_token(statement: *mut pg_sys::Node) -> bool {
     }
 }
 
+/// Whether a statement is DISCARD ALL or RESET ALL.
+///
+/// # Safety
+/// `statement` is a valid utility statement.
+pub unsafe fn resets_all(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_DiscardStmt => {
+                (*statement.cast::<pg_sys::DiscardStmt>()).target == pg_sys::DiscardMode::DISCARD_ALL
+            }
+            pg_sys::NodeTag::T_VariableSetStmt => {
+                (*statement.cast::<pg_sys::VariableSetStmt>()).kind == pg_sys::VariableSetKind::VAR_RESET_ALL
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Whether a statement sets or resets who the session acts as.
 ///
 /// # Safety

@@ -41,6 +41,8 @@ pub fn init() {
 /// What the outer frame keeps between before and after: plain data.
 #[derive(Clone, Copy)]
 struct Frame {
+    /// DISCARD ALL or RESET ALL: whoever uses the connection next starts without a token.
+    resets_all: bool,
     key: Key,
     sets_token: bool,
 }
@@ -99,12 +101,13 @@ fn before(
     frame: *mut Option<Frame>,
 ) -> Result<(), Refusal> {
     // SAFETY: the server passes a complete utility PlannedStmt; only read.
-    let (node, location, length, sets_token) = unsafe {
+    let (node, location, length, sets_token, resets_all) = unsafe {
         let planned = &*planned;
         // A statement that was parsed before comes with a copy of the text that no earlier hook saw.
         secrets::hide(source);
         let sets_token = settings::sets_token(planned.utilityStmt);
-        (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token)
+        let resets_all = settings::resets_all(planned.utilityStmt);
+        (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token, resets_all)
     };
     // SAFETY: the source is NUL-terminated.
     let text = unsafe { statement_text(source, location, length) };
@@ -156,7 +159,7 @@ fn before(
     }
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
-    unsafe { *frame = Some(Frame { key, sets_token }) };
+    unsafe { *frame = Some(Frame { resets_all, key, sets_token }) };
     Ok(())
 }
 
@@ -197,6 +200,9 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
         return Err(refusal);
     }
     statement::close(frame.key);
+    if frame.resets_all {
+        guc::unbind();
+    }
     if frame.sets_token {
         session::settle();
     }
