@@ -76,6 +76,9 @@ SELECT * FROM dsr.base;
 CREATE TABLE dsr_other.t (id int);
 SET ROLE dsr_else;
 RESET ROLE;
+\c - dsr_agent
+SET agent_guard.token = :'token';
+\set VERBOSITY sqlstate
 SET SESSION AUTHORIZATION dsr_agent;
 GRANT SELECT ON ALL TABLES IN SCHEMA dsr TO dsr_else;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dsr TO dsr_else;

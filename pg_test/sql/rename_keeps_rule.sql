@@ -15,7 +15,6 @@ GRANT ALL ON ALL SEQUENCES IN SCHEMA ren TO ren_agent;
 SELECT agent_guard.create_policy('ren', mode => 'enforce') \gset
 SELECT agent_guard.allow('ren', '{select}', '{ren.allowed}') AS rule \gset
 SELECT agent_guard.allow('ren', '{select}', '{ren.denied,ren.star*}') AS rule \gset
-SELECT agent_guard.allow('ren', '{select}', '{ren_other.*}') AS rule \gset
 SELECT agent_guard.deny('ren', '{select}', '{ren.denied}', columns => '{secret}') AS rule \gset
 SELECT agent_guard.allow('ren', '{execute}', '{"function ren.f()"}') AS rule \gset
 SELECT agent_guard.allow('ren', '{alter table}', '{ren.*}') AS rule \gset

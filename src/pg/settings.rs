@@ -4,9 +4,9 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
-use super::catalog;
-use super::enforce::Wanted;
+use super::enforce::{Target, Wanted};
 use super::gather::names;
+use super::{catalog, session};
 use crate::policy::builtin::{self, Setting};
 use crate::refusal::{Refusal, SqlState};
 use crate::request::{Action, Verb};
@@ -126,11 +126,13 @@ pub fn change(name: &str, value: Option<&str>) -> Result<Option<Wanted>, Refusal
             "Messages below NOTICE carry plans and values of rows.",
             "Use notice, warning or error.",
         )),
-        // Back to the role that logged in.
-        (Setting::Needs(Verb::Role), None) => Ok(None),
-        (Setting::Needs(Verb::Role), Some(value)) if value.eq_ignore_ascii_case("none") => Ok(None),
-        (Setting::Needs(Verb::Role), Some(value)) => {
-            Ok(Some(Wanted::named(Action::plain(Verb::Role), names::role(value))))
+        (Setting::Needs(Verb::Role), value) => {
+            let target = match value.filter(|value| !value.eq_ignore_ascii_case("none")) {
+                Some(value) => names::role(value),
+                // Back to the role that logged in.
+                None => Target::Role(session::authenticated_role()),
+            };
+            Ok(Some(Wanted::named(Action::plain(Verb::Role), target)))
         }
         (Setting::Needs(verb), _) => Ok(Some(setting(verb, name))),
     }
