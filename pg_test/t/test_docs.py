@@ -214,6 +214,20 @@ def test_named_places_exist():
                 assert f"def {name}(" in tests, f"{page.name}: no test {name}"
 
 
+def test_every_reason_is_explained():
+    """Each reason word that the code gives stands in docs/errors.md."""
+    made = re.compile(r'(?:Refusal::handshake\(|SqlState::\w+,)\s*"([a-z_]+)",')
+    chosen = re.compile(r'=> (?:\{\s*)?\(\s*"([a-z_]+)",')
+    reasons = set()
+    for path in (guard.TOP / "src").rglob("*.rs"):
+        code = path.read_text().split("#[cfg(test)]")[0]
+        reasons |= set(made.findall(code)) | (set(chosen.findall(code)) if path.name == "explain.rs" else set())
+    assert len(reasons) > 30, reasons
+    page = (guard.TOP / "docs" / "errors.md").read_text()
+    missing = sorted(reason for reason in reasons if f"`{reason}`" not in page)
+    assert not missing, f"errors.md does not explain {missing}"
+
+
 def test_pages_are_ascii():
     for page in PAGES:
         for number, line in enumerate(page.read_text().splitlines(), 1):
