@@ -1,5 +1,10 @@
 """The token's variable, the role's setting and the secrets: no way of setting or unsetting anything widens a session."""
 
+import base64
+import hashlib
+import hmac
+import json
+import os
 import time
 
 import psycopg
@@ -106,7 +111,7 @@ def test_tokens_of_others_are_refused(server):
         expect(UNAUTHENTICATED, bind, connection, elsewhere)
         unbound(connection)
     with server.connect("owner") as connection:
-        short = server.window("owner", scene.policy(server, [READ]), ttl="1 second")[1]
+        short = server.window("owner", scene.policy(server, [READ]), ttl="2 seconds")[1]
         bind(connection, short)
         connection.execute(PROBE)
         time.sleep(1.2)
@@ -135,6 +140,64 @@ def test_revocation_stays_after_the_admins_rollback(server):
         expect(UNAUTHENTICATED, agent.run, PROBE, match="revoked")
 
 
+def test_a_revocation_that_is_not_committed_yet_holds_for_new_sessions(server):
+    with Agent(server, READ) as agent, server.connect(autocommit=False) as admin:
+        admin.execute("select agent_guard.revoke_window(%s)", (agent.window_id,))
+        with server.connect("owner") as late:
+            expect(UNAUTHENTICATED, guard.bind, late, agent.token, match="revoked")
+            admin.commit()
+            expect(UNAUTHENTICATED, late.execute, PROBE)
+            expect(UNAUTHENTICATED, guard.bind, late, agent.token, match="revoked")
+
+
+def test_a_window_has_no_more_sessions_than_it_may(server):
+    with Agent(server, READ) as agent:
+        _, token, _ = server.window("owner", agent.policy, max_sessions=1)
+        with server.connect("owner") as second:
+            with server.connect("owner") as first:
+                guard.bind(first, token)
+                guard.bind(first, token)
+                expect("53400", guard.bind, second, token, match="as many sessions")
+                expect(UNAUTHENTICATED, second.execute, PROBE)
+            guard.eventually(lambda: _binds(second, token), "the place of a session that ended")
+            assert second.execute(PROBE).fetchall() == [(3,)]
+
+
+def _binds(connection, token):
+    try:
+        guard.bind(connection, token)
+        return True
+    except psycopg.Error:
+        return False
+
+
+def test_a_limit_that_nobody_counts_is_refused(server):
+    with Agent(server, READ, max_depth=1) as agent:
+        with server.connect("owner") as connection:
+            guard.bind(connection, derived(agent.token, "depth", 0))
+        for limit in ("rows", "bytes", "stmts", "uses", "sess"):
+            child = derived(agent.token, limit)
+            with server.connect("owner") as connection:
+                expect(UNAUTHENTICATED, guard.bind, connection, child, match="does not count")
+
+
+def derived(token, limit, value=1):
+    """A child of the token, made offline as a parent agent would, with one limit."""
+    *head, tag = token.split(".")
+    root = json.loads(_bytes(head[2]))
+    block = _text(json.dumps({"jti": _text(os.urandom(16)), "sub": "child", "exp": root["exp"], limit: value}).encode())
+    child = hmac.new(_bytes(tag), b"agt1/block." + block.encode(), hashlib.sha256).digest()
+    return ".".join([*head, block, _text(child)])
+
+
+def _text(raw):
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _bytes(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
 def test_five_refused_tokens_end_the_connection(server):
     with Agent(server, READ) as agent:
         forged = agent.token[:-1] + ("A" if agent.token[-1] != "A" else "B")
@@ -161,11 +224,15 @@ def test_tokens_in_the_startup_packet(server):
     good.close()
     plain = server.wire("owner", **{"agent_guard.token": token})
     assert plain.query(PROBE).text() == [("3",)]
-    plain.query("discard all")  # Changes nothing that nothing had changed.
-    assert plain.query(PROBE).text() == [("3",)]
     plain.query("reset agent_guard.token")
     assert plain.query(PROBE).sqlstate == UNAUTHENTICATED
     plain.close()
+    for reset in ("discard all", "reset all"):
+        pooled = server.wire("owner", **{"agent_guard.token": token})
+        assert pooled.query(PROBE).text() == [("3",)]
+        pooled.query(reset)
+        assert pooled.query(PROBE).sqlstate == UNAUTHENTICATED, f"{reset} hands the token on to the next user of the connection"
+        pooled.close()
     for bad in (token[:-1] + "!", "x", "agt1.", token + "A", "agt1:a:b", "-c", ""):
         wire = server.wire("owner", **{"agent_guard.token": bad})
         assert not wire.startup.errors, f"{bad}: {wire.startup.errors}"

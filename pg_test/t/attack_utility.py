@@ -228,8 +228,7 @@ COMMANDS = {
     "REFRESH MATERIALIZED VIEW": ("refresh materialized view app.secret_mat", "refresh materialized view app.secret_mat with no data"),
     "REINDEX": ("reindex table app.open", "reindex index app.open_v", "reindex schema app", "reindex database postgres", "reindex system postgres", "reindex (concurrently) table app.open"),
     "RELEASE SAVEPOINT": (ORDINARY, "begin", "savepoint s", "release savepoint s", "commit"),
-    # Back to the role that logged in is ordinary, by either name; nothing is without a token.
-    "RESET": (ORDINARY, "set role none", "reset session authorization", "set session authorization default", "reset work_mem", "reset search_path"),
+    "RESET": (ORDINARY, "reset work_mem", "reset search_path"),
     "REVOKE": ("revoke all on app.secret from keeper", "revoke all on schema kept from owner", "revoke owner from helper", "revoke grant option for select on app.open from public"),
     "ROLLBACK": (ORDINARY, "begin", "rollback and chain", "rollback"),
     "ROLLBACK PREPARED": "rollback prepared 'x'",
@@ -240,8 +239,8 @@ COMMANDS = {
     "SELECT INTO": ("select 1 as n into app.t", "select 1 as n into temporary t"),
     "SET": (ORDINARY, "set statement_timeout = '1min'", "set application_name = 'x'", "set local work_mem = '1MB'"),
     "SET CONSTRAINTS": (ORDINARY, "set constraints all deferred"),
-    "SET ROLE": ("set role owner", "set role peer", "set local role owner", "set session role owner"),
-    "SET SESSION AUTHORIZATION": ("set session authorization owner", "set local session authorization owner"),
+    "SET ROLE": ("set role owner", "set role none", "set role peer", "set local role owner", "set session role owner"),
+    "SET SESSION AUTHORIZATION": ("set session authorization owner", "set session authorization default", "set local session authorization owner", "reset session authorization"),
     "SET TRANSACTION": (ORDINARY, "begin", "set transaction isolation level repeatable read", "commit", "set session characteristics as transaction isolation level read committed"),
     "SHOW": (ORDINARY, "show all", "show work_mem"),
     "START TRANSACTION": (ORDINARY, "start transaction", "commit"),
@@ -298,6 +297,7 @@ NEAREST_ALLOW = [
     ("notify c, 'x'", "notify", "*", "select 1"),
     ("checkpoint", "system", "*", "select 1"),
     ("do 'begin null; end'", "system", "*", "select 1"),
+    ("set role none", "role", "*", "reset role"),
     ("drop view app.nested_view", "drop view", "app.nested_view", "create view app.nested_view as select * from app.secret_view; alter view app.nested_view owner to owner"),
     ("drop index app.open_v", "drop index", "app.open", "create index open_v on app.open (v)"),
 ]

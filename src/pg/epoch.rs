@@ -296,9 +296,23 @@ pub fn revocations_overflowed() -> bool {
 }
 
 /// Publishes what this backend is bound to. `public` is the token without its secret tag.
-pub fn bind(database: u32, window: &[u8; 16], session: &[u8; 16], blocks: &[[u8; 16]], public: &str) {
-    let Some(index) = own_index() else { return };
+///
+/// False, and nothing is published, where `max_sessions` others are bound to the window already.
+pub fn bind(
+    database: u32,
+    window: &[u8; 16],
+    session: &[u8; 16],
+    blocks: &[[u8; 16]],
+    public: &str,
+    max_sessions: Option<usize>,
+) -> bool {
+    let Some(index) = own_index() else { return false };
     locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
+        // SAFETY: under the exclusive lock.
+        let others = unsafe { bound_to(shared, window, index) };
+        if max_sessions.is_some_and(|limit| others >= limit) {
+            return false;
+        }
         // SAFETY: under the exclusive lock; own_index() is below slot_count.
         let slot = unsafe { &mut *slot(shared, index) };
         // SAFETY: a plain integer of this process.
@@ -316,7 +330,9 @@ pub fn bind(database: u32, window: &[u8; 16], session: &[u8; 16], blocks: &[[u8;
             *place = byte;
             slot.public_len += 1;
         }
-    });
+        true
+    })
+    .unwrap_or(false)
 }
 
 /// Takes this backend's slot back; also called when the process exits.
@@ -362,15 +378,30 @@ pub fn leader() -> Option<([u8; 16], [u8; 16], String)> {
     Some((window, session, text))
 }
 
-/// The number of live sessions of each window, as (window, session, pid, database).
-pub fn live_sessions() -> Vec<([u8; 16], [u8; 16], i32, u32)> {
-    let mut live = Vec::with_capacity(slots_wanted());
-    each_slot(|slot| {
-        if slot.pid != 0 {
-            live.push((slot.window, slot.session, slot.pid, slot.database));
-        }
-    });
-    live
+/// The number of other sessions that are bound to a window.
+pub fn sessions_of(window: &[u8; 16]) -> usize {
+    let own = own_index().unwrap_or(usize::MAX);
+    // SAFETY: under the lock.
+    locked(pg_sys::LWLockMode::LW_SHARED, |shared| unsafe { bound_to(shared, window, own) })
+        .unwrap_or(usize::MAX)
+}
+
+/// Counts the slots of a window, but for one of them.
+///
+/// # Safety
+/// The caller holds the lock.
+unsafe fn bound_to(shared: *mut Shared, window: &[u8; 16], but: usize) -> usize {
+    // SAFETY: the index stays below slot_count.
+    unsafe {
+        let count = (*shared).slot_count as usize;
+        (0..count)
+            .filter(|index| *index != but)
+            .filter(|index| {
+                let slot = &*slot(shared, *index);
+                slot.pid != 0 && slot.window == *window
+            })
+            .count()
+    }
 }
 
 /// Whether this session is one of a guarded role.

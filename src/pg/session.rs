@@ -34,6 +34,8 @@ pub struct Session {
     pub role: String,
     /// The client's address; empty for a local socket.
     pub address: String,
+    /// The window's limit on sessions at a time.
+    max_sessions: Option<usize>,
     /// The revocation epoch up to which the token is known to be good.
     checked: Cell<u64>,
 }
@@ -215,6 +217,8 @@ fn not_installed() -> Refusal {
 
 /// A window's row, as far as the handshake needs it.
 struct WindowRow {
+    id: [u8; 16],
+    max_sessions: Option<usize>,
     policy_id: i64,
     role: pg_sys::Oid,
     agent: String,
@@ -233,6 +237,8 @@ fn window_row(window: &[u8; 16]) -> Option<WindowRow> {
     scan::rows(own.window_grant, Some((own.window_grant_pkey, 1, Key::Uuid(*window))), |row| {
         found = (|| {
             Some(WindowRow {
+                id: *window,
+                max_sessions: row.column::<i32>(8).and_then(|sessions| usize::try_from(sessions).ok()),
                 policy_id: row.column(2)?,
                 role: row.column(3)?,
                 agent: row.column(4)?,
@@ -305,7 +311,8 @@ fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
         expires_at: row.expires_at,
         require_proof: row.require_proof,
         client_addr,
-        revoked: row.revoked,
+        // Revoked in a transaction that is still open, or was rolled back: in force all the same.
+        revoked: row.revoked || epoch::is_revoked(&row.id),
     };
     Ok((facts, policy))
 }
@@ -331,6 +338,46 @@ fn verify(text: &str, serial: u64) -> Result<Session, Refusal> {
 }
 
 /// The part of the handshake that the leader's token and a presented one share.
+/// Limits in a token's blocks are not counted by this version: a token that carries one is refused, so that a parent's
+/// limit on a child never silently means nothing.
+fn refuse_uncounted(token: &ActiveToken) -> Result<(), Refusal> {
+    let limits = token.limits();
+    let named = [
+        ("rows", limits.rows.is_some()),
+        ("bytes", limits.bytes.is_some()),
+        ("stmts", limits.stmts.is_some()),
+        ("uses", limits.uses.is_some()),
+        ("sess", limits.sess.is_some()),
+    ];
+    match named.iter().find(|limit| limit.1) {
+        None => Ok(()),
+        Some((name, _)) => Err(Refusal::handshake(
+            "not_ready",
+            "the token carries a limit that this server does not count",
+            format!("field={name} A limit that nobody counts would not hold."),
+            format!("Derive the token again without \"{name}\"."),
+        )),
+    }
+}
+
+fn too_many_sessions(limit: usize) -> Refusal {
+    Refusal::new(
+        SqlState::ConfigurationLimitExceeded,
+        "limit_exhausted",
+        "the window has as many sessions as it may have",
+        format!("limit={limit} max_sessions of the window."),
+        "End another session of this window, or ask a DBA for a window with more sessions.",
+    )
+}
+
+/// Told at the SET; the slot itself is taken under the lock when the session binds.
+fn check_sessions(row: &WindowRow) -> Result<(), Refusal> {
+    match row.max_sessions {
+        Some(limit) if epoch::sessions_of(&row.id) >= limit => Err(too_many_sessions(limit)),
+        _ => Ok(()),
+    }
+}
+
 fn establish(
     row: &WindowRow,
     serial: u64,
@@ -360,6 +407,10 @@ fn establish(
         utf8,
     };
     let token = activate(&facts, &here)?;
+    refuse_uncounted(&token)?;
+    if serial != guc::WORKER_SERIAL {
+        check_sessions(row)?;
+    }
     if !token.allows_policy(&policy) {
         return Err(Refusal::handshake(
             "out_of_scope",
@@ -376,6 +427,7 @@ fn establish(
         policy,
         role,
         address,
+        max_sessions: row.max_sessions,
         checked: Cell::new(checked),
     })
 }
@@ -471,7 +523,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
     if serial != guc::WORKER_SERIAL {
-        publish(&session);
+        publish(&session)?;
     }
     with_state(|state| {
         state.bound = Some(Rc::clone(&session));
@@ -487,16 +539,27 @@ fn keep_refused(refusal: Refusal) -> Refusal {
     refusal
 }
 
-fn publish(session: &Session) {
+fn publish(session: &Session) -> Result<(), Refusal> {
     let first = with_state(|state| !std::mem::replace(&mut state.exit_hook, true)).unwrap_or(false);
     if first {
         epoch::unbind_at_exit();
     }
     let (_, database) = realm();
     let token = &session.token;
-    epoch::bind(database, token.window(), &session.id, token.block_ids(), token.public_text());
+    let bound = epoch::bind(
+        database,
+        token.window(),
+        &session.id,
+        token.block_ids(),
+        token.public_text(),
+        session.max_sessions,
+    );
+    if !bound {
+        return Err(too_many_sessions(session.max_sessions.unwrap_or(0)));
+    }
     forget_plans();
     super::statement::record_bound(session);
+    Ok(())
 }
 
 /// Drops the plans made under another scope. Prepared statements stay and are planned anew.

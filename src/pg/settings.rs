@@ -51,16 +51,6 @@ pub unsafe fn resets_all(statement: *mut pg_sys::Node) -> bool {
     }
 }
 
-/// Whether a statement sets or resets who the session acts as.
-///
-/// # Safety
-/// `statement` is a valid VariableSetStmt.
-pub unsafe fn is_identity(statement: &pg_sys::VariableSetStmt) -> bool {
-    // SAFETY: the name is NUL-terminated or null.
-    let name = unsafe { catalog::text(statement.name) };
-    name.is_some_and(|name| builtin::setting_class(&name) == Setting::Needs(Verb::Role))
-}
-
 /// What a SET or RESET needs; nothing for harmless ones.
 ///
 /// # Errors

@@ -80,13 +80,7 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
     unsafe {
         Ok(match (*statement).type_ {
             T::T_TransactionStmt => transaction(&*statement.cast()),
-            T::T_VariableSetStmt => {
-                let variable: &pg_sys::VariableSetStmt = &*statement.cast();
-                let wanted = settings::set_needs(variable)?;
-                // Back to the login role is ordinary, but nothing for a session that has no token.
-                let free = wanted.is_empty() && !settings::is_identity(variable);
-                Needs { without_token: free, ..set(wanted) }
-            }
+            T::T_VariableSetStmt => return settings::set_needs(&*statement.cast()).map(set),
             T::T_VariableShowStmt => Needs::free(),
             T::T_DiscardStmt => Needs::free(),
             T::T_DeclareCursorStmt
