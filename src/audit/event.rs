@@ -48,8 +48,6 @@ bytes_and_words! {
         Unbind = 3, Some("unbind");
         /// A token was refused.
         HandshakeRefused = 4, Some("handshake_refused");
-        /// A connection was refused at login.
-        LoginRefused = 5, Some("login_refused");
         /// The trail itself has something to tell: an event that could not be stored as it was.
         Fault = 6, Some("fault");
     }

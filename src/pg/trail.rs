@@ -360,7 +360,7 @@ fn count(slot: &Slot, event: &AuditEvent) {
     if event.kind == EventKind::Statement {
         slot.statements.fetch_add(1, Ordering::Relaxed);
     }
-    let refused = matches!(event.kind, EventKind::HandshakeRefused | EventKind::LoginRefused);
+    let refused = event.kind == EventKind::HandshakeRefused;
     if refused || event.decision == AuditDecision::Deny {
         slot.denied.fetch_add(1, Ordering::Relaxed);
     }

@@ -129,7 +129,7 @@ fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorRe
         let text = given(block, "block_id")?;
         let block = block_id(text).ok_or_else(|| {
             AdminError::invalid("block_id is not 32 hexadecimal digits").hint(
-                "SHOW agent_guard.token in the agent's session and the audit trail show the ids of blocks.",
+                "The id of the last block is what SHOW agent_guard.token prints behind the second colon in the agent's session.",
             )
         })?;
         if !store::revoke_block(block, reason.map(str::to_owned))? {
