@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import json
 import os
-import time
 
 import psycopg
 
@@ -111,10 +110,12 @@ def test_tokens_of_others_are_refused(server):
         expect(UNAUTHENTICATED, bind, connection, elsewhere)
         unbound(connection)
     with server.connect("owner") as connection:
-        short = server.window("owner", scene.policy(server, [READ]), ttl="2 seconds")[1]
+        window, short, _ = server.window("owner", scene.policy(server, [READ]), ttl="2 seconds")
         bind(connection, short)
         connection.execute(PROBE)
-        time.sleep(1.2)
+        ended = "select true from agent_guard.windows where window_id = %s and state = 'expired'"
+        with server.connect() as admin:
+            eventually(lambda: admin.execute(ended, (window,)).fetchone(), "the window's end")
         expect(UNAUTHENTICATED, connection.execute, PROBE, match="expired")
         expect(UNAUTHENTICATED, bind, connection, short, match="expired")
     with server.connect("outsider") as connection:
