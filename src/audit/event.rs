@@ -49,7 +49,7 @@ bytes_and_words! {
         /// A token was refused.
         HandshakeRefused = 4, Some("handshake_refused");
         /// The trail itself has something to tell: an event that could not be stored as it was.
-        Fault = 6, Some("fault");
+        Fault = 5, Some("fault");
     }
 }
 

@@ -76,7 +76,7 @@ prop_compose! {
 
 prop_compose! {
     fn event(text: usize, many: usize)(
-        (kind, decision) in (1_u8..7, 0_u8..4),
+        (kind, decision) in (1_u8..6, 0_u8..4),
         numbers: (i64, i32, u64, u16, i64, i64, i64, u64),
         ids: ([u8; 16], Option<[u8; 16]>, Option<[u8; 32]>, Option<i64>, Option<[u8; 5]>),
         (role, client_addr, application_name, command) in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
