@@ -159,7 +159,7 @@ COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id.';
 COMMENT ON COLUMN agent_guard.audit.level IS 'Nesting level; 0 is what the client sent.';
 COMMENT ON COLUMN agent_guard.audit.command IS 'Command tag.';
 COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out, at most 32 kB.';
-COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters.';
+COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters; for a bind, the ids of the token''s blocks.';
 COMMENT ON COLUMN agent_guard.audit.accesses IS 'What the statement needed: action, object, columns, decision, rule.';
 COMMENT ON COLUMN agent_guard.audit.decision IS 'allow, deny, or observe (would have been denied).';
 COMMENT ON COLUMN agent_guard.audit.rule_id IS 'The rule that decided.';

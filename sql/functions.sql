@@ -140,6 +140,13 @@ CREATE FUNCTION agent_guard.check_statement(policy text, statement text, as_role
 COMMENT ON FUNCTION agent_guard.check_statement(text, text, regrole) IS
     'Decides a statement under a policy without running it: a row for each access, named as as_role would resolve them';
 
+CREATE FUNCTION agent_guard.list_sessions() RETURNS TABLE (session_id uuid, window_id uuid, pid integer, role oid, state text,
+        lineage text[], block_ids text[], bound_at timestamptz, expires_at timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'list_sessions_wrapper';
+COMMENT ON FUNCTION agent_guard.list_sessions() IS 'The live part of the view sessions, out of shared memory';
+
 -- For agents.
 
 CREATE FUNCTION agent_guard.whoami(OUT session_id uuid, OUT window_id uuid, OUT agent text, OUT lineage text[], OUT policy text,

@@ -1,4 +1,5 @@
-//! The launcher: starts a writer for every database that wants one, and again when one dies. It writes nothing.
+//! The launcher: starts a writer for every database that wants one, and again when one dies. It writes nothing. Between
+//! its rounds it lends its process to the warden.
 
 use std::ffi::CStr;
 use std::os::raw::c_char;
@@ -9,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::shmem::{self, Control, is_set};
 use super::slot::Slot;
+use super::warden;
 
 const LIBRARY: &CStr = c"agent_guard";
 /// A writer that lives shorter than this has failed.
@@ -129,7 +131,11 @@ pub extern "C-unwind" fn agent_guard_audit_launcher(_arg: pg_sys::Datum) {
                 pause = Some(pause.map_or(again, |pause| pause.min(again)));
             }
         }
-        wait(pause);
+        let patrol = warden::patrol();
+        wait(match (pause, patrol) {
+            (Some(pause), Some(patrol)) => Some(pause.min(patrol)),
+            (pause, patrol) => pause.or(patrol),
+        });
     }
     // Anything but 0, or the postmaster would not start it again.
     // SAFETY: ends this process in the orderly way.

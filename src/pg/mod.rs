@@ -4,6 +4,7 @@
 
 mod admin_error;
 mod bind;
+mod bindings;
 mod calls;
 mod catalog;
 mod conditions;
@@ -21,10 +22,12 @@ mod insert;
 pub mod keys;
 mod label;
 mod launcher;
+mod memory;
 mod own;
 mod policies;
 mod quick;
 pub mod raise;
+mod region;
 mod row;
 mod rows;
 mod scan;
@@ -38,6 +41,7 @@ mod statement;
 mod store;
 pub mod trail;
 mod trail_refusal;
+mod warden;
 mod writer;
 
 use pgrx::prelude::*;
@@ -64,7 +68,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc_audit::init();
     keys::init();
     guc::reserve_prefix();
-    epoch::init();
+    memory::init();
     shmem::init();
     launcher::init();
     label::init();

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 
 use super::own::own;
 use super::scan::{self, Key};
-use super::{catalog, epoch, guc, keys, raise};
+use super::{bindings, catalog, epoch, guc, keys, raise, warden};
 use crate::refusal::{Refusal, SqlState};
 use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
 
@@ -373,7 +373,7 @@ fn too_many_sessions(limit: usize) -> Refusal {
 /// Told at the SET; the slot itself is taken under the lock when the session binds.
 fn check_sessions(row: &WindowRow) -> Result<(), Refusal> {
     match row.max_sessions {
-        Some(limit) if epoch::sessions_of(&row.id) >= limit => Err(too_many_sessions(limit)),
+        Some(limit) if bindings::sessions_of(&row.id) >= limit => Err(too_many_sessions(limit)),
         _ => Ok(()),
     }
 }
@@ -451,7 +451,7 @@ fn fresh_session_id() -> Result<[u8; 16], Refusal> {
 }
 
 fn from_leader() -> Result<Session, Refusal> {
-    let (window, id, public) = epoch::leader().ok_or_else(no_token)?;
+    let (window, id, public) = bindings::leader().ok_or_else(no_token)?;
     let row = window_row(&window).ok_or_else(no_token)?;
     establish(&row, guc::WORKER_SERIAL, id, |facts, here| ActiveToken::from_public_text(&public, facts, here))
 }
@@ -504,7 +504,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     })
     .flatten();
     if was_bound {
-        epoch::unbind();
+        bindings::unbind();
         super::statement::record_unbound();
         super::policies::forget();
         forget_plans();
@@ -542,21 +542,26 @@ fn keep_refused(refusal: Refusal) -> Refusal {
 fn publish(session: &Session) -> Result<(), Refusal> {
     let first = with_state(|state| !std::mem::replace(&mut state.exit_hook, true)).unwrap_or(false);
     if first {
-        epoch::unbind_at_exit();
+        bindings::unbind_at_exit();
     }
     let (_, database) = realm();
     let token = &session.token;
-    let bound = epoch::bind(
+    let bound = bindings::bind(&bindings::Binding {
         database,
-        token.window(),
-        &session.id,
-        token.block_ids(),
-        token.public_text(),
-        session.max_sessions,
-    );
+        role: authenticated_role().to_u32(),
+        window: token.window(),
+        session: &session.id,
+        blocks: token.block_ids(),
+        public: token.public_text(),
+        lineage: token.lineage(),
+        bound_at: epoch::clock(),
+        expires_at: token.expires_at().saturating_mul(1_000_000),
+        max_sessions: session.max_sessions,
+    });
     if !bound {
         return Err(too_many_sessions(session.max_sessions.unwrap_or(0)));
     }
+    warden::bound_until(token.expires_at().saturating_mul(1_000_000));
     forget_plans();
     super::statement::record_bound(session);
     Ok(())
@@ -568,13 +573,18 @@ fn forget_plans() {
     unsafe { pg_sys::ResetPlanCache() };
 }
 
-/// The token's variable was set or reset: bind at once, and drop every portal of another scope, WITH HOLD cursors too:
-/// what these have stored passes no hook when it is sent. A refusal is told at the next statement.
+/// The token's variable was set or reset: bind at once, and drop what the scope before has left behind. Portals, WITH HOLD
+/// cursors too, because what these have stored passes no hook when it is sent; temporary tables, because their rows
+/// may be what the new scope must not read. A refusal is told at the next statement.
 pub fn settle() {
     // Binds, where there is something to bind.
     let _told_at_the_next_statement = current();
-    // SAFETY: DISCARD ALL does the same inside a statement of its own; the active portal is left alone.
-    unsafe { pg_sys::PortalHashTableDeleteAll() };
+    // SAFETY: DISCARD ALL does both inside a statement of its own; the active portal is left alone, and an error ends the
+    // transaction, hence the binding.
+    unsafe {
+        pg_sys::PortalHashTableDeleteAll();
+        pg_sys::ResetTempTableNamespace();
+    }
 }
 
 /// The binding without the check of this moment, for records and views; `None` when unbound.

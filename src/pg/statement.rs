@@ -375,10 +375,13 @@ fn role_for_records() -> String {
 
 /// A token came into force.
 pub fn record_bound(session: &Session) {
+    // The view `sessions` knows a past session's blocks from here.
+    let blocks: Vec<_> = session.token.block_ids().iter().map(|id| Some(crate::token::hex(id))).collect();
     publish_alone(EventKind::Bind, Some(session), |event, publish| {
         publish(&AuditEvent {
             command: "SET",
             message: "token accepted",
+            parameters: Some(&blocks),
             decision: AuditDecision::Allow,
             ..event
         });

@@ -33,7 +33,7 @@ pub use mac::{WindowKey, window_key};
 pub use network::{Network, Peer};
 pub use refusals::unknown_window;
 pub use verify::{AuthenticToken, PresentedToken};
-pub use wire::Form;
+pub use wire::{Form, hex};
 
 /// The identifier of a window, as it stands in the token's head.
 pub type WindowId = [u8; 16];

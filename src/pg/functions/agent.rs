@@ -11,10 +11,9 @@ use super::super::{catalog, policies};
 use crate::policy::rule::Rule;
 use crate::request::{Action, Columns, Form, Verb};
 
-/// Unix seconds as a timestamptz.
-fn timestamp(seconds: i64) -> Option<TimestampWithTimeZone> {
-    let micros = seconds.checked_mul(1_000_000)?.checked_sub(POSTGRES_EPOCH_MICROS)?;
-    TimestampWithTimeZone::try_from(micros).ok()
+/// Microseconds since the Unix epoch as a timestamptz.
+pub(super) fn timestamp(micros: i64) -> Option<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(micros.checked_sub(POSTGRES_EPOCH_MICROS)?).ok()
 }
 
 fn bound() -> Option<std::rc::Rc<Session>> {
@@ -50,7 +49,7 @@ fn whoami() -> TableIterator<
             Some(session.policy.clone()),
             Some(if observes { "observe" } else { "enforce" }.to_owned()),
             Some(session.role.clone()),
-            timestamp(token.expires_at()),
+            timestamp(token.expires_at().saturating_mul(1_000_000)),
             Some(i32::from(token.remaining_depth())),
             Some(token.public_id()),
         )

@@ -9,6 +9,7 @@ mod check;
 mod keys;
 mod policy;
 mod role;
+mod sessions;
 mod stand_in;
 mod window;
 

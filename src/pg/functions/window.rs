@@ -7,12 +7,12 @@ use pgrx::prelude::*;
 
 use crate::keyring::block_id;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::epoch;
 use crate::pg::functions::{Untouched, administrator};
 use crate::pg::keys;
 use crate::pg::store::policy as policies;
 use crate::pg::store::role;
 use crate::pg::store::window::{self as store, NewWindow};
+use crate::pg::{epoch, warden};
 use crate::token;
 
 /// The longest name of an agent (docs/token.md).
@@ -102,11 +102,11 @@ fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), Er
     let revoke = || -> AdminResult<()> {
         administrator()?;
         let window = given(window_id, "window_id")?;
-        let found = store::lock(window)?.ok_or_else(|| {
+        let revoked = store::lock(window)?.ok_or_else(|| {
             AdminError::undefined(format!("window {window} does not exist"))
                 .hint("The view agent_guard.windows lists the windows of this database.")
         })?;
-        if found.revoked {
+        if revoked {
             AdminError::new(
                 PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
                 format!("window {window} was revoked already"),
@@ -116,7 +116,8 @@ fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), Er
             store::revoke(window, reason.map(str::to_owned))?;
         }
         // Also the second time: shared memory may have been emptied by a restart in between.
-        epoch::revoke_window(&window, found.expires_unix);
+        epoch::revoke(&window);
+        tell(warden::revoked(|slot| slot.window == *window.as_bytes()));
         Ok(())
     };
     Ok(revoke()?)
@@ -139,10 +140,21 @@ fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorRe
             )
             .tell(PgLogLevel::NOTICE);
         }
-        epoch::revoke_block(&block);
+        epoch::revoke(&block);
+        tell(warden::revoked(|slot| slot.blocks().contains(&block)));
         Ok(())
     };
     Ok(revoke()?)
+}
+
+/// Tells how many sessions a revocation has ended.
+fn tell(sessions: usize) {
+    if sessions > 0 {
+        let many =
+            if sessions == 1 { "1 session ends".to_owned() } else { format!("{sessions} sessions end") };
+        AdminError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, format!("{many} with it"))
+            .tell(PgLogLevel::NOTICE);
+    }
 }
 
 /// The token of a new window: its first block.

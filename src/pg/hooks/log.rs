@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{guc, secrets, statement};
+use super::super::{guc, secrets, statement, warden};
 use super::{current_text, guarded};
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -46,7 +46,10 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     unsafe {
         hide(&mut *data);
         if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
-            guarded(|| note(data));
+            guarded(|| {
+                explain_end(&mut *data);
+                note(data);
+            });
             // The server's log stays as it was asked for.
             if (*data).elevel < THRESHOLD.load(Ordering::Relaxed) {
                 (*data).output_to_server = false;
@@ -72,6 +75,18 @@ unsafe fn hide(data: &mut pg_sys::ErrorData) {
         } else if secrets::current_has_token() {
             data.hide_stmt = true;
         }
+    }
+}
+
+/// A cancel that the warden sent reads as one of anybody until here, where the report goes to its readers.
+fn explain_end(data: &mut pg_sys::ErrorData) {
+    if !warden::is_end(data.sqlerrcode) {
+        return;
+    }
+    if let Some((message, detail)) = warden::verdict() {
+        data.message = message.as_ptr().cast_mut();
+        data.detail = detail.as_ptr().cast_mut();
+        data.hint = warden::HINT.as_ptr().cast_mut();
     }
 }
 

@@ -111,21 +111,13 @@ pub fn open_windows(policy: PolicyId) -> AdminResult<i64> {
     Ok(count.unwrap_or(0))
 }
 
-/// What a revocation finds.
-pub struct Revocable {
-    /// Whether it was revoked before.
-    pub revoked: bool,
-    /// The end, in seconds since 1970, rounded up.
-    pub expires_unix: i64,
-}
-
-/// Finds a window and locks it.
-pub fn lock(window: Uuid) -> AdminResult<Option<Revocable>> {
+/// Finds a window and locks it; whether it was revoked before.
+pub fn lock(window: Uuid) -> AdminResult<Option<bool>> {
     row(
-        "SELECT w.revoked_at IS NOT NULL, pg_catalog.ceil(EXTRACT(epoch FROM w.expires_at))::pg_catalog.int8
+        "SELECT w.revoked_at IS NOT NULL
          FROM agent_guard.window_grant w WHERE w.window_id OPERATOR(pg_catalog.=) $1 FOR UPDATE",
         &[window.into()],
-        |row| Ok(Revocable { revoked: row.need(1)?, expires_unix: row.need(2)? }),
+        |row| row.need(1),
     )
 }
 

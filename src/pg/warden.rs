@@ -1,0 +1,111 @@
+//! The warden: ends what runs under a binding that has come to its end.
+//!
+//! A statement is refused at its start as soon as its binding is no good; what the start saw as good and still runs, or a
+//! transaction that sits idle with its locks, is the warden's. It marks bindings whose time is over, cancels what
+//! they run as pg_cancel_backend does, and ends the connection where the transaction is still open a moment later: it
+//! was idle, it caught the error, or it does not look for interrupts. Whoever revokes does the first step at once.
+//!
+//! It aims at one transaction of one backend, so that a session which has bound a new token meanwhile is left alone.
+
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+use super::bindings::{self, Doomed, Ended, Slot};
+use super::{epoch, shmem};
+
+/// How long a cancelled transaction may take to end before its connection does, in microseconds.
+const GRACE: i64 = 200_000;
+/// How often it is looked after until then.
+const STEP: Duration = Duration::from_millis(50);
+
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
+
+unsafe extern "C" {
+    #[link_name = "kill"]
+    fn libc_kill(pid: i32, signal: i32) -> i32;
+}
+
+/// Ends the bindings that a revocation affects, at once. Returns how many there were. `affected` must not raise.
+pub fn revoked(affected: impl Fn(&Slot) -> bool) -> usize {
+    let now = epoch::clock();
+    let count = bindings::end(now, |slot| affected(slot).then_some(Ended::Revoked));
+    press(now);
+    wake();
+    count
+}
+
+/// A session was bound that expires at `moment` (microseconds since the Unix epoch).
+pub fn bound_until(moment: i64) {
+    if bindings::sleeps_beyond(moment) {
+        wake();
+    }
+}
+
+fn wake() {
+    if let Some(control) = shmem::control() {
+        control.wake_launcher();
+    }
+}
+
+/// One round; when the next one is due, if nobody wakes the process before.
+pub fn patrol() -> Option<Duration> {
+    // Until this round knows better, whoever binds wakes the process.
+    bindings::looks_next(i64::MAX);
+    let now = epoch::clock();
+    bindings::end(now, |slot| (slot.expires_at <= now).then_some(Ended::Expired));
+    let earliest = press(now);
+    bindings::looks_next(earliest);
+    (earliest != i64::MAX).then(|| {
+        // A millisecond more than needed, as WaitLatch counts in whole ones.
+        let left = u64::try_from(earliest.saturating_sub(epoch::clock())).unwrap_or(0);
+        Duration::from_micros(left).saturating_add(Duration::from_millis(1))
+    })
+}
+
+/// Presses on with the doomed transactions. Returns when to look again, `i64::MAX` for never.
+fn press(now: i64) -> i64 {
+    let (doomed, earliest) = bindings::survey();
+    for one in &doomed {
+        signal(one, now);
+    }
+    match doomed.is_empty() {
+        true => earliest,
+        false => earliest.min(now.saturating_add(i64::try_from(STEP.as_micros()).unwrap_or(i64::MAX))),
+    }
+}
+
+fn signal(doomed: &Doomed, now: i64) {
+    let signal = if now.saturating_sub(doomed.since) < GRACE { SIGINT } else { SIGTERM };
+    // SAFETY: a plain signal to a backend whose transaction was open a moment ago. One that ended in between ignores a
+    // cancel while it waits for its client, and its successor's pid is another.
+    unsafe { libc_kill(doomed.pid, signal) };
+}
+
+/// What to tell instead of the server's words for a cancel or a termination, where the warden is behind it.
+pub fn verdict() -> Option<(&'static std::ffi::CStr, &'static std::ffi::CStr)> {
+    bindings::own_doom().map(|ended| match ended {
+        Ended::Revoked => (
+            c"canceled because the token of this session was revoked",
+            c"reason=revoked The window or one of the token's blocks was revoked while this transaction was open.",
+        ),
+        Ended::Expired => (
+            c"canceled because the token of this session has expired",
+            c"reason=expired The window or one of the token's blocks came to its end while this transaction was open.",
+        ),
+    })
+}
+
+/// The hint that goes with a verdict.
+pub const HINT: &std::ffi::CStr =
+    c"Nothing more can be done under this token; ask the parent agent or a DBA for a new one.";
+
+/// Whether a SQLSTATE is that of a cancelled statement or a terminated connection.
+pub fn is_end(sqlerrcode: i32) -> bool {
+    [
+        pg_sys::errcodes::PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32,
+        pg_sys::errcodes::PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32,
+    ]
+    .contains(&sqlerrcode)
+}
