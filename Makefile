@@ -6,10 +6,10 @@
 #   make install    into that PostgreSQL (tests and the demo never need this)
 #   make demo       a walk through on a throw-away server, which stays up until make demo-stop
 #   make test       every suite below but test-core
-#   make test-unit test-sql test-attack test-process test-drivers
+#   make test-unit test-clients test-sql test-attack test-process test-drivers
 #   make test-core  PostgreSQL's own regression suite, with and without the extension: no difference
 #   make bench      what the guard costs (ROUNDS=…, SECONDS=…)
-#   make lint       formatting, clippy, sql-check, shell syntax
+#   make lint       formatting, clippy, sql-check, syntax of the scripts
 #   make sql        assemble sql/agent_guard--VERSION.sql from its parts
 
 PG_CONFIG ?= pg_config
@@ -31,8 +31,8 @@ export GUARD_TARGET := $(abspath $(TARGET))
 PGRX_ENV = PGRX_PG_CONFIG_PATH="$(PG_CONFIG_PATH)"
 FEATURES = --no-default-features --features pg$(MAJOR)
 
-.PHONY: all build deps install uninstall demo demo-stop test test-unit test-sql test-attack test-process test-drivers \
-        test-core bench lint sql sql-check clean
+.PHONY: all build deps install uninstall demo demo-stop test test-unit test-clients test-sql test-attack test-process \
+        test-drivers test-core bench lint sql sql-check clean
 
 all: build
 
@@ -64,6 +64,9 @@ test: build
 
 test-unit:
 	@pg_test/bin/run-tests unit
+
+test-clients:
+	@pg_test/bin/run-tests clients
 
 test-sql: build
 	@pg_test/bin/run-tests regress isolation

@@ -200,11 +200,8 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
 
 def run(module: dict[str, Any], conf: Iterable[str] = (), preload: str = "agent_guard", extension: bool = True) -> None:
     """Runs the caller's tests on a server of their own and exits."""
-    name = pathlib.Path(module["__file__"]).stem
-    chosen = sys.argv[1:]
-    tests = [(key, test) for key, test in module.items() if key.startswith("test_") and callable(test)]
-    tests = [(key, test) for key, test in tests if not chosen or any(part in key for part in chosen)]
-    server = Server(name, conf, preload).start()
+    tests = _chosen(module)
+    server = Server(pathlib.Path(module["__file__"]).stem, conf, preload).start()
     try:
         if extension:
             server.run("create extension agent_guard")
@@ -213,11 +210,29 @@ def run(module: dict[str, Any], conf: Iterable[str] = (), preload: str = "agent_
         failed = sum(not _passes(key, test, server) for key, test in tests)
     finally:
         server.stop()
+    _finish(tests, failed)
+
+
+def run_without_server(module: dict[str, Any]) -> None:
+    """Runs the caller's tests, none of which takes a server, and exits."""
+    tests = _chosen(module)
+    if "setup" in module:
+        module["setup"]()
+    _finish(tests, sum(not _passes(key, test, None) for key, test in tests))
+
+
+def _chosen(module: dict[str, Any]) -> list[tuple[str, Callable]]:
+    chosen = sys.argv[1:]
+    tests = [(key, test) for key, test in module.items() if key.startswith("test_") and callable(test)]
+    return [(key, test) for key, test in tests if not chosen or any(part in key for part in chosen)]
+
+
+def _finish(tests: list, failed: int) -> None:
     print(f"{len(tests) - failed} passed, {failed} failed")
     sys.exit(1 if failed or not tests else 0)
 
 
-def _passes(name: str, test: Callable, server: Server) -> bool:
+def _passes(name: str, test: Callable, server: Server | None) -> bool:
     began = time.monotonic()
     try:
         test(*([server] if inspect.signature(test).parameters else []))

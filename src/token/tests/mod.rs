@@ -15,6 +15,7 @@ use crate::refusal::{Refusal, SqlState};
 use crate::request::{Form as Through, Verb};
 
 mod circumstance;
+mod containment;
 mod forgery;
 mod narrowing;
 mod properties;

@@ -1,0 +1,3 @@
+module agentguardtoken
+
+go 1.19
