@@ -65,8 +65,8 @@ impl Wanted {
 pub struct Outcome {
     /// For the record.
     pub decided: Decided,
-    /// Why it is refused.
-    pub refusal: Option<Refusal>,
+    /// Why it is refused. Boxed, because outcomes are moved and refusals are rare.
+    pub refusal: Option<Box<Refusal>>,
     /// What rides on the allow.
     pub obligations: Obligations,
 }
@@ -123,7 +123,7 @@ pub fn decide_under(
     let refused = |refusal: Refusal, never: bool| {
         let observed = observes(policy) && !never;
         let outcome = if observed { AuditDecision::Observe } else { AuditDecision::Deny };
-        (outcome, refusal.rule, Some(refusal), Obligations::default())
+        (outcome, refusal.rule, Some(Box::new(refusal)), Obligations::default())
     };
     let (outcome, rule, refusal, obligations) = match decision {
         Decision::Allow(rule, obligations) => match unmet(wanted, obligations) {
@@ -138,7 +138,7 @@ pub fn decide_under(
         action: wanted.action,
         object: compiled.object.clone(),
         name: Rc::clone(&compiled.name),
-        columns: column_names(&compiled, &wanted.columns),
+        columns: compiled.shown(&wanted.columns),
         decision: outcome,
         rule,
     };
@@ -193,13 +193,10 @@ pub fn would_allow(session: &Session, wanted: &Wanted) -> Result<bool, Refusal> 
 ///
 /// # Errors
 /// The refusal of an unreadable policy.
-pub fn decide_alone(
-    session: &Session,
-    wanted: &Wanted,
-) -> Result<Option<(Decided, Option<Refusal>)>, Refusal> {
+pub fn decide_alone(session: &Session, wanted: &Wanted) -> Result<(Decided, Option<Refusal>), Refusal> {
     let policy = policies::policy(session.policy_id)?;
     let outcome = decide(session, &policy, wanted, Form::Plain, "");
-    Ok(Some((outcome.decided, outcome.refusal)))
+    Ok((outcome.decided, outcome.refusal.map(|refusal| *refusal)))
 }
 
 /// What the token's blocks leave. A view that the agent may read lends its tables; a function lends nothing here,
@@ -248,26 +245,6 @@ pub fn allowed_on(policy: &Policy, target: &Target) -> Vec<Action> {
         .collect()
 }
 
-fn column_names(compiled: &Compiled, columns: &Columns) -> String {
-    match columns {
-        Columns::Unnamed => String::new(),
-        Columns::Whole => "*".to_owned(),
-        Columns::Of(numbers) => {
-            let mut names = String::with_capacity(numbers.len() * 12);
-            for number in numbers {
-                if !names.is_empty() {
-                    names.push(',');
-                }
-                match compiled.columns.iter().find(|column| column.0 == *number) {
-                    Some((_, name)) => names.push_str(name),
-                    None => names.push_str(&number.to_string()),
-                }
-            }
-            names
-        }
-    }
-}
-
 /// Decides everything that a statement wants and notes it with the statement that is being worked on.
 /// The first refusal that is enforced ends it.
 ///
@@ -277,13 +254,25 @@ pub fn enforce(session: &Session, wanted: &[Wanted], form: Form) -> Result<(), R
     if wanted.is_empty() {
         return Ok(());
     }
-    let policy = policies::policy(session.policy_id)?;
+    enforce_under(session, &*policies::policy(session.policy_id)?, wanted, form)
+}
+
+/// As `enforce`, under the policy that `wanted` was found with: no decision mixes two versions.
+///
+/// # Errors
+/// The first refusal that is enforced.
+pub fn enforce_under(
+    session: &Session,
+    policy: &Policy,
+    wanted: &[Wanted],
+    form: Form,
+) -> Result<(), Refusal> {
     // The text decides only where a rule has a pattern; it may be megabytes.
     let text = if policy.has_patterns { statement::with_current(|open| open.text()) } else { None };
     for one in wanted {
         let text = text.as_deref().unwrap_or("");
-        let outcome = decide(session, &policy, one, form, text);
-        note(&policy, one, outcome)?;
+        let outcome = decide(session, policy, one, form, text);
+        note(policy, one, outcome)?;
     }
     Ok(())
 }
@@ -314,10 +303,10 @@ fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<(), Refusa
     match refusal {
         Some(refusal) if enforced => {
             if let Some(decided) = decided {
-                let text = super::hooks::current_text();
+                let text = super::text::current();
                 statement::record_refused_alone("", &text, Some(&decided), &refusal);
             }
-            Err(refusal)
+            Err(*refusal)
         }
         _ => Ok(()),
     }

@@ -39,6 +39,7 @@ mod shmem;
 mod slot;
 mod statement;
 mod store;
+mod text;
 pub mod trail;
 mod trail_refusal;
 mod warden;

@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use pgrx::pg_sys;
 
+use super::catalog::RelationFacts;
 use super::own::own;
 use super::scan::{self, Key};
 use super::{catalog, epoch};
 use crate::policy::rule::{Binding, RawRule, Rule};
 use crate::policy::scope::{ActionScope, Column};
 use crate::refusal::{Refusal, SqlState};
-use crate::request::{Action, Object, ObjectClass, Oid};
+use crate::request::{Action, Columns, Object, ObjectClass, Oid};
 
 /// A policy as it was read.
 pub struct Policy {
@@ -46,6 +47,45 @@ pub struct Compiled {
     pub columns: Vec<Column>,
     /// The rules that bear on it.
     pub scope: ActionScope,
+    /// The columns that were last shown by name: a prepared statement asks for the same ones again.
+    shown: RefCell<Option<(Vec<i16>, Rc<str>)>>,
+}
+
+impl Compiled {
+    /// The columns of an access as they are recorded: by name, separated by commas. `None` for none in particular.
+    pub fn shown(&self, columns: &Columns) -> Option<Rc<str>> {
+        match columns {
+            Columns::Unnamed => None,
+            Columns::Whole => Some("*".into()),
+            Columns::Of(numbers) => {
+                let mut shown = self.shown.try_borrow_mut().ok();
+                if let Some(Some((known, names))) = shown.as_deref()
+                    && known == numbers
+                {
+                    return Some(Rc::clone(names));
+                }
+                let names: Rc<str> = self.names(numbers).into();
+                if let Some(shown) = shown.as_deref_mut() {
+                    *shown = Some((numbers.clone(), Rc::clone(&names)));
+                }
+                Some(names)
+            }
+        }
+    }
+
+    fn names(&self, numbers: &[i16]) -> String {
+        let mut names = String::with_capacity(numbers.len() * 12);
+        for number in numbers {
+            if !names.is_empty() {
+                names.push(',');
+            }
+            match self.columns.iter().find(|column| column.0 == *number) {
+                Some((_, name)) => names.push_str(name),
+                None => names.push_str(&number.to_string()),
+            }
+        }
+        names
+    }
 }
 
 type MemoKey = (ObjectClass, Oid, Action);
@@ -54,6 +94,9 @@ type MemoKey = (ObjectClass, Oid, Action);
 struct Cache {
     policy: Option<Rc<Policy>>,
     compiled: HashMap<MemoKey, Rc<Compiled>>,
+    /// Rows of pg_class. Every change of one invalidates the relation (CacheInvalidateHeapTuple in inval.c), and that
+    /// drops what was compiled together with these.
+    facts: HashMap<Oid, RelationFacts>,
     /// Moves whenever the catalogue changes.
     generation: u64,
 }
@@ -79,6 +122,7 @@ pub fn forget_compiled() {
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
             cache.compiled.clear();
+            cache.facts.clear();
             cache.generation = cache.generation.wrapping_add(1);
         }
     });
@@ -203,6 +247,29 @@ fn read_bindings(
     bindings
 }
 
+/// What pg_class says of a relation, from the copy that is kept like what was compiled.
+pub fn relation_facts(relid: pg_sys::Oid) -> Option<RelationFacts> {
+    let key = catalog::core_oid(relid);
+    let (known, generation) = CACHE.with(|cache| {
+        let cache = cache.borrow();
+        (cache.facts.get(&key).copied(), cache.generation)
+    });
+    if known.is_some() {
+        return known;
+    }
+    let facts = catalog::relation_facts(relid)?;
+    CACHE.with(|cache| {
+        let mut cache = cache.borrow_mut();
+        if cache.facts.len() >= COMPILED_MAX {
+            cache.facts.clear();
+        }
+        if cache.generation == generation {
+            cache.facts.insert(key, facts);
+        }
+    });
+    Some(facts)
+}
+
 /// What the policy says of `action` on the object of this class and OID.
 pub fn compiled(
     policy: &Policy,
@@ -259,5 +326,5 @@ fn compile(policy: &Policy, action: Action, object: Option<Arc<Object>>, relid: 
         }
     }
     let name = object.as_ref().map(|object| object.to_string()).unwrap_or_default().into();
-    Compiled { object, name, columns, scope }
+    Compiled { object, name, columns, scope, shown: RefCell::new(None) }
 }

@@ -12,8 +12,25 @@ unsafe extern "C" {
     fn raw_subtransaction() -> u32;
     #[link_name = "InNoForceRLSOperation"]
     fn raw_no_force_rls() -> bool;
-    #[link_name = "bms_next_member"]
-    fn raw_next_member(set: *const pg_sys::Bitmapset, previous: i32) -> i32;
+    #[link_name = "LWLockAcquire"]
+    fn raw_lock(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
+    #[link_name = "LWLockRelease"]
+    fn raw_unlock(lock: *mut pg_sys::LWLock);
+}
+
+/// Runs `work` under an exclusive lock. Taking one raises only in a process that holds two hundred of them, giving one
+/// back only where it is not held (lwlock.c).
+///
+/// # Safety
+/// `lock` is an initialised LWLock that this process does not hold. `work` neither raises nor panics.
+pub unsafe fn locked<R>(lock: *mut pg_sys::LWLock, work: impl FnOnce() -> R) -> R {
+    // SAFETY: the caller's promise.
+    unsafe {
+        raw_lock(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let result = work();
+        raw_unlock(lock);
+        result
+    }
 }
 
 /// The clock, in microseconds since 2000-01-01 (timestamp.c).
@@ -40,11 +57,20 @@ pub fn in_foreign_key() -> bool {
     unsafe { raw_no_force_rls() }
 }
 
-/// The next member of a set after `previous`; negative at the end (bitmapset.c).
+/// The members of a set in their order (bitmapset.h: words of as many bits as `bitmapword`, the lowest first).
 ///
 /// # Safety
-/// `set` is null or a valid Bitmapset.
-pub unsafe fn next_member(set: *const pg_sys::Bitmapset, previous: i32) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe { raw_next_member(set, previous) }
+/// `set` is a valid Bitmapset that outlives what is returned.
+pub unsafe fn members<'a>(set: *const pg_sys::Bitmapset) -> impl Iterator<Item = i32> + 'a {
+    // SAFETY: the caller's promise; nwords words follow the header.
+    let words = unsafe { (*set).words.as_slice(usize::try_from((*set).nwords).unwrap_or(0)) };
+    let bits = i32::try_from(pg_sys::bitmapword::BITS).unwrap_or(i32::MAX);
+    words.iter().zip(0_i32..).flat_map(move |(word, nth)| {
+        let mut left = *word;
+        std::iter::from_fn(move || {
+            let lowest = i32::try_from(left.trailing_zeros()).ok().filter(|_| left != 0)?;
+            left &= left - 1;
+            nth.checked_mul(bits)?.checked_add(lowest)
+        })
+    })
 }

@@ -62,6 +62,11 @@ pub unsafe fn mask_in_place(text: *mut c_char) -> bool {
     }
 }
 
+/// Whether a text of this backend held a token.
+pub fn seen() -> bool {
+    SEEN.load(Ordering::Relaxed)
+}
+
 /// Whether the message that this backend is working on holds a token.
 pub fn current_has_token() -> bool {
     // SAFETY: NUL-terminated or null; it belongs to the message.

@@ -461,13 +461,20 @@ fn from_leader() -> Result<Session, Refusal> {
 /// # Errors
 /// Why nothing may run: no token, a refused one, expired, revoked.
 pub fn current() -> Result<Rc<Session>, Refusal> {
+    current_at(epoch::clock())
+}
+
+/// As `current`, for whoever has just read the clock.
+///
+/// # Errors
+/// As `current`.
+pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
     let serial = guc::active_serial();
     let bound = STATE.with(|state| state.borrow().bound.clone());
     let session = match bound {
         Some(session) if session.serial == serial => session,
         other => rebind(serial, other.is_some())?,
     };
-    let now = epoch::clock();
     let revocations = epoch::revocations();
     if session.checked.get() == revocations {
         session.token.check_still(now.div_euclid(1_000_000), &|_| false)?;

@@ -106,25 +106,30 @@ extern "C-unwind" fn startup() {
 }
 
 struct Layout {
-    slots: usize,
     rings: usize,
     total: usize,
 }
 
+/// Where the slots begin.
+const SLOTS: usize = size_of::<Control>().next_multiple_of(ALIGNMENT);
+
+/// Where the rings begin behind so many slots.
+fn rings_at(slots: usize) -> usize {
+    SLOTS.saturating_add(size_of::<Slot>().saturating_mul(slots)).next_multiple_of(ALIGNMENT)
+}
+
 fn layout() -> Layout {
-    let align = |bytes: usize| bytes.next_multiple_of(ALIGNMENT);
     let databases = guc_audit::databases();
     let ring = usize::try_from(guc_audit::buffer()).unwrap_or(usize::MAX);
-    let slots = align(size_of::<Control>());
-    let rings = align(slots.saturating_add(size_of::<Slot>().saturating_mul(databases)));
-    Layout { slots, rings, total: rings.saturating_add(ring.saturating_mul(databases)) }
+    let rings = rings_at(databases);
+    Layout { rings, total: rings.saturating_add(ring.saturating_mul(databases)) }
 }
 
 /// # Safety
 /// `control` is the start of the shared area and `n` below the number of slots.
 unsafe fn slot_at(control: *mut Control, n: usize) -> *mut Slot {
-    // SAFETY: the slots follow the control block at `layout().slots`, as `startup` laid them out.
-    unsafe { control.cast::<u8>().add(layout().slots).cast::<Slot>().add(n) }
+    // SAFETY: the slots follow the control block at `SLOTS`, as `startup` laid them out.
+    unsafe { control.cast::<u8>().add(SLOTS).cast::<Slot>().add(n) }
 }
 
 /// The shared memory; `None` where the server did not set it up (a standalone backend, or before startup).
@@ -203,8 +208,8 @@ impl RingBytes {
         let size = control.ring_size;
         let bytes = usize::try_from(size).ok()?;
         let base = CONTROL.load(Ordering::Acquire).cast::<u8>();
-        // SAFETY: the rings follow the slots at `layout().rings`, each of `ring_size` bytes, and `n` is in range.
-        let start = unsafe { base.add(layout().rings.checked_add(bytes.checked_mul(n)?)?) };
+        // SAFETY: the rings follow the slots at `rings_at`, each of `ring_size` bytes, and `n` is in range.
+        let start = unsafe { base.add(rings_at(control.len()).checked_add(bytes.checked_mul(n)?)?) };
         Some(RingBytes { start, size })
     }
 
@@ -242,10 +247,7 @@ pub fn locked<R>(n: usize, work: impl FnOnce() -> R) -> R {
     // SAFETY: `startup` stored the tranche of 1 + slots locks and `n` is 0 or 1 + a slot's index.
     unsafe {
         let lock = &raw mut (*LOCKS.load(Ordering::Acquire).add(n)).lock;
-        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        let result = work();
-        pg_sys::LWLockRelease(lock);
-        result
+        super::quick::locked(lock, work)
     }
 }
 

@@ -36,12 +36,49 @@ pub struct Decided {
     pub object: Option<Arc<Object>>,
     /// The object's qualified name; empty for none.
     pub name: Rc<str>,
-    /// The columns by name, separated by commas; empty for none in particular.
-    pub columns: String,
+    /// The columns by name, separated by commas; `None` for none in particular.
+    pub columns: Option<Rc<str>>,
     /// The outcome.
     pub decision: AuditDecision,
     /// The rule that decided.
     pub rule: Option<RuleId>,
+}
+
+/// What came of telling parameters without the server's help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plain {
+    /// There are none, or none to be told.
+    Nothing,
+    /// All of them were.
+    Written,
+    /// The output function of a type has to be asked.
+    Unknown,
+}
+
+/// What `open` is told of a statement.
+pub struct Opening {
+    /// What it is known by.
+    pub key: Key,
+    /// The command tag.
+    pub command: &'static str,
+    /// The text.
+    pub text: Rc<str>,
+    /// The binding that it runs under.
+    pub session: Option<Rc<Session>>,
+    /// The form through which its accesses come; `None` for that of the statement around it.
+    pub form: Option<Form>,
+    /// When it began, where the caller has just read the clock.
+    pub at: Option<i64>,
+}
+
+/// The bind parameters as text.
+#[derive(Default)]
+struct Parameters {
+    values: Vec<Option<String>>,
+    /// There are some to be recorded.
+    present: bool,
+    /// Numbers and NULLs: small, so that the memory is used again.
+    plain: bool,
 }
 
 /// An open statement.
@@ -55,7 +92,7 @@ pub struct Open {
     at: i64,
     command: &'static str,
     text: Rc<str>,
-    parameters: Option<Vec<Option<String>>>,
+    parameters: Parameters,
     accesses: Vec<Decided>,
     decision: AuditDecision,
     rule: Option<RuleId>,
@@ -81,8 +118,14 @@ pub struct Open {
 }
 
 #[derive(Default)]
+#[expect(
+    clippy::vec_box,
+    reason = "statements are taken out and put back, and are too large to be copied each time"
+)]
 struct Statements {
-    open: Vec<Open>,
+    open: Vec<Box<Open>>,
+    /// The memory of one that ended, for the next one.
+    spare: Option<Box<Open>>,
     /// The error on its way to the client, as emit_log_hook saw it.
     error: Option<([u8; 5], String)>,
     /// A refusal outside any open statement was recorded; its error needs no event of its own.
@@ -109,31 +152,40 @@ pub fn next_utility() -> Key {
     )
 }
 
-/// Opens a statement: reserves the room of its event, so that nothing runs that could not be recorded.
+/// Opens a statement: reserves the room of its event, so that nothing runs that could not be recorded. `complete` calls
+/// nothing of the server's that may raise.
 ///
 /// # Errors
 /// 53100 when the trail cannot take the event.
-pub fn open(
-    key: Key,
-    command: &'static str,
-    text: String,
-    session: Option<Rc<Session>>,
-    form: Form,
-) -> Result<(), Refusal> {
-    let reservation = trail::reserve(trail::cost(text.len()))?;
-    let at = epoch::clock();
+pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Refusal> {
+    let Opening { key, command, text, session, form, at } = opening;
+    let cost = trail::cost(text.len());
+    let (reservation, at) = match trail::reserve_at_once(cost)? {
+        Some(reservation) => (reservation, at),
+        // Waiting for room is no part of the statement.
+        None => (trail::reserve_waiting(cost)?, None),
+    };
+    let at = at.unwrap_or_else(epoch::clock);
     let opened = with(|statements| {
-        let level = statements.open.iter().filter(|open| open.active).count();
-        statements.open.push(Open {
+        let mut active = statements.open.iter().rev().filter(|open| open.active);
+        let around = active.next();
+        let form = form.or(around.map(|around| around.form)).unwrap_or(Form::Plain);
+        let level = usize::from(around.is_some()).saturating_add(active.count());
+        let mut place = statements.spare.take();
+        let (parameters, accesses) = place
+            .as_deref_mut()
+            .map(|spare| (std::mem::take(&mut spare.parameters), std::mem::take(&mut spare.accesses)))
+            .unwrap_or_default();
+        let fresh = Open {
             key,
             active: true,
             subtransaction: quick::subtransaction(),
             level: u16::try_from(level).unwrap_or(u16::MAX),
             at,
             command,
-            text: text.into(),
-            parameters: None,
-            accesses: Vec::new(),
+            text,
+            parameters,
+            accesses,
             decision: AuditDecision::Allow,
             rule: None,
             policy_version: 0,
@@ -148,7 +200,16 @@ pub fn open(
             changes_limited: false,
             sent: 0,
             form,
-        });
+        };
+        let mut open = match place.take() {
+            Some(mut place) => {
+                *place = fresh;
+                place
+            }
+            None => Box::new(fresh),
+        };
+        complete(&mut open);
+        statements.open.push(open);
     });
     if opened.is_none() {
         trail::release(reservation);
@@ -158,7 +219,8 @@ pub fn open(
 
 /// The statement that is being worked on: the innermost active one.
 pub fn with_current<T>(body: impl FnOnce(&mut Open) -> T) -> Option<T> {
-    with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(body)).flatten()
+    with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(|open| body(open)))
+        .flatten()
 }
 
 /// Whether any statement is being worked on.
@@ -179,12 +241,20 @@ pub fn filling_new_table() -> bool {
 
 /// The open statement of this key.
 pub fn with_key<T>(key: Key, body: impl FnOnce(&mut Open) -> T) -> Option<T> {
-    with(|statements| statements.open.iter_mut().rev().find(|open| open.key == key).map(body)).flatten()
+    with(|statements| statements.open.iter_mut().rev().find(|open| open.key == key).map(|open| body(open)))
+        .flatten()
 }
 
-/// Marks a statement as running or suspended.
+/// Marks a statement as running or suspended. Cannot panic: outer hook frames call it without a guard.
 pub fn set_active(key: Key, active: bool) {
-    with_key(key, |open| open.active = active);
+    // An error would mean that the process ends.
+    let _ending = STATEMENTS.try_with(|statements| {
+        if let Ok(mut statements) = statements.try_borrow_mut()
+            && let Some(open) = statements.open.iter_mut().rev().find(|open| open.key == key)
+        {
+            open.active = active;
+        }
+    });
 }
 
 impl Open {
@@ -217,14 +287,35 @@ impl Open {
         self.failure = Some((sqlstate_bytes(refusal.sqlstate.code()), refusal.message.clone()));
     }
 
+    /// Keeps the bind parameters, where `write` can tell them without the server's help; false where it cannot.
+    pub fn set_plain_parameters(&mut self, write: impl FnOnce(&mut Vec<Option<String>>) -> Plain) -> bool {
+        let parameters = &mut self.parameters;
+        let outcome = write(&mut parameters.values);
+        (parameters.present, parameters.plain) = (outcome == Plain::Written, outcome != Plain::Unknown);
+        parameters.plain
+    }
+
     /// Keeps the bind parameters.
     pub fn set_parameters(&mut self, parameters: Option<Vec<Option<String>>>) {
-        self.parameters = parameters;
+        let present = parameters.is_some();
+        self.parameters = Parameters { values: parameters.unwrap_or_default(), present, plain: false };
+    }
+
+    /// Suspends the statement after a run; the rows so far.
+    pub fn ran(&mut self, processed: i64) {
+        // A cursor is run piece by piece, and es_processed starts anew with each; a write runs once.
+        self.sent = self.sent.saturating_add(processed);
+        self.rows = self.sent;
     }
 
     /// The rows of a finished statement.
     pub fn set_rows(&mut self, rows: i64) {
         self.rows = rows;
+    }
+
+    /// Marks the statement as suspended.
+    pub fn set_suspended(&mut self) {
+        self.active = false;
     }
 
     /// Marks the statement as running.
@@ -264,6 +355,9 @@ fn sqlstate_bytes(code: &str) -> [u8; 5] {
     code.as_bytes().try_into().unwrap_or(*b"XX000")
 }
 
+/// A longer text does not wait with a spare statement until the next one.
+const KEPT_TEXT_MAX: usize = 4096;
+
 /// Ends a statement that ran to its end.
 pub fn close(key: Key) {
     let open = with(|statements| {
@@ -271,42 +365,59 @@ pub fn close(key: Key) {
         Some(statements.open.remove(at))
     })
     .flatten();
-    if let Some(open) = open {
-        publish(open);
+    if let Some(mut open) = open {
+        publish(&open);
+        open.accesses.clear();
+        open.session = None;
+        if open.text.len() > KEPT_TEXT_MAX {
+            open.text = Rc::default();
+        }
+        if !open.parameters.plain {
+            open.parameters = Parameters::default();
+        }
+        with(|statements| statements.spare = Some(open));
     }
 }
 
-fn publish(open: Open) {
+fn publish(open: &Open) {
     let refused = match &open.failure {
         Some((sqlstate, message)) => (Some(*sqlstate), message.as_str()),
         None => (None, ""),
     };
     // The writer redacts what it stores; a token is masked before it gets here (secrets.rs).
     let bounded = bounded_text(&open.text);
-    let records: Vec<AccessRecord<'_>> = open.accesses.iter().map(access_record).collect();
+    let (one, several);
+    let records: &[AccessRecord<'_>] = match open.accesses.as_slice() {
+        [only] => {
+            one = [access_record(only)];
+            &one
+        }
+        accesses => {
+            several = accesses.iter().map(access_record).collect::<Vec<_>>();
+            &several
+        }
+    };
     let role = if open.session.is_none() { role_for_records() } else { String::new() };
     // The server refused before anything was decided, by its own privileges for one.
     let undecided =
         open.accesses.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
-    let who = who(EventKind::Statement, open.at, open.session.as_deref());
-    let who = if open.session.is_none() { AuditEvent { role: &role, ..who } } else { who };
-    let event = AuditEvent {
-        level: open.level,
-        command: open.command,
-        statement: bounded.text,
-        statement_len: bounded.full_len,
-        statement_sha256: bounded.sha256,
-        parameters: open.parameters.as_deref(),
-        accesses: &records,
-        decision: if undecided { AuditDecision::None } else { open.decision },
-        rule_id: open.rule,
-        rows: open.rows,
-        duration_us: epoch::clock().saturating_sub(open.at),
-        sqlstate: refused.0,
-        message: refused.1,
-        policy_version: open.policy_version,
-        ..who
-    };
+    let mut event = who(EventKind::Statement, open.at, open.session.as_deref());
+    if open.session.is_none() {
+        event.role = &role;
+    }
+    event.level = open.level;
+    event.command = open.command;
+    event.statement = bounded.text;
+    event.statement_len = bounded.full_len;
+    event.statement_sha256 = bounded.sha256;
+    event.parameters = open.parameters.present.then_some(open.parameters.values.as_slice());
+    event.accesses = records;
+    event.decision = if undecided { AuditDecision::None } else { open.decision };
+    event.rule_id = open.rule;
+    event.rows = open.rows;
+    event.duration_us = epoch::clock().saturating_sub(open.at);
+    (event.sqlstate, event.message) = refused;
+    event.policy_version = open.policy_version;
     trail::publish(&event, open.reservation);
 }
 
@@ -318,33 +429,37 @@ fn access_record(decided: &Decided) -> AccessRecord<'_> {
         class: object.map_or(ObjectClass::Other, |object| object.class),
         oid: object.map_or(0, |object| object.oid.0),
         name: &decided.name,
-        columns: &decided.columns,
+        columns: decided.columns.as_deref().unwrap_or(""),
         decision: decided.decision,
         rule: decided.rule,
     }
 }
 
 /// The part of an event that says who: the session's where it is bound, else what the connection tells.
+#[inline(always)]
 fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
     // SAFETY: plain values of this process; application_name is a NUL-terminated GUC string or null.
     let (pid, xid, application_name) = unsafe {
         let name = pg_sys::application_name;
-        let name = if name.is_null() { "" } else { std::ffi::CStr::from_ptr(name).to_str().unwrap_or("") };
+        let name = if name.is_null() { c"" } else { std::ffi::CStr::from_ptr(name) };
+        // The server lets only ASCII in (check_application_name), which is quicker to check than UTF-8.
+        let name = match name.to_bytes() {
+            // SAFETY: ASCII is UTF-8.
+            ascii if ascii.is_ascii() => std::str::from_utf8_unchecked(ascii),
+            other => std::str::from_utf8(other).unwrap_or(""),
+        };
         (pg_sys::MyProcPid, quick::transaction(), name)
     };
-    let event =
-        AuditEvent { pid, xid: u64::from(xid), application_name, ..AuditEvent::bare(kind, at, [0; 16]) };
-    match session {
-        None => event,
-        Some(session) => AuditEvent {
-            session_id: session.id,
-            window_id: Some(*session.token.window()),
-            lineage: session.token.lineage(),
-            role: &session.role,
-            client_addr: &session.address,
-            ..event
-        },
+    let mut event = AuditEvent::bare(kind, at, [0; 16]);
+    (event.pid, event.xid, event.application_name) = (pid, u64::from(xid), application_name);
+    if let Some(session) = session {
+        event.session_id = session.id;
+        event.window_id = Some(*session.token.window());
+        event.lineage = session.token.lineage();
+        event.role = &session.role;
+        event.client_addr = &session.address;
     }
+    event
 }
 
 /// Publishes an event about the session itself, or about a statement that never got as far as being open.
@@ -482,7 +597,7 @@ pub fn transaction_aborted(error: bool) {
     let (ended, failure) = with(|statements| {
         let failure = statements.error.take();
         let open = std::mem::take(&mut statements.open);
-        let (kept, ended): (Vec<Open>, Vec<Open>) = open.into_iter().partition(|open| open.active && !error);
+        let (kept, ended) = open.into_iter().partition::<Vec<_>, _>(|open| open.active && !error);
         statements.open = kept;
         statements.recorded = false;
         (ended, failure)
@@ -494,7 +609,7 @@ pub fn transaction_aborted(error: bool) {
                 .clone()
                 .or_else(|| Some((*b"XX000", "failed; the server kept no message".to_owned())));
         }
-        publish(open);
+        publish(&open);
     }
 }
 
@@ -503,15 +618,16 @@ pub fn transaction_aborted(error: bool) {
 pub fn subtransaction_aborted(subtransaction: u32) {
     let ended = with(|statements| {
         let open = std::mem::take(&mut statements.open);
-        let (ended, kept) = open.into_iter().partition(|open| open.subtransaction >= subtransaction);
+        let (ended, kept) =
+            open.into_iter().partition::<Vec<_>, _>(|open| open.subtransaction >= subtransaction);
         statements.open = kept;
         ended
-    });
-    let ended: Vec<Open> = ended.unwrap_or_default();
+    })
+    .unwrap_or_default();
     for mut open in ended.into_iter().rev() {
         if open.failure.is_none() && open.active {
             open.failure = Some((*b"P0000", "failed; the error was caught inside a function".to_owned()));
         }
-        publish(open);
+        publish(&open);
     }
 }

@@ -69,17 +69,30 @@ const SHARE: u64 = 8;
 /// 53100 `audit_share` for a session that hoards, `audit_unavailable` without a writer, `audit_full` without room, after `agent_guard.audit_timeout`; 57014
 /// where the statement is cancelled or the backend terminated during the wait.
 pub fn reserve(bytes: usize) -> Result<Reservation, Refusal> {
-    let need = ring::footprint(bytes.clamp(record::MIN_EVENT, MAX_EVENT));
+    match reserve_at_once(bytes)? {
+        Some(reservation) => Ok(reservation),
+        None => reserve_waiting(bytes),
+    }
+}
+
+/// As `reserve`, for whoever wants to know whether there was a wait; `None` where one is needed, or a first look around.
+///
+/// # Errors
+/// 53100 `audit_share`.
+pub fn reserve_at_once(bytes: usize) -> Result<Option<Reservation>, Refusal> {
+    let need = needed(bytes);
     if let Some((n, slot)) = my_slot() {
         let held = OUTSTANDING.get(n).map_or(0, |mine| mine.load(Ordering::Relaxed));
         if held > 0 && held.saturating_add(need) > ring_size() / SHARE {
             return Err(hoarding());
         }
-        if let Some(reservation) = try_reserve(n, slot, need) {
-            return Ok(reservation);
-        }
+        return Ok(try_reserve(n, slot, need));
     }
-    reserve_waiting(need)
+    Ok(None)
+}
+
+fn needed(bytes: usize) -> u64 {
+    ring::footprint(bytes.clamp(record::MIN_EVENT, MAX_EVENT))
 }
 
 /// Gives a reservation back unused.
@@ -218,7 +231,12 @@ fn try_reserve(n: usize, slot: &Slot, need: u64) -> Option<Reservation> {
     Some(Reservation { bytes: u32::try_from(need).unwrap_or(0), slot: u16::try_from(n).unwrap_or(0) })
 }
 
-fn reserve_waiting(need: u64) -> Result<Reservation, Refusal> {
+/// What `reserve` does after `reserve_at_once` gave nothing.
+///
+/// # Errors
+/// As `reserve`.
+pub fn reserve_waiting(bytes: usize) -> Result<Reservation, Refusal> {
+    let need = needed(bytes);
     let Some(control) = shmem::control() else {
         return Err(unavailable("agent_guard has no shared memory", "Start the server as a cluster."));
     };

@@ -33,6 +33,16 @@ pub struct Entry {
 /// `list` is the hook's own argument.
 pub unsafe fn entries(list: *mut pg_sys::List) -> Vec<Entry> {
     let mut entries = Vec::with_capacity(4);
+    // SAFETY: the caller's promise.
+    unsafe { entries_into(list, &mut entries) };
+    entries
+}
+
+/// As `entries`, in memory that the caller uses again.
+///
+/// # Safety
+/// As `entries`.
+pub unsafe fn entries_into(list: *mut pg_sys::List, entries: &mut Vec<Entry>) {
     // SAFETY: a List of nodes of the type that the hook's contract names; entries are only read.
     unsafe {
         let length = if list.is_null() { 0 } else { usize::try_from((*list).length).unwrap_or(0) };
@@ -68,7 +78,6 @@ pub unsafe fn entries(list: *mut pg_sys::List) -> Vec<Entry> {
         }
     }
     entries.retain(|entry| entry.required != 0);
-    entries
 }
 
 /// The entries of one query level before it is planned.
@@ -94,14 +103,9 @@ fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
         return Columns::Unnamed;
     }
     let mut numbers = Vec::with_capacity(8);
-    let mut member = -1;
-    loop {
-        // SAFETY: a valid Bitmapset of the plan, only read.
-        member = unsafe { quick::next_member(set, member) };
-        if member < 0 {
-            break;
-        }
-        let number = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+    // SAFETY: a valid Bitmapset of the plan, only read.
+    for member in unsafe { quick::members(set) } {
+        let number = member.saturating_add(pg_sys::FirstLowInvalidHeapAttributeNumber);
         if number == 0 {
             return Columns::Whole;
         }
@@ -112,6 +116,13 @@ fn columns(set: *mut pg_sys::Bitmapset) -> Columns {
 
 /// The accesses that these entries need.
 pub fn wanted(entries: &[Entry], policy: &Policy) -> Vec<Wanted> {
+    let mut wanted = Vec::with_capacity(entries.len() * 2);
+    wanted_into(entries, policy, &mut wanted);
+    wanted
+}
+
+/// As `wanted`, in memory that the caller uses again.
+pub fn wanted_into(entries: &[Entry], policy: &Policy, wanted: &mut Vec<Wanted>) {
     let foreign_key = calls::in_foreign_key();
     let asked = match calls::voice() {
         // Even where an allowed function asks: a view of the agent's in its way speaks for the agent.
@@ -120,12 +131,10 @@ pub fn wanted(entries: &[Entry], policy: &Policy) -> Vec<Wanted> {
         }
         asked => asked,
     };
-    let mut wanted = Vec::with_capacity(entries.len() * 2);
     for entry in entries {
         let voice = if foreign_key { Voice::View } else { voice_of(entry, asked, entries, policy) };
-        of_entry(entry, voice, foreign_key, policy, &mut wanted);
+        of_entry(entry, voice, foreign_key, policy, wanted);
     }
-    wanted
 }
 
 /// A table reached through a view is the view's to lend, unless the view is the agent's own making. A rule or a
@@ -166,7 +175,7 @@ fn lends(entry: &Entry, policy: &Policy) -> bool {
 }
 
 fn of_entry(entry: &Entry, voice: Voice, foreign_key: bool, policy: &Policy, wanted: &mut Vec<Wanted>) {
-    let Some(facts) = catalog::relation_facts(entry.relid) else {
+    let Some(facts) = policies::relation_facts(entry.relid) else {
         // Gone since it was planned: the server notices by itself, nothing is allowed here.
         wanted.push(Wanted::named(Action::plain(Verb::System), Target::Nothing));
         return;

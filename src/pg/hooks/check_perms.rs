@@ -1,9 +1,11 @@
 //! ExecutorCheckPerms_hook: every relation and column of a query or COPY, at each execution, cached plans included.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
 
 use super::super::enforce::{Target, Wanted};
-use super::super::gather::relations;
+use super::super::gather::relations::{self, Entry};
 use super::super::raise::{self, Raised};
 use super::super::{enforce, guc, policies, rows, session, statement};
 use super::{guarded, object_access, raise_if};
@@ -85,27 +87,38 @@ fn fills_new_table(wanted: &Wanted) -> bool {
     }
 }
 
+thread_local! {
+    /// Memory for what a check works on, empty between checks. Taken while one works: a check may bring about another.
+    static BUFFERS: Cell<(Vec<Entry>, Vec<Wanted>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
 fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
+    let (mut entries, mut wanted) = BUFFERS.take();
     // SAFETY: the hook's own argument.
-    let entries = unsafe { relations::entries(list) };
-    if entries.is_empty() {
-        return Ok(());
-    }
+    unsafe { relations::entries_into(list, &mut entries) };
+    let outcome = if entries.is_empty() { Ok(()) } else { decide_entries(&entries, &mut wanted) };
+    entries.clear();
+    wanted.clear();
+    BUFFERS.set((entries, wanted));
+    outcome
+}
+
+fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Refusal> {
     // Checked when the statement was opened, a moment ago.
-    let known = statement::with_current(|open| open.session()).flatten();
+    let (known, form) =
+        statement::with_current(|open| (open.session(), open.form)).unwrap_or((None, Form::Plain));
     let session = match known.map_or_else(session::current, Ok) {
         Ok(session) => session,
         Err(_) if guc::observing() => return Ok(()),
         Err(refusal) => return Err(refusal),
     };
     let policy = policies::policy(session.policy_id)?;
-    let wanted = relations::wanted(&entries, &policy);
+    relations::wanted_into(entries, &policy, wanted);
     // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
     if wanted.len() == 1 && wanted.iter().all(fills_new_table) {
         return Ok(());
     }
-    let form = statement::with_current(|open| open.form).unwrap_or(Form::Plain);
-    enforce::enforce(&session, &wanted, form)?;
+    enforce::enforce_under(&session, &policy, wanted, form)?;
     if form == Form::Copy {
         rows::refuse_plain_copy()?;
     }

@@ -4,9 +4,9 @@ use std::os::raw::c_int;
 
 use pgrx::pg_sys;
 
-use super::super::statement::{self, Key};
-use super::super::{calls, conditions, guc, rows, secrets, session};
-use super::{checked, guarded, raise_if, statement_text};
+use super::super::statement::{self, Key, Opening};
+use super::super::{calls, conditions, epoch, guc, rows, session, text};
+use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
 
@@ -84,12 +84,11 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     if calls::parallel_worker() {
         return session::current().map(|_| ());
     }
-    // SAFETY: a portal's copy of a text that was parsed before; Execute shows it.
-    unsafe { secrets::hide(source) };
-    // SAFETY: the source text is NUL-terminated for as long as the query runs.
-    let text = unsafe { statement_text(source, location, length) };
+    // SAFETY: the source text is palloc'd and NUL-terminated for as long as the query runs.
+    let text = unsafe { text::query(source, location, length) };
     let mut observed: Option<Refusal> = None;
-    let session = match session::current() {
+    let now = epoch::clock();
+    let session = match session::current_at(now) {
         Ok(session) => Some(session),
         // SAFETY: the plan is complete.
         Err(_) if unsafe { conditions::only_sets_the_token(plan) } => None,
@@ -102,25 +101,28 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             return Err(refusal);
         }
     };
-    let form = match operation {
-        pg_sys::CmdType::CMD_MERGE => Form::Merge,
-        _ => statement::with_current(|open| open.form).unwrap_or(Form::Plain),
-    };
-    statement::open(key(query), command(operation), text, session, form)?;
-    // SAFETY: the parameters belong to the query; only read.
-    let parameters = unsafe { rows::parameters((*query).params) };
-    statement::with_key(key(query), |open| {
-        open.set_parameters(parameters);
+    let form = (operation == pg_sys::CmdType::CMD_MERGE).then_some(Form::Merge);
+    let (key, command) = (key(query), command(operation));
+    let mut told = false;
+    statement::open(Opening { key, command, text, session, form, at: Some(now) }, |open| {
         if let Some(refusal) = &observed {
             open.refuse(refusal, true);
         }
-    });
+        // SAFETY: the parameters belong to the query; only read.
+        told = open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
+    })?;
+    if !told {
+        // With the statement open, so that an error of an output function is recorded as the statement's.
+        // SAFETY: as above.
+        let parameters = unsafe { rows::parameters((*query).params) };
+        statement::with_key(key, |open| open.set_parameters(parameters));
+    }
     Ok(())
 }
 
 fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
-    statement::set_active(key(query), false);
     let obligations = statement::with_key(key(query), |open| {
+        open.set_suspended();
         let uncounted = open.obligations.max_rows.filter(|_| open.changes_limited);
         (std::mem::take(&mut open.where_required), uncounted)
     });
@@ -208,38 +210,39 @@ fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     // SAFETY: the executor's state exists while the query is open.
     let processed = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
     let processed = i64::try_from(processed).unwrap_or(i64::MAX);
-    statement::with_key(key(query), |open| {
-        // A cursor is run piece by piece, and es_processed starts anew with each; a write runs once.
-        open.sent = open.sent.saturating_add(processed);
-        let total = open.sent;
-        open.set_rows(total);
-    });
-    let exceeded = statement::with_key(key(query), |open| match open.obligations.max_rows {
+    let exceeded = statement::with_key(key(query), |open| {
+        open.ran(processed);
         // What a query returns is capped where it is sent, unless the policy only observes.
-        Some((limit, rule)) if open.sent > limit => Some(rows::limit_refusal(limit, rule)),
-        _ => None,
+        let exceeded = open.obligations.max_rows.filter(|(limit, _)| open.sent > *limit);
+        if exceeded.is_none() {
+            open.set_suspended();
+        }
+        exceeded
     });
-    if let Some(refusal) = exceeded.flatten() {
-        unmet(query, refusal)?;
+    match exceeded.flatten() {
+        None => Ok(()),
+        Some((limit, rule)) => {
+            unmet(query, rows::limit_refusal(limit, rule))?;
+            statement::set_active(key(query), false);
+            Ok(())
+        }
     }
-    statement::set_active(key(query), false);
-    Ok(())
 }
 
 /// AFTER triggers and foreign keys run here, still inside the statement.
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
-    // SAFETY: outer frame; see hooks/mod.rs.
+    // SAFETY: outer frame; see hooks/mod.rs. Marking a statement neither panics nor calls the server.
     unsafe {
         let guard = guc::guarded();
         if guard {
-            guarded(|| statement::set_active(key(query), true));
+            statement::set_active(key(query), true);
         }
         match PREV_FINISH {
             Some(previous) => previous(query),
             None => raw_finish(query),
         }
         if guard {
-            guarded(|| statement::set_active(key(query), false));
+            statement::set_active(key(query), false);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{guc, secrets, statement, warden};
-use super::{current_text, guarded};
+use super::super::{guc, secrets, statement, text, warden};
+use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
 
@@ -98,5 +98,5 @@ fn note(data: *mut pg_sys::ErrorData) {
             if data.message.is_null() { "" } else { CStr::from_ptr(data.message).to_str().unwrap_or("") };
         (data.sqlerrcode, message)
     };
-    statement::failing(code, message, &current_text());
+    statement::failing(code, message, &text::current());
 }

@@ -14,8 +14,6 @@ pub mod planner;
 pub mod process_utility;
 pub mod transactions;
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
 
 use super::raise::{self, Raised};
@@ -55,32 +53,4 @@ pub unsafe fn raise_if(raised: Option<Raised>) {
         // SAFETY: the caller's promise.
         unsafe { raise::raise(pg_sys::PGERROR, raised) };
     }
-}
-
-/// The text that the client sent; empty where the server knows none (fast-path calls).
-pub fn current_text() -> String {
-    // SAFETY: NUL-terminated or null; it belongs to the message that is being worked on.
-    unsafe {
-        let text = pg_sys::debug_query_string;
-        if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
-    }
-}
-
-/// The part of a source text that is one statement of it.
-///
-/// # Safety
-/// `source` is null or NUL-terminated.
-pub unsafe fn statement_text(source: *const std::os::raw::c_char, location: i32, length: i32) -> String {
-    if source.is_null() {
-        return String::new();
-    }
-    // SAFETY: the caller's promise.
-    let bytes = unsafe { CStr::from_ptr(source) }.to_bytes();
-    let start = usize::try_from(location).unwrap_or(0).min(bytes.len());
-    let end = match usize::try_from(length) {
-        Ok(length) if length > 0 => start.saturating_add(length).min(bytes.len()),
-        _ => bytes.len(),
-    };
-    let part = bytes.get(start..end).unwrap_or(bytes);
-    String::from_utf8_lossy(part).trim().to_owned()
 }

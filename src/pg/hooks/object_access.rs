@@ -12,8 +12,8 @@ use super::super::gather::functions::{self, Execution};
 use super::super::gather::utility::Permit;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, session, trail};
-use super::{checked, current_text, raise_if};
+use super::super::{calls, catalog, drops, guc, session, text, trail};
+use super::{checked, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Kind, Verb, Voice};
@@ -253,7 +253,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         _ => functions::wanted(function, Voice::Named),
     };
     let outcome = match wanted {
-        Some(wanted) => enforce::decide_alone(&session, &wanted)?,
+        Some(wanted) => Some(enforce::decide_alone(&session, &wanted)?),
         None => None,
     };
     match outcome {
@@ -270,7 +270,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
                 action: Action::plain(Verb::Execute),
                 object: object.map(std::sync::Arc::new),
                 name: name.as_str().into(),
-                columns: String::new(),
+                columns: None,
                 decision: AuditDecision::Allow,
                 rule: None,
             };
@@ -286,7 +286,7 @@ fn enforce_one(wanted: Wanted) -> Result<(), Refusal> {
         Err(_) if guc::observing() => return Ok(()),
         Err(refusal) => {
             if !statement::any_active() {
-                statement::record_refused_alone("", &current_text(), None, &refusal);
+                statement::record_refused_alone("", &text::current(), None, &refusal);
             }
             return Err(refusal);
         }

@@ -2,15 +2,16 @@
 
 use std::ffi::CStr;
 use std::os::raw::c_char;
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
 use super::super::gather::utility::{self, Needs};
-use super::super::statement::{self, Key};
-use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings};
-use super::{checked, guarded, object_access, raise_if, statement_text};
+use super::super::statement::{self, Key, Opening};
+use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, text};
+use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
-use crate::request::Voice;
+use crate::request::{Form, Voice};
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
@@ -110,7 +111,7 @@ fn before(
         (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token, resets_all)
     };
     // SAFETY: the source is NUL-terminated.
-    let text = unsafe { statement_text(source, location, length) };
+    let text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
     // SAFETY: a valid utility statement; the tag's name is a static string.
     let command = unsafe {
         CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
@@ -137,7 +138,9 @@ fn before(
             Needs::ordinary()
         }
         (Err(refusal), Ok(_)) => {
-            statement::open(key, command, text, session.ok(), crate::request::Form::Plain)?;
+            let opening =
+                Opening { key, command, text, session: session.ok(), form: Some(Form::Plain), at: None };
+            statement::open(opening, |_| {})?;
             statement::with_key(key, |open| open.refuse(&refusal, false));
             return Err(refusal);
         }
@@ -150,7 +153,8 @@ fn before(
     let voice = if derived { Voice::View } else { calls::voice() };
     wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
     let session = session.ok();
-    statement::open(key, command, text, session.clone(), form)?;
+    let opening = Opening { key, command, text, session: session.clone(), form: Some(form), at: None };
+    statement::open(opening, |_| {})?;
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }
