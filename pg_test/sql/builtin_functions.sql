@@ -47,7 +47,6 @@ UNLISTEN *;
 SELECT length(pg_get_functiondef('pg_catalog.lower(text)'::regprocedure)) > 0 AS d;
 SELECT count(*) >= 0 AS c FROM pg_stat_get_activity(NULL);
 -- what only the server may call, and what stands in for built-ins
-SELECT int8_avg_accum(NULL, 1);
 SELECT set_config('work_mem', '1MB', false);
 SELECT set_config('role', 'postgres', false);
 SELECT set_config('session_replication_role', 'replica', false);

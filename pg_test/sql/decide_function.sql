@@ -60,8 +60,7 @@ SELECT dfun.total(1);
 PREPARE q (int) AS SELECT $1;
 EXECUTE q (dfun.hidden());
 EXPLAIN SELECT dfun.hidden();
-COPY dfun.work FROM STDIN WHERE dfun.hidden() = 1;
-\.
+\copy dfun.work from /dev/null where dfun.hidden() = 1
 CALL dfun.hidden_procedure();
 DO $$BEGIN PERFORM dfun.hidden(1); END$$;
 -- a trigger's function needs no rule, and lends as the DBA made it

@@ -43,8 +43,8 @@ TRUNCATE mr.t;
 WITH w AS (DELETE FROM mr.t RETURNING 1) SELECT count(*) FROM w;
 WITH w AS (SELECT id FROM mr.t WHERE id = 2) SELECT * FROM w;
 COPY mr.t TO STDOUT;
-COPY mr.t FROM STDIN;
-\.
+-- no data follows: psql's minor versions differ in what they read after a refusal
+\copy mr.t from /dev/null
 COPY (SELECT id FROM mr.t WHERE id <= 3 ORDER BY id) TO STDOUT;
 COPY (SELECT id FROM mr.t) TO STDOUT;
 CREATE TEMP TABLE few AS SELECT id FROM mr.t WHERE id <= 3;

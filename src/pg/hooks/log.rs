@@ -84,9 +84,12 @@ fn explain_end(data: &mut pg_sys::ErrorData) {
         return;
     }
     if let Some((message, detail)) = warden::verdict() {
-        data.message = message.as_ptr().cast_mut();
-        data.detail = detail.as_ptr().cast_mut();
-        data.hint = warden::HINT.as_ptr().cast_mut();
+        // SAFETY: the report's own memory context is current (EmitErrorReport in elog.c), and its texts are freed there one
+        // by one when it is done with a FATAL.
+        let copy = |text: &CStr| unsafe { pg_sys::pstrdup(text.as_ptr()) };
+        data.message = copy(message);
+        data.detail = copy(detail);
+        data.hint = copy(warden::HINT);
     }
 }
 
