@@ -501,6 +501,14 @@ CREATE FUNCTION agent_guard.describe_access(relation regclass, OUT action text, 
 COMMENT ON FUNCTION agent_guard.describe_access(regclass) IS
     'What this session may do with a relation: a row for each action on data, with the columns left out and the obligations';
 
+CREATE FUNCTION agent_guard.delegate(agent text, ttl interval, actions text[] DEFAULT NULL, objects text[] DEFAULT NULL,
+        max_depth integer DEFAULT NULL, require_proof boolean DEFAULT false) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'delegate_wrapper';
+COMMENT ON FUNCTION agent_guard.delegate(text, interval, text[], text[], integer, boolean) IS
+    'A token for a child agent, narrower than this session''s: the same as derived offline (docs/token.md)';
+
 -- What the planner puts in the place of built-ins whose arguments decide, in guarded sessions only.
 
 CREATE FUNCTION agent_guard.checked_set_config(name text, value text, is_local boolean) RETURNS text
@@ -684,6 +692,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA agent_guard FROM PUBLIC;
 
 -- == agents: functions that a guarded session may call (begin) ==
 GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), agent_guard.describe_access(regclass),
+    agent_guard.delegate(text, interval, text[], text[], integer, boolean),
     agent_guard.checked_set_config(text, text, boolean), agent_guard.checked_nextval(regclass),
     agent_guard.checked_currval(regclass), agent_guard.checked_setval(regclass, bigint),
     agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;

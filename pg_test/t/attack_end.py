@@ -1,10 +1,5 @@
 """The end of a binding, by revocation or by the clock, reaches what runs, what sits idle and what was left behind."""
 
-import base64
-import hashlib
-import hmac
-import json
-import os
 import threading
 import time
 
@@ -14,6 +9,7 @@ import guard
 import scene
 from guard import CLOSED, UNAUTHENTICATED, bind, eventually, expect
 from scene import Agent
+from tokens import block_id, child, claims_of
 
 RULES = [
     ("allow", ["select", "insert", "update", "delete"], ["app.open", "app.parted"]),
@@ -40,25 +36,6 @@ def setup(server):
            create table app.wide as select n, repeat('x', 200) as v from generate_series(1, 200000) n;
            alter table app.wide owner to owner;"""
     )
-
-
-def _b64(data):
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def child(token, seconds=None, **claims):
-    """Derives a child's token as docs/token.md says; its end is the parent's, or so many seconds from now."""
-    parts = token.split(".")
-    last = json.loads(base64.urlsafe_b64decode(parts[-2] + "=" * (-len(parts[-2]) % 4)))
-    claims = {"sub": "child", "exp": last["exp"] if seconds is None else int(time.time()) + seconds, **claims}
-    claims["jti"] = _b64(os.urandom(16))
-    block = _b64(json.dumps(claims).encode())
-    tag = base64.urlsafe_b64decode(parts[-1] + "=")
-    return ".".join([*parts[:-1], block, _b64(hmac.new(tag, b"agt1/block." + block.encode(), hashlib.sha256).digest())])
-
-
-def block_id(token):
-    return hashlib.sha256(b"agt1/bid." + ".".join(token.split(".")[1:-1]).encode()).digest()[:16].hex()
 
 
 def outcome(error):
@@ -133,8 +110,6 @@ def test_a_revocation_of_the_root_cancels_what_grandchildren_run(server):
 
 def test_a_parallel_query_ends_too(server):
     agent = Agent(server, *RULES, ("allow", "select", "app.wide"))
-    with server.connect("owner") as connection:
-        pass
     settings = ["set max_parallel_workers_per_gather = 2", "set parallel_setup_cost = 0", "set parallel_tuple_cost = 0", "set min_parallel_table_scan_size = 0"]
     one = Running(server, agent.token, *settings, "select count(*) from app.wide a, app.wide b")
     workers = "select count(*) from pg_stat_activity where leader_pid = %s"
@@ -162,7 +137,7 @@ def test_revoking_a_block_ends_its_subtree_alone(server):
 def test_the_clock_ends_a_statement_by_itself(server):
     agent = Agent(server, *RULES, max_depth=1)
     token = child(agent.token, seconds=3)
-    deadline = json.loads(base64.urlsafe_b64decode(token.split(".")[-2] + "=="))["exp"]
+    deadline = claims_of(token)["exp"]
     one = Running(server, token, "select pg_sleep(60)")
     one.join(20)
     late = time.time() - deadline

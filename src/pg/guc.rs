@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use super::{raise, session};
+use super::{challenge, raise, session};
 use crate::refusal::Refusal;
 
 /// What `agent_guard.enforcement` can be.
@@ -27,7 +27,19 @@ pub enum Enforcement {
     Observe,
 }
 
+/// What `agent_guard.handshake` can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Handshake {
+    /// Tokens and proofs are accepted.
+    #[name = c"any"]
+    Any,
+    /// Proofs alone are accepted.
+    #[name = c"proof"]
+    Proof,
+}
+
 static ENFORCEMENT: GucSetting<Enforcement> = GucSetting::<Enforcement>::new(Enforcement::Enforce);
+static HANDSHAKE: GucSetting<Handshake> = GucSetting::<Handshake>::new(Handshake::Any);
 static MAX_DEPTH: GucSetting<i32> = GucSetting::<i32>::new(8);
 
 /// The session's role is guarded: by the role's setting, or by the label seen at login.
@@ -62,6 +74,7 @@ pub fn guarded() -> bool {
 pub fn guarded_by_label() {
     GUARDED_BY_LABEL.store(true, Ordering::Relaxed);
     GUARDED.store(true, Ordering::Relaxed);
+    challenge::report();
 }
 
 /// The serial of the token value in force; 0 for none.
@@ -80,6 +93,11 @@ pub fn observing() -> bool {
     ENFORCEMENT.get() == Enforcement::Observe
 }
 
+/// Whether this server accepts no bearer tokens.
+pub fn proof_only() -> bool {
+    HANDSHAKE.get() == Handshake::Proof
+}
+
 /// The ceiling over every window's depth.
 pub fn max_delegation_depth() -> u8 {
     u8::try_from(MAX_DEPTH.get()).unwrap_or(0)
@@ -92,6 +110,14 @@ pub fn init() {
         c"Whether denials of agent_guard are raised or only recorded.",
         c"There is no value that switches the guard off: unguard the role for that.",
         &ENFORCEMENT,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"agent_guard.handshake",
+        c"Which forms of a token sessions may present.",
+        c"any: the token itself or a proof that answers agent_guard.challenge; proof: proofs only.",
+        &HANDSHAKE,
         GucContext::Sighup,
         GucFlags::default(),
     );
@@ -195,6 +221,9 @@ unsafe extern "C-unwind" fn guarded_check(
 /// The assign hook must not fail and has no choice to make.
 unsafe extern "C-unwind" fn guarded_assign(newval: bool, _extra: *mut c_void) {
     GUARDED.store(newval || GUARDED_BY_LABEL.load(Ordering::Relaxed), Ordering::Relaxed);
+    if newval {
+        challenge::report();
+    }
 }
 
 /// Outer frame: a refusal beyond the limit of tries is raised here as FATAL, where no Rust value is alive.

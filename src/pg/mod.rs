@@ -7,6 +7,7 @@ mod bind;
 mod bindings;
 mod calls;
 mod catalog;
+mod challenge;
 mod conditions;
 mod databases;
 mod drops;
@@ -66,6 +67,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     forgo_backtraces();
     guc::init();
+    challenge::init();
     guc_audit::init();
     keys::init();
     guc::reserve_prefix();

@@ -125,5 +125,12 @@ fn function_oid(schema: pg_sys::Oid, name: &str, types: &[pg_sys::Oid]) -> Optio
 }
 
 /// Functions of the extension that an agent may call; everything else in its schema is out of reach.
-pub const AGENT_FUNCTIONS: [&str; 6] =
-    ["whoami", "session_policy", "describe_access", "checked_nextval", "checked_currval", "checked_setval"];
+pub const AGENT_FUNCTIONS: [&str; 7] = [
+    "whoami",
+    "session_policy",
+    "describe_access",
+    "delegate",
+    "checked_nextval",
+    "checked_currval",
+    "checked_setval",
+];

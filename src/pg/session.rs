@@ -11,9 +11,12 @@ use pgrx::pg_sys;
 
 use super::own::own;
 use super::scan::{self, Key};
-use super::{bindings, catalog, epoch, guc, keys, raise, warden};
+use super::{bindings, catalog, challenge, epoch, guc, keys, raise, warden};
 use crate::refusal::{Refusal, SqlState};
 use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
+
+/// How the text of a proof begins.
+const PROOF: &str = "agp1.";
 
 /// Refused handshakes after which the connection ends.
 const MAX_REFUSED: u32 = 5;
@@ -159,7 +162,9 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
             "Connect as the role that the window was granted to.",
         ));
     }
-    let session = Rc::new(verify(text, serial)?);
+    // An answer closes the challenge, whatever comes of it.
+    let open = if text.starts_with(PROOF) { challenge::take() } else { None };
+    let session = Rc::new(verify(text, serial, open.as_deref())?);
     let public = session.token.public_id();
     with_state(|state| {
         state.refused = 0;
@@ -290,6 +295,23 @@ pub fn realm() -> (u64, u32) {
     unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
 }
 
+/// The key that signs a window's tokens.
+fn key_of(row: &WindowRow) -> Result<token::WindowKey, Refusal> {
+    let master = keys::master(row.kid)?;
+    let (sysid, database) = realm();
+    Ok(token::window_key(&master, sysid, database, &row.id, &row.salt))
+}
+
+/// Derives a child's token from this session's.
+///
+/// # Errors
+/// Why the session has no token in force, or why the child cannot be derived.
+pub fn delegate(child: &token::Claims) -> Result<String, Refusal> {
+    let session = current()?;
+    let row = window_row(session.token.window()).ok_or_else(token::unknown_window)?;
+    session.token.delegate(&key_of(&row)?, child)
+}
+
 /// What of a window's row and this session the token is judged by.
 fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
     let policy = policy_name(row.policy_id).ok_or_else(token::unknown_window)?;
@@ -317,8 +339,11 @@ fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
     Ok((facts, policy))
 }
 
-fn verify(text: &str, serial: u64) -> Result<Session, Refusal> {
+fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
     let presented = PresentedToken::parse(text)?;
+    if presented.form() == token::Form::Proof && challenge.is_none() {
+        return Err(token::refusals::proof_stale());
+    }
     if own().is_none() {
         return Err(not_installed());
     }
@@ -330,10 +355,8 @@ fn verify(text: &str, serial: u64) -> Result<Session, Refusal> {
             return Err(token::unknown_window());
         }
     };
-    let master = keys::master(row.kid)?;
-    let (sysid, database) = realm();
-    let key = token::window_key(&master, sysid, database, &window, &row.salt);
-    let authentic = presented.authenticate(&key, None)?;
+    let key = key_of(&row)?;
+    let authentic = presented.authenticate(&key, challenge)?;
     establish(&row, serial, fresh_session_id()?, |facts, here| authentic.activate(facts, here))
 }
 
@@ -401,7 +424,7 @@ fn establish(
         database: &database,
         peer,
         system_user: None,
-        proof_only: false,
+        proof_only: guc::proof_only(),
         depth_ceiling: guc::max_delegation_depth(),
         is_revoked: &is_revoked,
         utf8,
@@ -521,7 +544,8 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     }
     let session = match pending {
         Some(Pending::Verified(session)) => session,
-        Some(Pending::Deferred(text)) => match verify(&text, serial) {
+        // A proof of the startup packet cannot have seen a challenge.
+        Some(Pending::Deferred(text)) => match verify(&text, serial, None) {
             Ok(session) => Rc::new(session),
             Err(refusal) => return Err(keep_refused(refusal)),
         },

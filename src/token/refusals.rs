@@ -261,26 +261,6 @@ pub fn limit_exhausted(name: &str, block: usize, id: &BlockId) -> Refusal {
     )
 }
 
-/// The setting came from somewhere else than a session.
-pub fn session_only() -> Refusal {
-    Refusal::handshake(
-        "session_only",
-        "a token can only be set in a session",
-        "roles, databases, functions and configuration files cannot hold one",
-        "Run SET agent_guard.token in the session, or pass it in the connection's options.",
-    )
-}
-
-/// A guarded role without an active token.
-pub fn no_token() -> Refusal {
-    Refusal::handshake(
-        "no_token",
-        "this role can do nothing without a token",
-        "no token is active in this session",
-        "Run SET agent_guard.token with a token, or with a proof that answers SHOW agent_guard.challenge.",
-    )
-}
-
 /// The server cannot judge tokens.
 pub fn not_ready(detail: impl Into<String>) -> Refusal {
     Refusal::handshake(

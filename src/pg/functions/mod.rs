@@ -6,6 +6,7 @@
 mod agent;
 pub mod audit;
 mod check;
+mod delegate;
 mod keys;
 mod policy;
 mod role;

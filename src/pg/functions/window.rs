@@ -189,7 +189,7 @@ fn guarded(oid: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
     }
 }
 
-fn agent_name(name: &str) -> AdminResult<String> {
+pub(super) fn agent_name(name: &str) -> AdminResult<String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._:@/-".contains(c);
     if name.is_empty() || name.len() > MAX_AGENT || !name.chars().all(allowed) {
         return Err(AdminError::invalid("agent is no name of an agent").hint(
