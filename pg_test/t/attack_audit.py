@@ -91,6 +91,17 @@ def test_every_fate_of_a_statement_is_recorded_once(server):
     assert not wrong, "\n" + "\n".join(wrong)
 
 
+def test_parameters_are_those_of_their_own_statement(server):
+    """Records reuse the memory of the one before."""
+    with Agent(server, ("allow", "select", "app.*")) as agent:
+        agent.connection.execute("select v from app.open where id = %s /* own-1 */", (3000000000,))
+        agent.connection.execute("show work_mem /* own-2 */")
+        agent.connection.execute("select v from app.open /* own-3 */")
+        agent.connection.execute("select v from app.open where id = %s and v <> %s /* own-4 */", (-9223372036854775808, "x"))
+        found = server.audit("session_id = (select session_id from agent_guard.audit where statement like %s) and statement like %s", "%own-1%", "%own-_ %", columns="parameters")
+    assert found == [(["3000000000"],), (None,), (None,), (["-9223372036854775808", "x"],)], found
+
+
 def test_nested_statements_have_their_level(server):
     with Agent(server, *RULES) as agent:
         sent = mark()

@@ -172,10 +172,12 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
         let form = form.or(around.map(|around| around.form)).unwrap_or(Form::Plain);
         let level = usize::from(around.is_some()).saturating_add(active.count());
         let mut place = statements.spare.take();
-        let (parameters, accesses) = place
+        let (mut parameters, accesses) = place
             .as_deref_mut()
             .map(|spare| (std::mem::take(&mut spare.parameters), std::mem::take(&mut spare.accesses)))
             .unwrap_or_default();
+        // What lies in the memory is another statement's until this one tells of its own.
+        parameters.present = false;
         let fresh = Open {
             key,
             active: true,
