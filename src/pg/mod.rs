@@ -16,6 +16,7 @@ mod functions;
 mod gather;
 mod guc;
 pub mod guc_audit;
+mod handshake;
 mod hooks;
 mod insert;
 pub mod keys;

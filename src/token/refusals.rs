@@ -265,9 +265,9 @@ pub fn limit_exhausted(name: &str, block: usize, id: &BlockId) -> Refusal {
 pub fn session_only() -> Refusal {
     Refusal::handshake(
         "session_only",
-        "a token can only be set in a session",
-        "roles, databases, functions and configuration files cannot hold one",
-        "Run SET agent_guard.token in the session, or pass it in the connection's options.",
+        "agent_guard.token can only be set in a session",
+        "A token stored on a role, a database, a function or in a file would be readable and would outlive its session.",
+        "Run SET agent_guard.token = '...' after connecting, or pass it in the connection's options.",
     )
 }
 
@@ -275,9 +275,9 @@ pub fn session_only() -> Refusal {
 pub fn no_token() -> Refusal {
     Refusal::handshake(
         "no_token",
-        "this role can do nothing without a token",
-        "no token is active in this session",
-        "Run SET agent_guard.token with a token, or with a proof that answers SHOW agent_guard.challenge.",
+        "this role is guarded and the session has presented no token",
+        "Nothing runs in this session until a token is accepted.",
+        "Ask a DBA for a window (agent_guard.grant_window), then run SET agent_guard.token = '<token>'.",
     )
 }
 
