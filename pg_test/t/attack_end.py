@@ -100,10 +100,11 @@ def test_a_revocation_of_the_root_cancels_what_grandchildren_run(server):
     for name, one in running.items():
         took = one.finish(since)
         assert took < BOUND, f"{name} took {took:.3f} s"
-        # The loop may be between two statements, of which the next is refused.
-        assert outcome(one.error) in ((CLOSED, UNAUTHENTICATED) if name == "loop" else (CLOSED,)), f"{name}: {one.error}"
+        # The loop may be between two statements, of which the next is refused; on a busy machine the grace may be over.
+        ends = (CLOSED, SHUTDOWN, UNAUTHENTICATED) if name == "loop" else (CLOSED, SHUTDOWN)
+        assert outcome(one.error) in ends, f"{name}: {one.error}"
         assert "reason=revoked" in one.error.diag.message_detail, f"{name}: {one.error.diag.message_detail}"
-        if name != "transaction":
+        if name != "transaction" and not one.connection.closed:
             expect(UNAUTHENTICATED, one.connection.execute, "select 1", match="reason=revoked")
     print("  # revoke to cancelled, slowest: %.0f ms" % (1000 * max(one.ended - since for one in running.values())))
 
@@ -171,10 +172,26 @@ def test_idle_transactions_give_their_locks_back(server):
             revoke(server, agent.window_id)
         eventually(lambda: not locks(server, pid), f"{end}: its locks are gone", 4)
         if end == "revoked":
-            assert time.monotonic() - since < BOUND
+            assert time.monotonic() - since < 2 * BOUND
         eventually(lambda: gone(server, pid), "the connection is gone")
         error = expect(SHUTDOWN, connection.execute, "commit")
         assert f"reason={end}" in error.diag.message_detail, error.diag.message_detail
+
+
+def test_letting_go_of_the_token_does_not_keep_the_locks(server):
+    agent = Agent(server, *RULES, max_depth=1)
+    for end in ("revoked", "expired"):
+        connection = server.connect("owner")
+        bind(connection, child(agent.token, seconds=3 if end == "expired" else None))
+        connection.execute("begin")
+        connection.execute("update app.open set v = v where id = 3")
+        connection.execute("reset agent_guard.token")
+        pid = connection.info.backend_pid
+        assert locks(server, pid)
+        if end == "revoked":
+            revoke(server, agent.window_id)
+            agent = Agent(server, *RULES, max_depth=1)
+        eventually(lambda: not locks(server, pid), f"{end}: its locks are gone", 5)
 
 
 def test_a_function_that_catches_the_cancel_ends_all_the_same(server):

@@ -51,10 +51,13 @@ pub struct Slot {
     pub expires_at: i64,
     /// 0 in force, 1 revoked, 2 expired.
     ended: u8,
+    /// The local transaction in which the session let go of its token (`pid` is 0 then); 0 for none. What that transaction
+    /// holds goes with the token all the same.
+    released_in: u32,
+    /// The backend's process, also after it has let go.
+    backend: i32,
     /// The local transaction that was open at the end and has to go; 0 for none. Stays when the slot is bound anew.
     doomed: u32,
-    /// The process of that transaction.
-    doomed_pid: i32,
     /// When that transaction was doomed, in microseconds since the Unix epoch.
     doomed_at: i64,
     /// Why it was doomed, as `ended`.
@@ -238,7 +241,7 @@ pub fn bind(binding: &Binding<'_>) -> bool {
         slot.public_len = copy(binding.public.as_bytes(), &mut slot.public);
         slot.lineage_len = copy(lineage.as_bytes(), &mut slot.lineage);
         (slot.bound_at, slot.expires_at) = (binding.bound_at, binding.expires_at);
-        slot.ended = 0;
+        (slot.ended, slot.released_in, slot.backend) = (0, 0, slot.pid);
         true
     });
     bound == Some(true)
@@ -256,14 +259,14 @@ pub fn looks_next(moment: i64) {
     }
 }
 
-/// Takes this backend's slot back; also called when the process exits.
+/// The session lets go of its token.
 pub fn unbind() {
     with_own(|slot| {
-        slot.pid = 0;
-        slot.public_len = 0;
-        slot.block_count = 0;
-        slot.lineage_len = 0;
-        slot.ended = 0;
+        if slot.pid != 0 {
+            // SAFETY: this backend's own entry.
+            slot.released_in = unsafe { open_transaction(slot.process) };
+            slot.pid = 0;
+        }
     });
 }
 
@@ -274,8 +277,7 @@ pub fn unbind_at_exit() {
 }
 
 unsafe extern "C-unwind" fn at_exit(_code: i32, _arg: pg_sys::Datum) {
-    unbind();
-    with_own(|slot| slot.doomed = 0);
+    with_own(|slot| (slot.pid, slot.released_in, slot.doomed) = (0, 0, 0));
 }
 
 /// What the leader of this parallel worker is bound to: window, session, public text of its token.
@@ -349,6 +351,15 @@ unsafe fn open_transaction(process: usize) -> u32 {
     }
 }
 
+/// Whether a slot's token still answers for something: a session, or the transaction in which a session let go of it.
+///
+/// # Safety
+/// The caller holds the lock.
+unsafe fn in_charge(slot: &Slot) -> bool {
+    // SAFETY: a slot that was ever bound has its backend's entry.
+    slot.pid != 0 || (slot.released_in != 0 && unsafe { open_transaction(slot.process) } == slot.released_in)
+}
+
 /// Puts every binding to its end that `affected` gives a reason for, and dooms the transaction that its backend has open.
 /// Returns how many there were. `affected` must not raise.
 pub fn end(now: i64, affected: impl Fn(&Slot) -> Option<Ended>) -> usize {
@@ -358,14 +369,14 @@ pub fn end(now: i64, affected: impl Fn(&Slot) -> Option<Ended>) -> usize {
         unsafe {
             for index in 0..(*shared).slot_count as usize {
                 let slot = &mut *slot(shared, index);
-                if slot.pid == 0 || slot.ended != 0 {
+                if slot.ended != 0 || !in_charge(slot) {
                     continue;
                 }
                 let Some(ended) = affected(slot) else { continue };
                 count += 1;
                 slot.ended = code(ended);
                 slot.doomed = open_transaction(slot.process);
-                (slot.doomed_pid, slot.doomed_at, slot.doomed_by) = (slot.pid, now, slot.ended);
+                (slot.doomed_at, slot.doomed_by) = (now, slot.ended);
             }
         }
     });
@@ -382,11 +393,11 @@ pub fn survey() -> (Vec<Doomed>, i64) {
             for index in 0..(*shared).slot_count as usize {
                 let slot = &mut *slot(shared, index);
                 if slot.doomed != 0 && open_transaction(slot.process) == slot.doomed {
-                    doomed.push(Doomed { pid: slot.doomed_pid, since: slot.doomed_at });
+                    doomed.push(Doomed { pid: slot.backend, since: slot.doomed_at });
                 } else {
                     slot.doomed = 0;
                 }
-                if slot.pid != 0 && slot.ended == 0 {
+                if slot.ended == 0 && in_charge(slot) {
                     earliest = earliest.min(slot.expires_at);
                 }
             }

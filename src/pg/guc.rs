@@ -264,7 +264,7 @@ unsafe extern "C-unwind" fn token_check_guarded(
         PGC_S_SESSION if text.is_empty() => Ok(String::new()),
         PGC_S_SESSION => session::present(&text, serial),
         PGC_S_CLIENT => Ok(session::present_at_startup(&text, serial)),
-        _ => Err(session::session_only()),
+        _ => Err(crate::token::refusals::session_only()),
     };
     match outcome {
         Ok(public) => {

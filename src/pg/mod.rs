@@ -18,6 +18,7 @@ mod functions;
 mod gather;
 mod guc;
 pub mod guc_audit;
+mod handshake;
 mod hooks;
 mod insert;
 pub mod keys;

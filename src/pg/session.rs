@@ -4,19 +4,18 @@
 //! but is no longer in force is dropped, a value in force that was not just verified binds nothing.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::handshake::{
+    PROOF, block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row,
+};
 use super::own::own;
-use super::scan::{self, Key};
-use super::{bindings, catalog, challenge, epoch, guc, keys, raise, warden};
-use crate::refusal::{Refusal, SqlState};
-use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
-
-/// How the text of a proof begins.
-const PROOF: &str = "agp1.";
+use super::{bindings, challenge, epoch, guc, raise, warden};
+use crate::refusal::Refusal;
+use crate::token::refusals::no_token;
+use crate::token::{ActiveToken, PresentedToken};
 
 /// Refused handshakes after which the connection ends.
 const MAX_REFUSED: u32 = 5;
@@ -38,9 +37,9 @@ pub struct Session {
     /// The client's address; empty for a local socket.
     pub address: String,
     /// The window's limit on sessions at a time.
-    max_sessions: Option<usize>,
+    pub(super) max_sessions: Option<usize>,
     /// The revocation epoch up to which the token is known to be good.
-    checked: Cell<u64>,
+    pub(super) checked: Cell<u64>,
 }
 
 /// What was accepted for a serial and waits for its value to come into force.
@@ -85,25 +84,6 @@ pub fn authenticated_role() -> pg_sys::Oid {
 /// Decides as if `role` had logged in, until `None` is given.
 pub fn decide_for(role: Option<pg_sys::Oid>) {
     SUBJECT.set(role);
-}
-
-/// The refusal of a token that does not come from SET, set_config or the connection.
-pub fn session_only() -> Refusal {
-    Refusal::handshake(
-        "session_only",
-        "agent_guard.token can only be set in a session",
-        "A token stored on a role, a database, a function or in a file would be readable and would outlive its session.",
-        "Run SET agent_guard.token = '...' after connecting, or pass it in the connection's options.",
-    )
-}
-
-fn no_token() -> Refusal {
-    Refusal::handshake(
-        "no_token",
-        "this role is guarded and the session has presented no token",
-        "Nothing runs in this session until a token is accepted.",
-        "Ask a DBA for a window (agent_guard.grant_window), then run SET agent_guard.token = '<token>'.",
-    )
 }
 
 /// Ends the login where the guard cannot work: extension missing, template1, replication.
@@ -195,288 +175,6 @@ pub fn refused(refusal: &Refusal) -> bool {
         state.refused >= MAX_REFUSED
     })
     .unwrap_or(true)
-}
-
-/// The session's address, and how the token code names it.
-fn peer() -> (Peer, String) {
-    // SAFETY: inet_client_addr needs no arguments; it gives NULL for local sockets and background processes.
-    let address = unsafe {
-        pgrx::direct_function_call::<pgrx::Inet>(pg_sys::inet_client_addr, &[]).map(|inet| inet.to_string())
-    };
-    let Some(address) = address else { return (Peer::Local, String::new()) };
-    let bare = address.split('/').next().unwrap_or("").to_owned();
-    match bare.parse::<IpAddr>() {
-        Ok(ip) => (Peer::Ip(ip), bare),
-        Err(_) => (Peer::Local, bare),
-    }
-}
-
-fn not_installed() -> Refusal {
-    Refusal::handshake(
-        "not_ready",
-        "the extension agent_guard is not installed in this database",
-        "",
-        "Run CREATE EXTENSION agent_guard as a superuser.",
-    )
-}
-
-/// A window's row, as far as the handshake needs it.
-struct WindowRow {
-    id: [u8; 16],
-    max_sessions: Option<usize>,
-    policy_id: i64,
-    role: pg_sys::Oid,
-    agent: String,
-    expires_at: i64,
-    max_depth: u8,
-    client_addr: Option<Vec<String>>,
-    require_proof: bool,
-    kid: u32,
-    salt: [u8; 16],
-    revoked: bool,
-}
-
-fn window_row(window: &[u8; 16]) -> Option<WindowRow> {
-    let own = own()?;
-    let mut found = None;
-    scan::rows(own.window_grant, Some((own.window_grant_pkey, 1, Key::Uuid(*window))), |row| {
-        found = (|| {
-            Some(WindowRow {
-                id: *window,
-                max_sessions: row.column::<i32>(8).and_then(|sessions| usize::try_from(sessions).ok()),
-                policy_id: row.column(2)?,
-                role: row.column(3)?,
-                agent: row.column(4)?,
-                expires_at: row.unix_micros(6)?.div_euclid(1_000_000),
-                max_depth: u8::try_from(row.column::<i32>(7)?).ok()?,
-                client_addr: row.datum(9).map(|datum| {
-                    // SAFETY: cidr[] through its own output function: "{10.0.0.0/8,::1/128}".
-                    let text = unsafe {
-                        catalog::text(pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(ARRAY_OUT), datum))
-                    };
-                    let text = text.unwrap_or_default();
-                    text.trim_matches(['{', '}'])
-                        .split(',')
-                        .filter(|item| !item.is_empty())
-                        .map(str::to_owned)
-                        .collect()
-                }),
-                require_proof: row.column(10)?,
-                kid: u32::try_from(row.column::<i32>(11)?).ok()?,
-                salt: row.sixteen(12)?,
-                revoked: row.datum(13).is_some(),
-            })
-        })();
-    });
-    found
-}
-
-/// array_out (src/include/catalog/pg_proc.dat).
-const ARRAY_OUT: u32 = 751;
-
-fn block_revoked_in_table(block: &[u8; 16]) -> bool {
-    let Some(own) = own() else { return true };
-    let mut found = false;
-    scan::rows(own.revoked_block, Some((own.revoked_block_pkey, 1, Key::Bytes(*block))), |_| found = true);
-    found
-}
-
-/// The name of a policy by its id.
-fn policy_name(id: i64) -> Option<String> {
-    let own = own()?;
-    let mut name = None;
-    scan::rows(own.policy, Some((own.policy_pkey, 1, Key::Big(id))), |row| name = row.column(2));
-    name
-}
-
-/// This cluster and database as the key derivation binds them.
-pub fn realm() -> (u64, u32) {
-    // SAFETY: reads the control file's copy in shared memory, and a plain value of this process.
-    unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
-}
-
-/// The key that signs a window's tokens.
-fn key_of(row: &WindowRow) -> Result<token::WindowKey, Refusal> {
-    let master = keys::master(row.kid)?;
-    let (sysid, database) = realm();
-    Ok(token::window_key(&master, sysid, database, &row.id, &row.salt))
-}
-
-/// Derives a child's token from this session's.
-///
-/// # Errors
-/// Why the session has no token in force, or why the child cannot be derived.
-pub fn delegate(child: &token::Claims) -> Result<String, Refusal> {
-    let session = current()?;
-    let row = window_row(session.token.window()).ok_or_else(token::unknown_window)?;
-    session.token.delegate(&key_of(&row)?, child)
-}
-
-/// What of a window's row and this session the token is judged by.
-fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
-    let policy = policy_name(row.policy_id).ok_or_else(token::unknown_window)?;
-    let role = catalog::role_name(row.role).ok_or_else(token::unknown_window)?;
-    let client_addr = match &row.client_addr {
-        None => None,
-        Some(texts) => Some(
-            texts
-                .iter()
-                .map(|text| token::Network::parse(text).ok_or_else(token::unknown_window))
-                .collect::<Result<Vec<_>, _>>()?,
-        ),
-    };
-    let facts = WindowFacts {
-        agent: row.agent.clone(),
-        policy: policy.clone(),
-        role,
-        max_depth: row.max_depth,
-        expires_at: row.expires_at,
-        require_proof: row.require_proof,
-        client_addr,
-        // Revoked in a transaction that is still open, or was rolled back: in force all the same.
-        revoked: row.revoked || epoch::is_revoked(&row.id),
-    };
-    Ok((facts, policy))
-}
-
-fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
-    let presented = PresentedToken::parse(text)?;
-    if presented.form() == token::Form::Proof && challenge.is_none() {
-        return Err(token::refusals::proof_stale());
-    }
-    if own().is_none() {
-        return Err(not_installed());
-    }
-    let window = *presented.window();
-    let row = match window_row(&window) {
-        Some(row) if row.kid == presented.kid() => row,
-        _ => {
-            presented.burn();
-            return Err(token::unknown_window());
-        }
-    };
-    let key = key_of(&row)?;
-    let authentic = presented.authenticate(&key, challenge)?;
-    establish(&row, serial, fresh_session_id()?, |facts, here| authentic.activate(facts, here))
-}
-
-/// The part of the handshake that the leader's token and a presented one share.
-/// Limits in a token's blocks are not counted by this version: a token that carries one is refused, so that a parent's
-/// limit on a child never silently means nothing.
-fn refuse_uncounted(token: &ActiveToken) -> Result<(), Refusal> {
-    let limits = token.limits();
-    let named = [
-        ("rows", limits.rows.is_some()),
-        ("bytes", limits.bytes.is_some()),
-        ("stmts", limits.stmts.is_some()),
-        ("uses", limits.uses.is_some()),
-        ("sess", limits.sess.is_some()),
-    ];
-    match named.iter().find(|limit| limit.1) {
-        None => Ok(()),
-        Some((name, _)) => Err(Refusal::handshake(
-            "not_ready",
-            "the token carries a limit that this server does not count",
-            format!("field={name} A limit that nobody counts would not hold."),
-            format!("Derive the token again without \"{name}\"."),
-        )),
-    }
-}
-
-fn too_many_sessions(limit: usize) -> Refusal {
-    Refusal::new(
-        SqlState::ConfigurationLimitExceeded,
-        "limit_exhausted",
-        "the window has as many sessions as it may have",
-        format!("limit={limit} max_sessions of the window."),
-        "End another session of this window, or ask a DBA for a window with more sessions.",
-    )
-}
-
-/// Told at the SET; the slot itself is taken under the lock when the session binds.
-fn check_sessions(row: &WindowRow) -> Result<(), Refusal> {
-    match row.max_sessions {
-        Some(limit) if bindings::sessions_of(&row.id) >= limit => Err(too_many_sessions(limit)),
-        _ => Ok(()),
-    }
-}
-
-fn establish(
-    row: &WindowRow,
-    serial: u64,
-    id: [u8; 16],
-    activate: impl FnOnce(&WindowFacts, &Circumstance<'_>) -> Result<ActiveToken, Refusal>,
-) -> Result<Session, Refusal> {
-    let (facts, policy) = judged_by(row)?;
-    let role_oid = authenticated_role();
-    let role = catalog::role_name(role_oid).unwrap_or_default();
-    let (peer, address) = peer();
-    // SAFETY: plain values; get_database_name returns a palloc'd copy; GetDatabaseEncoding a constant.
-    let (database, utf8) = unsafe {
-        let name = catalog::text(pg_sys::get_database_name(pg_sys::MyDatabaseId)).unwrap_or_default();
-        (name, pg_sys::GetDatabaseEncoding() == i32::try_from(pg_sys::pg_enc::PG_UTF8).unwrap_or(-1))
-    };
-    let checked = epoch::revocations();
-    let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || block_revoked_in_table(id);
-    let here = Circumstance {
-        now: epoch::clock().div_euclid(1_000_000),
-        role: &role,
-        database: &database,
-        peer,
-        system_user: None,
-        proof_only: guc::proof_only(),
-        depth_ceiling: guc::max_delegation_depth(),
-        is_revoked: &is_revoked,
-        utf8,
-    };
-    let token = activate(&facts, &here)?;
-    refuse_uncounted(&token)?;
-    if serial != guc::WORKER_SERIAL {
-        check_sessions(row)?;
-    }
-    if !token.allows_policy(&policy) {
-        return Err(Refusal::handshake(
-            "out_of_scope",
-            "the token leaves no policy to act under",
-            format!("The window's policy \"{policy}\" is not among those that every block names."),
-            "Derive the token again with the window's policy in pol, or without pol.",
-        ));
-    }
-    Ok(Session {
-        serial,
-        id,
-        token,
-        policy_id: row.policy_id,
-        policy,
-        role,
-        address,
-        max_sessions: row.max_sessions,
-        checked: Cell::new(checked),
-    })
-}
-
-fn fresh_session_id() -> Result<[u8; 16], Refusal> {
-    let mut id = [0u8; 16];
-    getrandom::fill(&mut id).map_err(|_| {
-        Refusal::new(
-            SqlState::InternalError,
-            "fault",
-            "no random numbers are to be had from the system",
-            "",
-            "",
-        )
-    })?;
-    // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
-    let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
-    *version = (*version & 0x0f) | 0x40;
-    *variant = (*variant & 0x3f) | 0x80;
-    Ok(id)
-}
-
-fn from_leader() -> Result<Session, Refusal> {
-    let (window, id, public) = bindings::leader().ok_or_else(no_token)?;
-    let row = window_row(&window).ok_or_else(no_token)?;
-    establish(&row, guc::WORKER_SERIAL, id, |facts, here| ActiveToken::from_public_text(&public, facts, here))
 }
 
 /// The binding in force, checked against the clock and the revocations of this moment.
@@ -577,6 +275,7 @@ fn publish(session: &Session) -> Result<(), Refusal> {
     }
     let (_, database) = realm();
     let token = &session.token;
+    let ends = token.expires_at().saturating_mul(1_000_000);
     let bound = bindings::bind(&bindings::Binding {
         database,
         role: authenticated_role().to_u32(),
@@ -586,13 +285,13 @@ fn publish(session: &Session) -> Result<(), Refusal> {
         public: token.public_text(),
         lineage: token.lineage(),
         bound_at: epoch::clock(),
-        expires_at: token.expires_at().saturating_mul(1_000_000),
+        expires_at: ends,
         max_sessions: session.max_sessions,
     });
     if !bound {
         return Err(too_many_sessions(session.max_sessions.unwrap_or(0)));
     }
-    warden::bound_until(token.expires_at().saturating_mul(1_000_000));
+    warden::bound_until(ends);
     forget_plans();
     super::statement::record_bound(session);
     Ok(())

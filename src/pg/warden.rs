@@ -15,7 +15,7 @@ use super::bindings::{self, Doomed, Ended, Slot};
 use super::{epoch, shmem};
 
 /// How long a cancelled transaction may take to end before its connection does, in microseconds.
-const GRACE: i64 = 200_000;
+const GRACE: i64 = 400_000;
 /// How often it is looked after until then.
 const STEP: Duration = Duration::from_millis(50);
 

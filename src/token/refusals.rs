@@ -261,6 +261,26 @@ pub fn limit_exhausted(name: &str, block: usize, id: &BlockId) -> Refusal {
     )
 }
 
+/// The setting came from somewhere else than a session.
+pub fn session_only() -> Refusal {
+    Refusal::handshake(
+        "session_only",
+        "agent_guard.token can only be set in a session",
+        "A token stored on a role, a database, a function or in a file would be readable and would outlive its session.",
+        "Run SET agent_guard.token = '...' after connecting, or pass it in the connection's options.",
+    )
+}
+
+/// A guarded role without an active token.
+pub fn no_token() -> Refusal {
+    Refusal::handshake(
+        "no_token",
+        "this role is guarded and the session has presented no token",
+        "Nothing runs in this session until a token is accepted.",
+        "Ask a DBA for a window (agent_guard.grant_window), then run SET agent_guard.token = '<token>'.",
+    )
+}
+
 /// The server cannot judge tokens.
 pub fn not_ready(detail: impl Into<String>) -> Refusal {
     Refusal::handshake(

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use super::{optional_texts, window};
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::{epoch, session};
+use crate::pg::{epoch, handshake, session};
 use crate::token::{Act, Claims, RelationPattern, fresh_jti};
 
 #[pg_extern(sql = false)]
@@ -31,7 +31,7 @@ fn delegate(
             .transpose()?;
         child.depth = max_depth.map(depth).transpose()?;
         child.pop = require_proof == Some(true);
-        Ok(session::delegate(&child)?)
+        Ok(handshake::delegate(&child)?)
     };
     Ok(derive()?)
 }

@@ -1,0 +1,314 @@
+//! Verifies a token: from its text, the window's row and this session to what a session may rely on.
+//!
+//! Nothing here binds or remembers; `session` does.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+
+use pgrx::pg_sys;
+
+use super::own::own;
+use super::scan::{self, Key};
+use super::session;
+use super::session::{Session, authenticated_role};
+use super::{bindings, catalog, epoch, guc, keys};
+use crate::refusal::{Refusal, SqlState};
+use crate::token::refusals::no_token;
+use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
+
+/// How the text of a proof begins.
+pub const PROOF: &str = "agp1.";
+
+/// The session's address, and how the token code names it.
+fn peer() -> (Peer, String) {
+    // SAFETY: inet_client_addr needs no arguments; it gives NULL for local sockets and background processes.
+    let address = unsafe {
+        pgrx::direct_function_call::<pgrx::Inet>(pg_sys::inet_client_addr, &[]).map(|inet| inet.to_string())
+    };
+    let Some(address) = address else { return (Peer::Local, String::new()) };
+    let bare = address.split('/').next().unwrap_or("").to_owned();
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => (Peer::Ip(ip), bare),
+        Err(_) => (Peer::Local, bare),
+    }
+}
+
+fn not_installed() -> Refusal {
+    Refusal::handshake(
+        "not_ready",
+        "the extension agent_guard is not installed in this database",
+        "",
+        "Run CREATE EXTENSION agent_guard as a superuser.",
+    )
+}
+
+/// A window's row, as far as the handshake needs it.
+pub struct WindowRow {
+    id: [u8; 16],
+    max_sessions: Option<usize>,
+    policy_id: i64,
+    role: pg_sys::Oid,
+    agent: String,
+    expires_at: i64,
+    max_depth: u8,
+    client_addr: Option<Vec<String>>,
+    require_proof: bool,
+    kid: u32,
+    salt: [u8; 16],
+    /// It was revoked.
+    pub revoked: bool,
+}
+
+/// Looks up a window.
+pub fn window_row(window: &[u8; 16]) -> Option<WindowRow> {
+    let own = own()?;
+    let mut found = None;
+    scan::rows(own.window_grant, Some((own.window_grant_pkey, 1, Key::Uuid(*window))), |row| {
+        found = (|| {
+            Some(WindowRow {
+                id: *window,
+                max_sessions: row.column::<i32>(8).and_then(|sessions| usize::try_from(sessions).ok()),
+                policy_id: row.column(2)?,
+                role: row.column(3)?,
+                agent: row.column(4)?,
+                expires_at: row.unix_micros(6)?.div_euclid(1_000_000),
+                max_depth: u8::try_from(row.column::<i32>(7)?).ok()?,
+                client_addr: row.datum(9).map(|datum| {
+                    // SAFETY: cidr[] through its own output function: "{10.0.0.0/8,::1/128}".
+                    let text = unsafe {
+                        catalog::text(pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(ARRAY_OUT), datum))
+                    };
+                    let text = text.unwrap_or_default();
+                    text.trim_matches(['{', '}'])
+                        .split(',')
+                        .filter(|item| !item.is_empty())
+                        .map(str::to_owned)
+                        .collect()
+                }),
+                require_proof: row.column(10)?,
+                kid: u32::try_from(row.column::<i32>(11)?).ok()?,
+                salt: row.sixteen(12)?,
+                revoked: row.datum(13).is_some(),
+            })
+        })();
+    });
+    found
+}
+
+/// array_out (src/include/catalog/pg_proc.dat).
+const ARRAY_OUT: u32 = 751;
+
+/// Whether the table of revocations names a block.
+pub fn block_revoked_in_table(block: &[u8; 16]) -> bool {
+    let Some(own) = own() else { return true };
+    let mut found = false;
+    scan::rows(own.revoked_block, Some((own.revoked_block_pkey, 1, Key::Bytes(*block))), |_| found = true);
+    found
+}
+
+/// The name of a policy by its id.
+fn policy_name(id: i64) -> Option<String> {
+    let own = own()?;
+    let mut name = None;
+    scan::rows(own.policy, Some((own.policy_pkey, 1, Key::Big(id))), |row| name = row.column(2));
+    name
+}
+
+/// This cluster and database as the key derivation binds them.
+pub fn realm() -> (u64, u32) {
+    // SAFETY: reads the control file's copy in shared memory, and a plain value of this process.
+    unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
+}
+
+/// The key that signs a window's tokens.
+fn key_of(row: &WindowRow) -> Result<token::WindowKey, Refusal> {
+    let master = keys::master(row.kid)?;
+    let (sysid, database) = realm();
+    Ok(token::window_key(&master, sysid, database, &row.id, &row.salt))
+}
+
+/// Derives a child's token from this session's.
+///
+/// # Errors
+/// Why the session has no token in force, or why the child cannot be derived.
+pub fn delegate(child: &token::Claims) -> Result<String, Refusal> {
+    let session = session::current()?;
+    let row = window_row(session.token.window()).ok_or_else(token::unknown_window)?;
+    session.token.delegate(&key_of(&row)?, child)
+}
+
+/// What of a window's row and this session the token is judged by.
+fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
+    let policy = policy_name(row.policy_id).ok_or_else(token::unknown_window)?;
+    let role = catalog::role_name(row.role).ok_or_else(token::unknown_window)?;
+    let client_addr = match &row.client_addr {
+        None => None,
+        Some(texts) => Some(
+            texts
+                .iter()
+                .map(|text| token::Network::parse(text).ok_or_else(token::unknown_window))
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
+    };
+    let facts = WindowFacts {
+        agent: row.agent.clone(),
+        policy: policy.clone(),
+        role,
+        max_depth: row.max_depth,
+        expires_at: row.expires_at,
+        require_proof: row.require_proof,
+        client_addr,
+        // Revoked in a transaction that is still open, or was rolled back: in force all the same.
+        revoked: row.revoked || epoch::is_revoked(&row.id),
+    };
+    Ok((facts, policy))
+}
+
+/// Verifies a presented token against its window, this session and this moment.
+///
+/// # Errors
+/// Every refusal of a handshake.
+pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
+    let presented = PresentedToken::parse(text)?;
+    if presented.form() == token::Form::Proof && challenge.is_none() {
+        return Err(token::refusals::proof_stale());
+    }
+    if own().is_none() {
+        return Err(not_installed());
+    }
+    let window = *presented.window();
+    let row = match window_row(&window) {
+        Some(row) if row.kid == presented.kid() => row,
+        _ => {
+            presented.burn();
+            return Err(token::unknown_window());
+        }
+    };
+    let key = key_of(&row)?;
+    let authentic = presented.authenticate(&key, challenge)?;
+    establish(&row, serial, fresh_session_id()?, |facts, here| authentic.activate(facts, here))
+}
+
+/// Limits in a token's blocks are not counted by this version: a token that carries one is refused, so that a parent's
+/// limit on a child never silently means nothing.
+fn refuse_uncounted(token: &ActiveToken) -> Result<(), Refusal> {
+    let limits = token.limits();
+    let named = [
+        ("rows", limits.rows.is_some()),
+        ("bytes", limits.bytes.is_some()),
+        ("stmts", limits.stmts.is_some()),
+        ("uses", limits.uses.is_some()),
+        ("sess", limits.sess.is_some()),
+    ];
+    match named.iter().find(|limit| limit.1) {
+        None => Ok(()),
+        Some((name, _)) => Err(Refusal::handshake(
+            "not_ready",
+            "the token carries a limit that this server does not count",
+            format!("field={name} A limit that nobody counts would not hold."),
+            format!("Derive the token again without \"{name}\"."),
+        )),
+    }
+}
+
+/// The refusal of one session more than the window allows.
+pub fn too_many_sessions(limit: usize) -> Refusal {
+    Refusal::new(
+        SqlState::ConfigurationLimitExceeded,
+        "limit_exhausted",
+        "the window has as many sessions as it may have",
+        format!("limit={limit} max_sessions of the window."),
+        "End another session of this window, or ask a DBA for a window with more sessions.",
+    )
+}
+
+/// Told at the SET; the slot itself is taken under the lock when the session binds.
+fn check_sessions(row: &WindowRow) -> Result<(), Refusal> {
+    match row.max_sessions {
+        Some(limit) if bindings::sessions_of(&row.id) >= limit => Err(too_many_sessions(limit)),
+        _ => Ok(()),
+    }
+}
+
+/// The part of the handshake that the leader's token and a presented one share.
+fn establish(
+    row: &WindowRow,
+    serial: u64,
+    id: [u8; 16],
+    activate: impl FnOnce(&WindowFacts, &Circumstance<'_>) -> Result<ActiveToken, Refusal>,
+) -> Result<Session, Refusal> {
+    let (facts, policy) = judged_by(row)?;
+    let role_oid = authenticated_role();
+    let role = catalog::role_name(role_oid).unwrap_or_default();
+    let (peer, address) = peer();
+    // SAFETY: plain values; get_database_name returns a palloc'd copy; GetDatabaseEncoding a constant.
+    let (database, utf8) = unsafe {
+        let name = catalog::text(pg_sys::get_database_name(pg_sys::MyDatabaseId)).unwrap_or_default();
+        (name, pg_sys::GetDatabaseEncoding() == i32::try_from(pg_sys::pg_enc::PG_UTF8).unwrap_or(-1))
+    };
+    let checked = epoch::revocations();
+    let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || block_revoked_in_table(id);
+    let here = Circumstance {
+        now: epoch::clock().div_euclid(1_000_000),
+        role: &role,
+        database: &database,
+        peer,
+        system_user: None,
+        proof_only: guc::proof_only(),
+        depth_ceiling: guc::max_delegation_depth(),
+        is_revoked: &is_revoked,
+        utf8,
+    };
+    let token = activate(&facts, &here)?;
+    refuse_uncounted(&token)?;
+    if serial != guc::WORKER_SERIAL {
+        check_sessions(row)?;
+    }
+    if !token.allows_policy(&policy) {
+        return Err(Refusal::handshake(
+            "out_of_scope",
+            "the token leaves no policy to act under",
+            format!("The window's policy \"{policy}\" is not among those that every block names."),
+            "Derive the token again with the window's policy in pol, or without pol.",
+        ));
+    }
+    Ok(Session {
+        serial,
+        id,
+        token,
+        policy_id: row.policy_id,
+        policy,
+        role,
+        address,
+        max_sessions: row.max_sessions,
+        checked: Cell::new(checked),
+    })
+}
+
+fn fresh_session_id() -> Result<[u8; 16], Refusal> {
+    let mut id = [0u8; 16];
+    getrandom::fill(&mut id).map_err(|_| {
+        Refusal::new(
+            SqlState::InternalError,
+            "fault",
+            "no random numbers are to be had from the system",
+            "",
+            "",
+        )
+    })?;
+    // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
+    let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
+    *version = (*version & 0x0f) | 0x40;
+    *variant = (*variant & 0x3f) | 0x80;
+    Ok(id)
+}
+
+/// The binding of a parallel worker: that of its leader.
+///
+/// # Errors
+/// `no_token` where the leader has none, and every refusal that time or a revocation has brought since.
+pub fn from_leader() -> Result<Session, Refusal> {
+    let (window, id, public) = bindings::leader().ok_or_else(no_token)?;
+    let row = window_row(&window).ok_or_else(no_token)?;
+    establish(&row, guc::WORKER_SERIAL, id, |facts, here| ActiveToken::from_public_text(&public, facts, here))
+}
