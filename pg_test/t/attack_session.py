@@ -116,6 +116,9 @@ def test_tokens_of_others_are_refused(server):
         ended = "select true from agent_guard.windows where window_id = %s and state = 'expired'"
         with server.connect() as admin:
             eventually(lambda: admin.execute(ended, (window,)).fetchone(), "the window's end")
+            # In the moment of the end the cancel may come first; after it the session is marked.
+            state = "select state = 'expired' from agent_guard.sessions where window_id = %s and live"
+            eventually(lambda: admin.execute(state, (window,)).fetchone()[0], "the session's end")
         expect(UNAUTHENTICATED, connection.execute, PROBE, match="expired")
         expect(UNAUTHENTICATED, bind, connection, short, match="expired")
     with server.connect("outsider") as connection:
