@@ -29,7 +29,7 @@ pub enum Ended {
 #[repr(C)]
 pub struct Slot {
     pid: i32,
-    /// The backend's entry in the server's array of processes, which stays its own until it exits.
+    /// The address of the backend's entry in the server's array of processes, which stays its own until it exits.
     process: usize,
     /// The database's OID.
     pub database: u32,
@@ -230,7 +230,7 @@ pub fn bind(binding: &Binding<'_>) -> bool {
         // SAFETY: under the exclusive lock; own_index() is below slot_count.
         let slot = unsafe { &mut *slot(shared, index) };
         // SAFETY: plain values of this process.
-        (slot.pid, slot.process) = unsafe { (pg_sys::MyProcPid, pg_sys::MyProc.addr()) };
+        (slot.pid, slot.process) = unsafe { (pg_sys::MyProcPid, pg_sys::MyProc.expose_provenance()) };
         (slot.database, slot.role) = (binding.database, binding.role);
         (slot.window, slot.session) = (*binding.window, *binding.session);
         slot.block_count = 0;

@@ -16,9 +16,6 @@ use crate::refusal::{Refusal, SqlState};
 use crate::token::refusals::no_token;
 use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
 
-/// How the text of a proof begins.
-pub const PROOF: &str = "agp1.";
-
 /// The session's address, and how the token code names it.
 fn peer() -> (Peer, String) {
     // SAFETY: inet_client_addr needs no arguments; it gives NULL for local sockets and background processes.

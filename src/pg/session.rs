@@ -8,14 +8,12 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::handshake::{
-    PROOF, block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row,
-};
+use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
 use super::own::own;
 use super::{bindings, challenge, epoch, guc, raise, warden};
 use crate::refusal::Refusal;
 use crate::token::refusals::no_token;
-use crate::token::{ActiveToken, PresentedToken};
+use crate::token::{self, ActiveToken, PresentedToken};
 
 /// Refused handshakes after which the connection ends.
 const MAX_REFUSED: u32 = 5;
@@ -143,7 +141,8 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
         ));
     }
     // An answer closes the challenge, whatever comes of it.
-    let open = if text.starts_with(PROOF) { challenge::take() } else { None };
+    let answers = text.split_once('.').is_some_and(|(form, _)| form == token::Form::Proof.word());
+    let open = if answers { challenge::take() } else { None };
     let session = Rc::new(verify(text, serial, open.as_deref())?);
     let public = session.token.public_id();
     with_state(|state| {
