@@ -295,6 +295,11 @@ impl ObjectPattern {
         }
     }
 
+    /// Whether the pattern names functions of the server itself: pg_catalog is written out, not covered by a `*`.
+    pub fn names_built_ins(&self) -> bool {
+        matches!(self, ObjectPattern::Function { schema: Part::Literal(schema), .. } if schema == "pg_catalog")
+    }
+
     /// The columns that the pattern is narrowed to; empty for none.
     pub fn columns(&self) -> &[String] {
         match self {

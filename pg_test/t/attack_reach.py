@@ -456,6 +456,15 @@ def test_what_reveals_others_needs_inspect(server):
         agent.run("select relname from pg_class", "select proname from pg_proc", "select rolname from pg_roles", "select name from pg_settings", "select pid, state from pg_locks, lateral (select 1 as state) x limit 1")
 
 
+def test_a_deny_of_a_built_in_reaches_open_sessions(server):
+    with Agent(server, ("allow", "select", "app.open")) as agent:
+        agent.run("prepare p as select upper(v) from app.open", "execute p", "select upper('a')", "set plan_cache_mode = force_generic_plan", "execute p")
+        scene_rules(server, agent, ("deny", "execute", "function pg_catalog.upper"))
+        for statement in ("execute p", "select upper('a')", "select upper(v) from app.open", "select v from app.open order by upper(v)"):
+            agent.refused(statement)
+        agent.run("select lower(v) from app.open")
+
+
 def test_expressions_evaluated_outside_plans(server):
     with builder(server) as agent:
         agent.run("create table other.t (n int)", "insert into other.t values (1)", "create function other.f(int) returns int language plpgsql immutable as $$begin perform pg_notify('c', 'x'); return 1; end$$")

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap as HashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -35,6 +36,17 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Whether any of them looks at the statement's text.
     pub has_patterns: bool,
+    /// Whether any of them denies built-ins by name.
+    denies_built_ins: bool,
+}
+
+impl Policy {
+    /// Whether a rule denies this built-in by name.
+    pub fn denies_built_in(&self, function: pg_sys::Oid) -> bool {
+        self.denies_built_ins
+            && catalog::function_object(function)
+                .is_none_or(|object| self.rules.iter().any(|rule| rule.denies_built_in(&object)))
+    }
 }
 
 /// What the policy says of one action on one object.
@@ -105,11 +117,22 @@ thread_local! {
     static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
 }
 
+/// The policy epoch in which the policy in force is known to deny no built-in by name; 0 for none.
+static NO_BUILT_IN_DENIED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether a built-in that needs no rule may be denied all the same. Takes no lock and cannot fail: asked by an outer hook
+/// frame for every function of every statement.
+#[inline]
+pub fn may_deny_built_ins() -> bool {
+    NO_BUILT_IN_DENIED.load(Ordering::Relaxed) != epoch::policies()
+}
+
 /// More than this many compiled objects are dropped together: a bound on memory, not on speed.
 const COMPILED_MAX: usize = 16_384;
 
 /// Forgets the policy and everything compiled; called when the binding changes.
 pub fn forget() {
+    NO_BUILT_IN_DENIED.store(0, Ordering::Relaxed);
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
             *cache = Cache { generation: cache.generation.wrapping_add(1), ..Cache::default() };
@@ -160,6 +183,7 @@ pub fn policy(id: i64) -> Result<Rc<Policy>, Refusal> {
             cache.compiled.clear();
             cache.policy = Some(Rc::clone(&policy));
         });
+        NO_BUILT_IN_DENIED.store(if policy.denies_built_ins { 0 } else { epoch }, Ordering::Relaxed);
         if changed {
             // SAFETY: plans hold what was substituted under the old policy; they are rebuilt at their next use.
             unsafe { pg_sys::ResetPlanCache() };
@@ -208,7 +232,8 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
         rules.push(rule);
     }
     let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
-    Ok(Policy { epoch, id, name, observe, version, rules, has_patterns })
+    let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
+    Ok(Policy { epoch, id, name, observe, version, rules, has_patterns, denies_built_ins })
 }
 
 /// The number of rules from which one pass over all bindings is cheaper than a look-up for each rule.

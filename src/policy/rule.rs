@@ -232,6 +232,22 @@ impl Rule {
         })
     }
 
+    /// Whether the rule denies built-in functions by name. A deny of `*` or `function *.*` does not reach those that need
+    /// no rule: without operators and casts no statement would run.
+    pub fn denies_built_ins(&self) -> bool {
+        self.effect == Effect::Deny
+            && self.covers_action(Action::plain(Verb::Execute))
+            && self.objects.iter().any(|object| object.pattern.names_built_ins())
+    }
+
+    /// Whether it is such a rule and the function is among them.
+    pub fn denies_built_in(&self, function: &Object) -> bool {
+        let named = |object: &RuleObject| {
+            object.pattern.names_built_ins() && object.covers(Effect::Deny, Some(function), Verb::Execute)
+        };
+        self.denies_built_ins() && self.objects.iter().any(named)
+    }
+
     /// Whether one of the rule's actions covers `action`.
     pub fn covers_action(&self, action: Action) -> bool {
         self.actions.iter().any(|pattern| pattern.covers(action))

@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use super::super::catalog::{self, FIRST_NORMAL};
 use super::super::enforce::{Target, Wanted};
 use super::super::own::{self, AGENT_FUNCTIONS};
+use super::super::policies::Policy;
 use crate::policy::builtin::{self, Class};
 use crate::request::{Action, Verb, Voice};
 
@@ -109,4 +110,10 @@ pub fn wanted(function: pg_sys::Oid, voice: Voice) -> Option<Wanted> {
             Some(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), target).by(voice) })
         }
     }
+}
+
+/// The access to a function that needs no rule, where a rule denies it by name: subject to denies alone, whoever calls it.
+pub fn denied_by_name(function: pg_sys::Oid, policy: &Policy) -> Option<Wanted> {
+    let denied = function.to_u32() < FIRST_NORMAL && policy.denies_built_in(function);
+    denied.then(|| Wanted::named(Action::plain(Verb::Execute), Target::Function(function)).by(Voice::View))
 }

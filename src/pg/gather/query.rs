@@ -31,8 +31,9 @@ pub unsafe fn wanted(query: *mut pg_sys::Query, policy: &Policy) -> Vec<Wanted> 
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
     let mut wanted = relations::wanted(&walk.entries, policy);
     wanted.append(&mut walk.by_argument);
-    wanted
-        .extend(walk.functions.into_iter().filter_map(|function| functions::wanted(function, Voice::Named)));
+    wanted.extend(walk.functions.into_iter().filter_map(|function| {
+        functions::wanted(function, Voice::Named).or_else(|| functions::denied_by_name(function, policy))
+    }));
     wanted
 }
 

@@ -12,7 +12,7 @@ use super::super::gather::functions::{self, Execution};
 use super::super::gather::utility::Permit;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, session, text, trail};
+use super::super::{calls, catalog, drops, guc, policies, session, text, trail};
 use super::{checked, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
@@ -146,6 +146,7 @@ unsafe fn is_ordinary(access: pg_sys::ObjectAccessType::Type, object: pg_sys::Oi
     unsafe {
         access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
             && functions::known_free(object)
+            && !policies::may_deny_built_ins()
             && !pg_sys::debug_query_string.is_null()
     }
 }
@@ -207,7 +208,10 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
     }
     let voice = calls::voice();
     let wanted = match execution {
-        Execution::Free => return Ok(()),
+        Execution::Free => match denied_by_name(function)? {
+            Some(wanted) => wanted,
+            None => return Ok(()),
+        },
         // Aggregates and the like bring theirs along in plans; a direct call is refused while planning.
         Execution::ServerOnly if statement::with_current(|open| !open.is_utility()).unwrap_or(true) => {
             return Ok(());
@@ -226,6 +230,14 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
         },
     };
     enforce_one(wanted)
+}
+
+/// As `functions::denied_by_name`, under this session's policy. Without a token nothing runs but what needs none.
+fn denied_by_name(function: pg_sys::Oid) -> Result<Option<Wanted>, Refusal> {
+    match session::current() {
+        Ok(session) => Ok(functions::denied_by_name(function, &*policies::policy(session.policy_id)?)),
+        Err(_) => Ok(None),
+    }
 }
 
 fn fills_defaults() -> bool {
@@ -250,6 +262,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
             never: true,
             ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function))
         }),
+        Execution::Free => denied_by_name(function)?,
         _ => functions::wanted(function, Voice::Named),
     };
     let outcome = match wanted {
