@@ -292,6 +292,7 @@ unsafe extern "C-unwind" fn token_assign(_newval: *const c_char, extra: *mut c_v
     ACTIVE.store(if fresh { serial } else { 0 }, Ordering::Relaxed);
 }
 
+#[cfg(feature = "pg15")]
 unsafe extern "C" {
     fn malloc(size: usize) -> *mut c_void;
     fn free(pointer: *mut c_void);

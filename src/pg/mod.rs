@@ -9,6 +9,7 @@ mod calls;
 mod catalog;
 mod challenge;
 mod conditions;
+mod connection;
 mod databases;
 mod drops;
 mod encoding;

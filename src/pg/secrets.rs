@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
+use super::connection;
+
 /// A text of this backend held a token: copies of it may be about.
 static SEEN: AtomicBool = AtomicBool::new(false);
 
@@ -83,7 +85,7 @@ pub fn hide_current() {
     // SAFETY: only client backends have a message buffer behind debug_query_string, and that is palloc'd (pqformat.c);
     // the source text of a portal is palloc'd too.
     unsafe {
-        if pg_sys::libpq::be::MyProcPort.is_null() || pg_sys::debug_query_string.is_null() {
+        if !connection::has_client() || pg_sys::debug_query_string.is_null() {
             return;
         }
         if mask_in_place(pg_sys::debug_query_string.cast_mut()) {

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
-use super::{catalog, epoch, guc, quick, raise};
+use super::{connection, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
@@ -399,7 +399,7 @@ fn publish(open: &Open) {
             &several
         }
     };
-    let role = if open.session.is_none() { role_for_records() } else { String::new() };
+    let role = if open.session.is_none() { connection::login_name() } else { String::new() };
     // The server refused before anything was decided, by its own privileges for one.
     let undecided =
         open.accesses.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
@@ -473,21 +473,13 @@ fn publish_alone(
     let role = match session {
         Some(_) => String::new(),
         // Role names are in the catalogue, which cannot be read in a failed transaction.
-        None => role_for_records(),
+        None => connection::login_name(),
     };
     let event = who(kind, epoch::clock(), session);
     let event = if session.is_none() { AuditEvent { role: &role, ..event } } else { event };
     complete(event, &mut |event| {
         trail::publish_unreserved(event, Waiting::Never);
     });
-}
-
-fn role_for_records() -> String {
-    // SAFETY: MyProcPort is this backend's own connection; user_name is NUL-terminated for the connection's life.
-    unsafe {
-        let port = pg_sys::libpq::be::MyProcPort;
-        port.as_ref().and_then(|port| catalog::text(port.user_name)).unwrap_or_default()
-    }
 }
 
 /// A token came into force.

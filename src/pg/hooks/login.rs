@@ -4,11 +4,12 @@ use std::os::raw::c_int;
 
 use pgrx::pg_sys;
 
+use super::super::connection::{self, Port};
 use super::super::raise::{self, Raised};
 use super::super::{calls, guc, session};
 use super::guarded;
 
-type Authentication = Option<unsafe extern "C-unwind" fn(*mut pg_sys::libpq::be::Port, c_int)>;
+type Authentication = Option<unsafe extern "C-unwind" fn(*mut Port, c_int)>;
 
 unsafe extern "C" {
     // Not in pgrx's bindings (src/include/libpq/auth.h).
@@ -26,7 +27,7 @@ pub fn init() {
     }
 }
 
-unsafe extern "C-unwind" fn authenticated(port: *mut pg_sys::libpq::be::Port, status: c_int) {
+unsafe extern "C-unwind" fn authenticated(port: *mut Port, status: c_int) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
         if let Some(previous) = PREVIOUS {
@@ -42,9 +43,9 @@ unsafe extern "C-unwind" fn authenticated(port: *mut pg_sys::libpq::be::Port, st
 }
 
 /// Shared catalogues are readable here, the role's settings are not; a label tells.
-fn note_role(port: *mut pg_sys::libpq::be::Port) -> Option<Raised> {
-    // SAFETY: the connection's own Port; with missing_ok an unknown role gives InvalidOid.
-    let role = unsafe { pg_sys::get_role_oid((*port).user_name, true) };
+fn note_role(port: *mut Port) -> Option<Raised> {
+    // SAFETY: the hook's own argument.
+    let role = unsafe { connection::login_role(port) };
     if role == pg_sys::InvalidOid || !calls::has_label(role) {
         return None;
     }
