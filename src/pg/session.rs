@@ -13,7 +13,7 @@ use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sess
 use super::own::own;
 use super::{bindings, challenge, endings, epoch, guc, outgoing, raise, warden};
 use crate::refusal::Refusal;
-use crate::token::refusals::no_token;
+use crate::token::refusals::{local_only, no_token};
 use crate::token::{self, ActiveToken, PresentedToken};
 
 /// Refused handshakes after which the connection ends.
@@ -157,11 +157,25 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
 /// that the session can tell its agent what is wrong. Returns the public id, or nothing for a malformed token.
 pub fn present_at_startup(text: &str, serial: u64) -> String {
     let (public, pending) = match PresentedToken::parse(text) {
+        Ok(token) if guc::require_local() => (token.public_id(), Pending::Refused(local_only())),
         Ok(token) => (token.public_id(), Pending::Deferred(text.to_owned())),
         Err(refusal) => (String::new(), Pending::Refused(refusal)),
     };
     with_state(|state| state.pending = Some((serial, pending)));
     public
+}
+
+/// Refuses a token for the whole session where the server takes them for a transaction only.
+///
+/// # Errors
+/// `local_only`, recorded.
+pub fn for_the_session() -> Result<(), Refusal> {
+    if !guc::require_local() {
+        return Ok(());
+    }
+    let refusal = local_only();
+    super::statement::record_refused_handshake(&refusal);
+    Err(refusal)
 }
 
 /// Counts a refused SET; true when the connection has to end.
