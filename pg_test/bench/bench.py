@@ -23,6 +23,7 @@ import time
 
 import guard
 import proc
+from bouncer import Bouncer
 from guard import Server
 
 CONF = ["shared_buffers = '256MB'", "max_wal_size = '4GB'", "checkpoint_timeout = '1h'", "autovacuum = off", "max_connections = 50"]
@@ -108,33 +109,13 @@ def writers(server: Server) -> list[int]:
     return [pid for (pid,) in server.rows(query)]
 
 
-class Bouncer:
-    """pgbouncer in front of a server; session pooling, which is all that prepared statements allow everywhere."""
+def bouncer_in_front_of(server: Server) -> Bouncer:
+    """Session pooling, which is all that prepared statements allow everywhere."""
+    return Bouncer(server, "app", "bench", pool_mode="session")
 
-    def __init__(self, server: Server):
-        self.home = pathlib.Path(server.home.parent / "pgbouncer")
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.port = server.port + 1
-        (self.home / "pgbouncer.ini").write_text(
-            f"[databases]\nbench = host={server.host} port={server.port} user=app\n"
-            f"[pgbouncer]\nlisten_addr =\nunix_socket_dir = {self.home}\nlisten_port = {self.port}\nauth_type = any\n"
-            "pool_mode = session\nmax_client_conn = 50\nignore_startup_parameters = extra_float_digits,options\n"
-            "log_connections = 0\nlog_disconnections = 0\n"
-        )
-        program = "pgbouncer" if subprocess.run(["which", "pgbouncer"], capture_output=True).returncode == 0 else "/usr/sbin/pgbouncer"
-        command = [program, str(self.home / "pgbouncer.ini")]
-        if os.getuid() == 0:
-            os.chmod(self.home, 0o777)
-            command = ["runuser", "-u", os.environ.get("GUARD_OS_USER", "postgres"), "--", *command]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        guard.eventually((self.home / f".s.PGSQL.{self.port}").exists, "pgbouncer listens")
 
-    def pids(self) -> list[int]:
-        return proc.children(self.process.pid, "pgbouncer") or [self.process.pid]
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
+def pids_of(bouncer: Bouncer) -> list[int]:
+    return proc.children(bouncer.process.pid, "pgbouncer") or [bouncer.process.pid]
 
 
 # --- measuring ---
@@ -350,8 +331,8 @@ def main() -> None:
             logged = new("pgaudit", "pgaudit", "pgaudit.log = 'read, write'", "logging_collector = on", "log_directory = 'log'")
             variants.append(Variant("pgaudit", logged, helpers=lambda: proc.children(logged.pid, "logger")))
         if "pgbouncer" in given.only:
-            bouncer = Bouncer(variants[0].server)
-            variants.append(Variant("pgbouncer", variants[0].server, host=str(bouncer.home), port=bouncer.port, helpers=bouncer.pids))
+            bouncer = bouncer_in_front_of(variants[0].server)
+            variants.append(Variant("pgbouncer", variants[0].server, host=str(bouncer.home), port=bouncer.port, helpers=lambda: pids_of(bouncer)))
 
         results = rounds(variants, list(WORKLOADS), given.rounds, given.seconds)
         figures = table(f"Medians of {given.rounds} rounds of {given.seconds:g} s; ratios to {variants[0].name}", results, list(WORKLOADS), [v.name for v in variants])

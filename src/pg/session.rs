@@ -8,11 +8,12 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::bindings::Published;
 use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
 use super::own::own;
-use super::{bindings, challenge, epoch, guc, raise, warden};
+use super::{bindings, challenge, endings, epoch, guc, outgoing, raise, warden};
 use crate::refusal::Refusal;
-use crate::token::refusals::no_token;
+use crate::token::refusals::{local_only, no_token};
 use crate::token::{self, ActiveToken, PresentedToken};
 
 /// Refused handshakes after which the connection ends.
@@ -156,11 +157,25 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
 /// that the session can tell its agent what is wrong. Returns the public id, or nothing for a malformed token.
 pub fn present_at_startup(text: &str, serial: u64) -> String {
     let (public, pending) = match PresentedToken::parse(text) {
+        Ok(token) if guc::require_local() => (token.public_id(), Pending::Refused(local_only())),
         Ok(token) => (token.public_id(), Pending::Deferred(text.to_owned())),
         Err(refusal) => (String::new(), Pending::Refused(refusal)),
     };
     with_state(|state| state.pending = Some((serial, pending)));
     public
+}
+
+/// Refuses a token for the whole session where the server takes them for a transaction only.
+///
+/// # Errors
+/// `local_only`, recorded.
+pub fn for_the_session() -> Result<(), Refusal> {
+    if !guc::require_local() {
+        return Ok(());
+    }
+    let refusal = local_only();
+    super::statement::record_refused_handshake(&refusal);
+    Err(refusal)
 }
 
 /// Counts a refused SET; true when the connection has to end.
@@ -210,7 +225,24 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
         session.token.check_still(now.div_euclid(1_000_000), &is_revoked)?;
         session.checked.set(revocations);
     }
-    Ok(session)
+    // The transaction may also have run under another token, before this one.
+    if endings::doomed()
+        && let Some(ended) = endings::own_doom()
+    {
+        return Err(warden::too_late(ended));
+    }
+    match bindings::runs() {
+        Some(ended) if serial != guc::WORKER_SERIAL => Err(warden::too_late(ended)),
+        _ => Ok(session),
+    }
+}
+
+/// Whether the open transaction may commit: every token that it ran under is still good.
+///
+/// # Errors
+/// Which end forbids it.
+pub fn may_commit() -> Result<(), Refusal> {
+    endings::must_not_commit().map_or(Ok(()), |ended| Err(warden::too_late(ended)))
 }
 
 fn window_revoked() -> Refusal {
@@ -231,7 +263,10 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     })
     .flatten();
     if was_bound {
-        bindings::unbind();
+        let now = epoch::clock();
+        if !bindings::unbind(now) {
+            endings::outlived(now);
+        }
         super::statement::record_unbound();
         super::policies::forget();
         forget_plans();
@@ -251,7 +286,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
     if serial != guc::WORKER_SERIAL {
-        publish(&session)?;
+        publish(&session).map_err(keep_refused)?;
     }
     with_state(|state| {
         state.bound = Some(Rc::clone(&session));
@@ -271,11 +306,12 @@ fn publish(session: &Session) -> Result<(), Refusal> {
     let first = with_state(|state| !std::mem::replace(&mut state.exit_hook, true)).unwrap_or(false);
     if first {
         bindings::unbind_at_exit();
+        outgoing::init();
     }
     let (_, database) = realm();
     let token = &session.token;
     let ends = token.expires_at().saturating_mul(1_000_000);
-    let bound = bindings::bind(&bindings::Binding {
+    let published = bindings::bind(&bindings::Binding {
         database,
         role: authenticated_role().to_u32(),
         window: token.window(),
@@ -287,13 +323,25 @@ fn publish(session: &Session) -> Result<(), Refusal> {
         expires_at: ends,
         max_sessions: session.max_sessions,
     });
-    if !bound {
-        return Err(too_many_sessions(session.max_sessions.unwrap_or(0)));
+    match published {
+        Published::Bound => {}
+        Published::Crowded => return Err(too_many_sessions(session.max_sessions.unwrap_or(0))),
+        Published::Overburdened => return Err(too_many_tokens()),
     }
     warden::bound_until(ends);
     forget_plans();
     super::statement::record_bound(session);
     Ok(())
+}
+
+/// The refusal of one token more than a transaction can answer for.
+fn too_many_tokens() -> Refusal {
+    Refusal::handshake(
+        "resource_limit",
+        "this transaction has run under too many tokens",
+        "It ends when any of them ends, and the server keeps account of a bounded number.",
+        "End the transaction, then present the token again.",
+    )
 }
 
 /// Drops the plans made under another scope. Prepared statements stay and are planned anew.
@@ -304,16 +352,24 @@ fn forget_plans() {
 
 /// The token's variable was set or reset: bind at once, and drop what the scope before has left behind. Portals, WITH HOLD
 /// cursors too, because what these have stored passes no hook when it is sent; temporary tables, because their rows
-/// may be what the new scope must not read. A refusal is told at the next statement.
+/// may be what the new scope must not read; channels listened to and advisory locks of the session.
 pub fn settle() {
     // Binds, where there is something to bind.
     let _told_at_the_next_statement = current();
-    // SAFETY: DISCARD ALL does both inside a statement of its own; the active portal is left alone, and an error ends the
-    // transaction, hence the binding.
+    // SAFETY: DISCARD ALL does all of it inside a statement of its own; the active portal is left alone, and an error ends
+    // the transaction, hence the binding.
     unsafe {
         pg_sys::PortalHashTableDeleteAll();
         pg_sys::ResetTempTableNamespace();
+        pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID);
+        async_unlisten_all();
     }
+}
+
+unsafe extern "C-unwind" {
+    // commands/async.h, which pgrx does not bind.
+    #[link_name = "Async_UnlistenAll"]
+    fn async_unlisten_all();
 }
 
 /// The binding without the check of this moment, for records and views; `None` when unbound.

@@ -271,6 +271,16 @@ pub fn session_only() -> Refusal {
     )
 }
 
+/// A token for the whole session where it may be given for a transaction only.
+pub fn local_only() -> Refusal {
+    Refusal::handshake(
+        "local_only",
+        "this server takes a token for one transaction only",
+        "agent_guard.require_local is on, because a pooler hands the session on after each transaction.",
+        "Run BEGIN, then SET LOCAL agent_guard.token = '...', then the work, then COMMIT.",
+    )
+}
+
 /// A guarded role without an active token.
 pub fn no_token() -> Refusal {
     Refusal::handshake(

@@ -117,7 +117,7 @@ fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), Er
         }
         // Also the second time: shared memory may have been emptied by a restart in between.
         epoch::revoke(&window);
-        tell(warden::revoked(|slot| slot.window == *window.as_bytes()));
+        tell(warden::revoked(|hold| hold.window == *window.as_bytes()));
         Ok(())
     };
     Ok(revoke()?)
@@ -141,7 +141,7 @@ fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorRe
             .tell(PgLogLevel::NOTICE);
         }
         epoch::revoke(&block);
-        tell(warden::revoked(|slot| slot.blocks().contains(&block)));
+        tell(warden::revoked(|hold| hold.blocks().contains(&block)));
         Ok(())
     };
     Ok(revoke()?)

@@ -116,6 +116,10 @@ fn before(
     let command = unsafe {
         CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
     };
+    // SAFETY: it sets the token.
+    if sets_token && unsafe { settings::outlives_transaction(node) } {
+        session::for_the_session()?;
+    }
     let key = statement::next_utility();
     let session = session::current();
     // SAFETY: as above.
