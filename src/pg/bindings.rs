@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use pgrx::pg_sys;
 
 use super::region::Region;
+use crate::limit::Holder;
 
 /// Bytes of a token's public text: 4096 at most by its grammar.
 const PUBLIC_MAX: usize = 4096;
@@ -209,6 +210,19 @@ pub struct Binding<'a> {
     pub expires_at: i64,
     /// How many sessions may be bound to the window at a time.
     pub max_sessions: Option<usize>,
+    /// How many sessions may be bound at a time to a block or what is derived from it.
+    pub sessions: &'a [(Holder, [u8; 16], usize)],
+}
+
+/// Whether there was a slot for a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// It is published.
+    Yes,
+    /// The window has as many sessions as it may have.
+    WindowFull,
+    /// A block has as many as it may have.
+    BlockFull(Holder, usize),
 }
 
 /// Copies as much as fits; how much that is.
@@ -216,16 +230,21 @@ fn copy(from: &[u8], into: &mut [u8]) -> u32 {
     into.iter_mut().zip(from).map(|(to, from)| *to = *from).count().try_into().unwrap_or(0)
 }
 
-/// Publishes what this backend is bound to. False, and nothing is published, where `max_sessions` others are bound to the
-/// window already.
-pub fn bind(binding: &Binding<'_>) -> bool {
-    let Some(index) = own_index() else { return false };
+/// Publishes what this backend is bound to, unless as many others are bound as may be.
+pub fn bind(binding: &Binding<'_>) -> Bound {
+    let Some(index) = own_index() else { return Bound::WindowFull };
     let lineage = binding.lineage.join("\n");
     let bound = REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
         // SAFETY: under the exclusive lock.
-        let others = unsafe { bound_to(shared, binding.window, index) };
+        let others = unsafe { bound_to(shared, index, |slot| slot.window == *binding.window) };
         if binding.max_sessions.is_some_and(|limit| others >= limit) {
-            return false;
+            return Bound::WindowFull;
+        }
+        for (holder, id, limit) in binding.sessions {
+            // SAFETY: as above.
+            if unsafe { bound_to(shared, index, |slot| slot.blocks().contains(id)) } >= *limit {
+                return Bound::BlockFull(*holder, *limit);
+            }
         }
         // SAFETY: under the exclusive lock; own_index() is below slot_count.
         let slot = unsafe { &mut *slot(shared, index) };
@@ -242,9 +261,9 @@ pub fn bind(binding: &Binding<'_>) -> bool {
         slot.lineage_len = copy(lineage.as_bytes(), &mut slot.lineage);
         (slot.bound_at, slot.expires_at) = (binding.bound_at, binding.expires_at);
         (slot.ended, slot.released_in, slot.backend) = (0, 0, slot.pid);
-        true
+        Bound::Yes
     });
-    bound == Some(true)
+    bound.unwrap_or(Bound::WindowFull)
 }
 
 /// Whether the warden sleeps beyond this moment, so that it has to be woken.
@@ -304,15 +323,17 @@ pub fn sessions_of(window: &[u8; 16]) -> usize {
     let own = own_index().unwrap_or(usize::MAX);
     // SAFETY: under the lock.
     REGION
-        .locked(pg_sys::LWLockMode::LW_SHARED, |shared| unsafe { bound_to(shared, window, own) })
+        .locked(pg_sys::LWLockMode::LW_SHARED, |shared| unsafe {
+            bound_to(shared, own, |slot| slot.window == *window)
+        })
         .unwrap_or(usize::MAX)
 }
 
-/// Counts the slots of a window that are in force, but for one of them.
+/// Counts the slots in force that `counted` picks, but for one of them.
 ///
 /// # Safety
 /// The caller holds the lock.
-unsafe fn bound_to(shared: *mut Shared, window: &[u8; 16], but: usize) -> usize {
+unsafe fn bound_to(shared: *mut Shared, but: usize, counted: impl Fn(&Slot) -> bool) -> usize {
     // SAFETY: the index stays below slot_count.
     unsafe {
         let count = (*shared).slot_count as usize;
@@ -320,7 +341,7 @@ unsafe fn bound_to(shared: *mut Shared, window: &[u8; 16], but: usize) -> usize 
             .filter(|index| *index != but)
             .filter(|index| {
                 let slot = &*slot(shared, *index);
-                slot.pid != 0 && slot.ended == 0 && slot.window == *window
+                slot.pid != 0 && slot.ended == 0 && counted(slot)
             })
             .count()
     }

@@ -10,7 +10,8 @@ use pgrx::pg_sys;
 
 use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
 use super::own::own;
-use super::{bindings, challenge, epoch, guc, raise, warden};
+use super::{bindings, challenge, epoch, guc, meter, raise, warden};
+use crate::limit::{self, Holder, Limits};
 use crate::refusal::Refusal;
 use crate::token::refusals::no_token;
 use crate::token::{self, ActiveToken, PresentedToken};
@@ -36,6 +37,10 @@ pub struct Session {
     pub address: String,
     /// The window's limit on sessions at a time.
     pub(super) max_sessions: Option<usize>,
+    /// What the window itself limits; its policy's limits hold besides.
+    pub limits: Limits,
+    /// The end of the window, in unix seconds.
+    pub window_ends: i64,
     /// The revocation epoch up to which the token is known to be good.
     pub(super) checked: Cell<u64>,
 }
@@ -230,6 +235,9 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         pending.filter(|pending| pending.0 == serial).map(|pending| pending.1)
     })
     .flatten();
+    if !super::statement::any_active() {
+        meter::leave();
+    }
     if was_bound {
         bindings::unbind();
         super::statement::record_unbound();
@@ -239,6 +247,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     if serial == 0 {
         return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token));
     }
+    let startup = matches!(pending, Some(Pending::Deferred(_)));
     let session = match pending {
         Some(Pending::Verified(session)) => session,
         // A proof of the startup packet cannot have seen a challenge.
@@ -251,7 +260,9 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
     if serial != guc::WORKER_SERIAL {
-        publish(&session)?;
+        if let Err(refusal) = publish(&session) {
+            return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
+        }
     }
     with_state(|state| {
         state.bound = Some(Rc::clone(&session));
@@ -267,7 +278,13 @@ fn keep_refused(refusal: Refusal) -> Refusal {
     refusal
 }
 
-fn publish(session: &Session) -> Result<(), Refusal> {
+/// A token that a statement has set was good and cannot bind: recorded; `settle` ends the statement with it.
+fn tell_refused(refusal: Refusal) -> Refusal {
+    super::statement::record_refused_handshake(&refusal);
+    refusal
+}
+
+fn publish(session: &Rc<Session>) -> Result<(), Refusal> {
     let first = with_state(|state| !std::mem::replace(&mut state.exit_hook, true)).unwrap_or(false);
     if first {
         bindings::unbind_at_exit();
@@ -275,6 +292,13 @@ fn publish(session: &Session) -> Result<(), Refusal> {
     let (_, database) = realm();
     let token = &session.token;
     let ends = token.expires_at().saturating_mul(1_000_000);
+    let blocks = || token.claims().iter().zip(token.block_ids()).enumerate();
+    let each_limit: Vec<_> = blocks()
+        .filter_map(|(index, (claims, id))| {
+            let limit = claims.sess?;
+            Some((Holder::Block(index, *id), *id, usize::try_from(limit).unwrap_or(usize::MAX)))
+        })
+        .collect();
     let bound = bindings::bind(&bindings::Binding {
         database,
         role: authenticated_role().to_u32(),
@@ -286,9 +310,22 @@ fn publish(session: &Session) -> Result<(), Refusal> {
         bound_at: epoch::clock(),
         expires_at: ends,
         max_sessions: session.max_sessions,
+        sessions: &each_limit,
     });
-    if !bound {
-        return Err(too_many_sessions(session.max_sessions.unwrap_or(0)));
+    match bound {
+        bindings::Bound::Yes => {}
+        bindings::Bound::WindowFull => {
+            return Err(too_many_sessions(session.max_sessions.unwrap_or(0)));
+        }
+        bindings::Bound::BlockFull(holder, limit) => {
+            return Err(limit::refusal::sessions(u64::try_from(limit).unwrap_or(u64::MAX), holder));
+        }
+    }
+    // After the slot, so that a session for which there is no room uses nothing up.
+    if let Err(refusal) = meter::bind(session) {
+        bindings::unbind();
+        meter::leave();
+        return Err(refusal);
     }
     warden::bound_until(ends);
     forget_plans();
@@ -304,15 +341,23 @@ fn forget_plans() {
 
 /// The token's variable was set or reset: bind at once, and drop what the scope before has left behind. Portals, WITH HOLD
 /// cursors too, because what these have stored passes no hook when it is sent; temporary tables, because their rows
-/// may be what the new scope must not read. A refusal is told at the next statement.
-pub fn settle() {
-    // Binds, where there is something to bind.
-    let _told_at_the_next_statement = current();
+/// may be what the new scope must not read.
+///
+/// # Errors
+/// Why a token that was set does not bind: a limit of its uses or sessions, or what happened since it was verified.
+pub fn settle() -> Result<(), Refusal> {
+    // Binds, where there is something to bind. Without a token there is nothing to refuse.
+    let outcome = current();
+    let set = guc::active_serial() != 0;
     // SAFETY: DISCARD ALL does both inside a statement of its own; the active portal is left alone, and an error ends the
     // transaction, hence the binding.
     unsafe {
         pg_sys::PortalHashTableDeleteAll();
         pg_sys::ResetTempTableNamespace();
+    }
+    match outcome {
+        Err(refusal) if set => Err(refusal),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{guc, secrets, statement, text, warden};
+use super::super::{door, guc, secrets, statement, text, warden};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -49,6 +49,7 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
             guarded(|| {
                 explain_end(&mut *data);
                 note(data);
+                door::cap_error(&mut *data);
             });
             // The server's log stays as it was asked for.
             if (*data).elevel < THRESHOLD.load(Ordering::Relaxed) {

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, epoch, guc, own, policies, statement};
+use super::super::{calls, epoch, guc, limit_timer, own, policies, statement};
 use super::object_access;
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -35,6 +35,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argumen
         if error {
             calls::clear();
             object_access::forget_from(0);
+            limit_timer::disarm();
         }
         statement::transaction_aborted(error);
     }
