@@ -33,6 +33,13 @@ def setup(server):
                $$ declare c refcursor := 'named'; begin
                    open c for execute format('select 1 as %I', (select string_agg(v, ',') from app.many where id < 12));
                    return c; end $$;
+           create function app.lets_go(token text) returns int language plpgsql as $$
+               declare loot text := (select string_agg(v, ',') from app.many where id < 400);
+               begin
+                   begin perform set_config('agent_guard.token', token, false); exception when others then null; end;
+                   for i in 0..20 loop raise notice '%', substr(loot, 1 + 100 * i, 100); end loop;
+                   return 1;
+               end $$;
            create function app.stubborn() returns void language plpgsql as $$
                begin
                    loop
@@ -45,7 +52,8 @@ def setup(server):
            alter function app.noisy_value() owner to owner;
            alter function app.writes(int) owner to owner;
            alter function app.cursor_of_values() owner to owner;
-           alter function app.stubborn() owner to owner;"""
+           alter function app.stubborn() owner to owner;
+           alter function app.lets_go(text) owner to owner;"""
     )
 
 
@@ -406,6 +414,55 @@ def test_a_columns_name_and_a_reported_setting_are_bytes_too(server):
     assert agent.connection.info.parameter_status("application_name") != 60 * "a"
 
 
+def test_a_function_that_lets_go_of_its_token_goes_on_paying(server):
+    """Unbound, or with a spent token refused, in the middle of a statement: what it has read is charged as before."""
+    spent_agent = Agent(server, *RULES, max_depth=1)
+    spent = child(spent_agent.token, uses=1)
+    session(server, spent).close()
+    for token in ("", spent, "agt1.nonsense"):
+        agent = Agent(server, *RULES, bytes_read=1_000)
+        heard = []
+        agent.connection.add_notice_handler(lambda notice, heard=heard: heard.append(notice.message_primary))
+        try:
+            agent.connection.execute("select app.lets_go(%s)", (token,))
+        except psycopg.Error:
+            pass
+        assert sum(len(text) for text in heard) <= 1_000, (token[:4], len(heard))
+
+
+def test_a_cancelled_wait_for_the_ledger_opens_no_door(server):
+    """Nobody can store marks: who needs one waits and is refused; what was marked before may be used."""
+    agent = Agent(server, *RULES, rows_read=1600)
+    agent.run("select * from app.many limit 10")
+    with server.connect(autocommit=False) as dba:
+        dba.execute("lock table agent_guard.ledger in access exclusive mode")
+        agent.run("set statement_timeout = '300ms'", "select * from app.many limit 10")
+        error = agent.attempt("select * from app.many limit 1000")
+        assert error.sqlstate == "57014", error
+        agent.run("reset statement_timeout")
+        error = agent.attempt("select * from app.many limit 1000")
+        assert error.sqlstate == "53100" and "reason=ledger_unavailable" in error.diag.message_detail, error
+        # The trail and other agents do not wait behind it.
+        with session(server, Agent(server, *RULES).token) as other:
+            other.execute("select 1")
+        dba.rollback()
+    rows = used(server, agent.window_id)["rows_read"]
+    assert 20 <= rows <= 20 + 100 + 2, rows
+    limit_refused(agent.attempt("select * from app.many limit 1600"), "rows_read")
+    assert used(server, agent.window_id)["rows_read"] == 1600
+
+
+def test_where_denials_are_only_recorded_so_are_limits(server):
+    agent = Agent(server, *RULES, rows_read=5, rows_written=1, statements=6)
+    server.run(f"update agent_guard.policy set mode = 'observe' where name = '{agent.policy}'")
+    for _ in range(5):
+        assert len(agent.run("select * from app.many limit 7")) == 7
+    agent.run("insert into app.target values (1), (2)", "delete from app.target")
+    assert used(server, agent.window_id) == {"rows_read": 5, "rows_written": 0, "statements": 6}
+    seen = server.audit("window_id = %s and decision = 'observe'", agent.window_id, columns="statement")
+    assert len(seen) >= 6, seen
+
+
 # --- rows written ---
 
 
@@ -599,6 +656,19 @@ def test_a_killed_server_refills_nothing(server):
         assert before[meter] <= after[meter] <= before[meter] + limit // 16, (meter, before, after)
     with session(server, agent.token) as connection:
         limit_refused(expect(LIMIT, connection.execute, "select * from app.many limit 1101"), "rows_read")
+
+
+def test_a_writer_that_leaves_stores_the_exact_numbers(server):
+    agent = Agent(server, *RULES, rows_read=1600)
+    agent.run("select * from app.many limit 33")
+    stored = "select rows_read from agent_guard.ledger where id = pg_catalog.uuid_send(%s)"
+    assert 33 <= server.value(stored, agent.window_id) <= 133
+    writer = server.value("select writer_pid from agent_guard.stat")
+    server.run(f"select pg_terminate_backend({writer})")
+    eventually(lambda: server.value(stored, agent.window_id) == 33, "the exact number is stored")
+    # And raised again with the next one.
+    agent.run("select * from app.many limit 1")
+    assert 34 <= server.value(stored, agent.window_id) <= 134
 
 
 def test_an_orderly_restart_keeps_the_exact_numbers(server):

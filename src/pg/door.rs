@@ -49,7 +49,7 @@ static mut OURS: CommMethods = CommMethods {
 thread_local! {
     /// A notice was dropped, and the statement is being cancelled for it.
     static DROPPED: RefCell<Option<Refusal>> = const { RefCell::new(None) };
-    /// Our own messages and those of a nested report are let through.
+    /// A message is being looked at: what that itself brings about is let through.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -111,12 +111,11 @@ fn before(kind: c_char, body: *const c_char, length: usize, drop: *mut bool) -> 
     if INSIDE.replace(true) {
         return Ok(());
     }
+    let _inside = Inside;
     // SAFETY: the server hands `length` bytes, which nobody changes meanwhile; a null body has none.
     let body =
         unsafe { if body.is_null() { &[] } else { std::slice::from_raw_parts(body.cast::<u8>(), length) } };
-    let outcome = charge(kind.to_ne_bytes()[0], body);
-    INSIDE.set(false);
-    match outcome {
+    match charge(kind.to_ne_bytes()[0], body) {
         Ok(Passage::Sent) => Ok(()),
         Ok(Passage::Dropped) => {
             // SAFETY: the outer frame's local.
@@ -124,6 +123,15 @@ fn before(kind: c_char, body: *const c_char, length: usize, drop: *mut bool) -> 
             Ok(())
         }
         Err(refusal) => Err(refusal),
+    }
+}
+
+/// The end of a look at a message, also where an interrupt ends the wait for a mark: what follows is looked at again.
+struct Inside;
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
     }
 }
 

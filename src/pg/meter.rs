@@ -169,14 +169,7 @@ fn adopt(session: &Rc<Session>) -> Result<(), Refusal> {
             mark::reach(line.tally, meter, need, line.limit, Interrupts::Served)?;
         }
     }
-    let results = account.as_ref().is_some_and(|account| {
-        account.rows_per_statement.is_some()
-            || account.counts(Meter::RowsRead)
-            || account.counts(Meter::BytesRead)
-    });
-    ACCOUNT.with(|place| place.replace(account));
-    RESOLVED.set((session.serial, epoch));
-    door::watch(results);
+    put(account, (session.serial, epoch));
     Ok(())
 }
 
@@ -185,19 +178,30 @@ fn adopt(session: &Rc<Session>) -> Result<(), Refusal> {
 /// # Errors
 /// 53400 where a limit of uses is reached or there is no room to count; 53100 where the use cannot be stored.
 pub fn bind(session: &Rc<Session>) -> Result<(), Refusal> {
-    adopt(session)?;
-    match account() {
+    let (before, resolved) = (account(), RESOLVED.get());
+    let bound = adopt(session).and_then(|()| match account() {
         None => Ok(()),
         Some(account) => account.charge(Meter::Uses, 1, Interrupts::Served),
-    }
+    });
+    // Inside a function that catches the refusal, what it has read goes on being charged as before.
+    bound.inspect_err(|_| put(before, resolved))
+}
+
+fn put(account: Option<Rc<Account>>, resolved: (u64, u64)) {
+    let results = account.as_ref().is_some_and(|account| {
+        account.rows_per_statement.is_some()
+            || account.counts(Meter::RowsRead)
+            || account.counts(Meter::BytesRead)
+    });
+    ACCOUNT.with(|place| place.replace(account));
+    RESOLVED.set(resolved);
+    door::watch(results);
 }
 
 /// Nothing is bound, and no statement runs that was: what leaves from here on is nobody's.
 pub fn leave() {
     if RESOLVED.get().0 != 0 {
-        ACCOUNT.with(|place| place.replace(None));
-        RESOLVED.set((0, 0));
-        door::watch(false);
+        put(None, (0, 0));
     }
 }
 
@@ -271,7 +275,7 @@ pub fn row(bytes: u64) -> Result<(), Refusal> {
         }),
     };
     RETURNED.set(returned);
-    enforced(&account, outcome.inspect_err(note))
+    enforced(&account, outcome).inspect_err(note)
 }
 
 /// Other results of so many bytes are about to leave.
@@ -280,7 +284,7 @@ pub fn row(bytes: u64) -> Result<(), Refusal> {
 /// 53400 where they would pass a limit.
 pub fn bytes(bytes: u64) -> Result<(), Refusal> {
     let Some(account) = account() else { return Ok(()) };
-    enforced(&account, account.charge(Meter::BytesRead, bytes, Interrupts::Served).inspect_err(note))
+    enforced(&account, account.charge(Meter::BytesRead, bytes, Interrupts::Served)).inspect_err(note)
 }
 
 /// A message that cannot be refused by an error is about to leave: it is dropped where this fails.

@@ -61,6 +61,8 @@ struct State {
     pending: Option<(u64, Pending)>,
     /// Why there is no binding, where a token was refused without an error.
     refusal: Option<Refusal>,
+    /// Why a token that a statement has just set does not bind.
+    unsettled: Option<Refusal>,
     refused: u32,
     exit_hook: bool,
 }
@@ -281,6 +283,7 @@ fn keep_refused(refusal: Refusal) -> Refusal {
 /// A token that a statement has set was good and cannot bind: recorded; `settle` ends the statement with it.
 fn tell_refused(refusal: Refusal) -> Refusal {
     super::statement::record_refused_handshake(&refusal);
+    with_state(|state| state.unsettled = Some(refusal.clone()));
     refusal
 }
 
@@ -324,7 +327,6 @@ fn publish(session: &Rc<Session>) -> Result<(), Refusal> {
     // After the slot, so that a session for which there is no room uses nothing up.
     if let Err(refusal) = meter::bind(session) {
         bindings::unbind();
-        meter::leave();
         return Err(refusal);
     }
     warden::bound_until(ends);
@@ -344,21 +346,18 @@ fn forget_plans() {
 /// may be what the new scope must not read.
 ///
 /// # Errors
-/// Why a token that was set does not bind: a limit of its uses or sessions, or what happened since it was verified.
+/// Why a token that was set does not bind: a limit of its uses or sessions, or no room to count.
 pub fn settle() -> Result<(), Refusal> {
-    // Binds, where there is something to bind. Without a token there is nothing to refuse.
-    let outcome = current();
-    let set = guc::active_serial() != 0;
+    with_state(|state| state.unsettled = None);
+    // Binds, where there is something to bind. What else is wrong is told at the next statement.
+    let _told_at_the_next_statement = current();
     // SAFETY: DISCARD ALL does both inside a statement of its own; the active portal is left alone, and an error ends the
     // transaction, hence the binding.
     unsafe {
         pg_sys::PortalHashTableDeleteAll();
         pg_sys::ResetTempTableNamespace();
     }
-    match outcome {
-        Err(refusal) if set => Err(refusal),
-        _ => Ok(()),
-    }
+    with_state(|state| state.unsettled.take()).flatten().map_or(Ok(()), Err)
 }
 
 /// The binding without the check of this moment, for records and views; `None` when unbound.
