@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use pgrx::pg_sys;
 
 use super::region::Region;
+use crate::limit::Holder;
 
 /// Bytes of a token's public text: 4096 at most by its grammar.
 const PUBLIC_MAX: usize = 4096;
@@ -284,6 +285,8 @@ pub struct Binding<'a> {
     pub expires_at: i64,
     /// How many sessions may be bound to the window at a time.
     pub max_sessions: Option<usize>,
+    /// How many sessions may be bound at a time to a block or what is derived from it.
+    pub sessions: &'a [(Holder, [u8; 16], usize)],
 }
 
 /// Copies as much as fits; how much that is.
@@ -297,20 +300,28 @@ pub enum Published {
     /// It is in force.
     Bound,
     /// As many others are bound to the window as may be.
-    Crowded,
+    WindowFull,
+    /// As many others are bound to this block, which stands for so many.
+    BlockFull(Holder, usize),
     /// The transaction has run under as many tokens as it can answer for.
     Overburdened,
 }
 
 /// Publishes what this backend is bound to, or says why not.
 pub fn bind(binding: &Binding<'_>) -> Published {
-    let Some(index) = own_index() else { return Published::Crowded };
+    let Some(index) = own_index() else { return Published::WindowFull };
     let lineage = binding.lineage.join("\n");
     let published = REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
         // SAFETY: under the exclusive lock.
-        let others = unsafe { bound_to(shared, binding.window, index) };
+        let others = unsafe { bound_to(shared, index, |slot| slot.hold.window == *binding.window) };
         if binding.max_sessions.is_some_and(|limit| others >= limit) {
-            return Published::Crowded;
+            return Published::WindowFull;
+        }
+        for (holder, id, limit) in binding.sessions {
+            // SAFETY: as above.
+            if unsafe { bound_to(shared, index, |slot| slot.hold.blocks().contains(id)) } >= *limit {
+                return Published::BlockFull(*holder, *limit);
+            }
         }
         // SAFETY: under the exclusive lock; own_index() is below slot_count.
         let slot = unsafe { &mut *slot(shared, index) };
@@ -335,7 +346,7 @@ pub fn bind(binding: &Binding<'_>) -> Published {
         OWN.store(slot, Ordering::Relaxed);
         Published::Bound
     });
-    published.unwrap_or(Published::Crowded)
+    published.unwrap_or(Published::WindowFull)
 }
 
 /// A statement of this backend's open transaction is about to run under its token. Why it must not, where the token has just
@@ -426,15 +437,17 @@ pub fn sessions_of(window: &[u8; 16]) -> usize {
     let own = own_index().unwrap_or(usize::MAX);
     // SAFETY: under the lock.
     REGION
-        .locked(pg_sys::LWLockMode::LW_SHARED, |shared| unsafe { bound_to(shared, window, own) })
+        .locked(pg_sys::LWLockMode::LW_SHARED, |shared| unsafe {
+            bound_to(shared, own, |slot| slot.hold.window == *window)
+        })
         .unwrap_or(usize::MAX)
 }
 
-/// Counts the slots of a window that are in force, but for one of them.
+/// Counts the slots in force that `counted` picks, but for one of them.
 ///
 /// # Safety
 /// The caller holds the lock.
-unsafe fn bound_to(shared: *mut Shared, window: &[u8; 16], but: usize) -> usize {
+unsafe fn bound_to(shared: *mut Shared, but: usize, counted: impl Fn(&Slot) -> bool) -> usize {
     // SAFETY: the index stays below slot_count.
     unsafe {
         let count = (*shared).slot_count as usize;
@@ -442,7 +455,7 @@ unsafe fn bound_to(shared: *mut Shared, window: &[u8; 16], but: usize) -> usize 
             .filter(|index| *index != but)
             .filter(|index| {
                 let slot = &*slot(shared, *index);
-                slot.pid != 0 && slot.ended().is_none() && slot.hold.window == *window
+                slot.pid != 0 && slot.ended().is_none() && counted(slot)
             })
             .count()
     }

@@ -1,4 +1,5 @@
-//! The last look at rows on their way to the client: what was computed while a token was good is not sent after its end.
+//! The last look at messages on their way to the client: what was computed while a token was good is not sent after its end,
+//! and what is limited is charged (`door`).
 //!
 //! Rows that the server has stored, those of WITH HOLD cursors and of portals like RETURNING's, pass no hook when they are
 //! fetched by the protocol's Execute. So the message itself is looked at: `PqCommMethods` of a bound session is a copy of the
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pgrx::pg_sys;
 
 use super::hooks::{checked, raise_if};
-use super::{endings, session, warden};
+use super::{door, endings, session, warden};
 use crate::refusal::Refusal;
 
 /// `PQcommMethods` (src/include/libpq/libpq.h), the same from 15 to 18.
@@ -43,7 +44,11 @@ pub fn init() {
             return;
         }
         PREVIOUS.store(METHODS_IN_USE.cast_mut(), Ordering::Relaxed);
-        let ours = Box::leak(Box::new(Methods { putmessage: Some(put), ..*previous }));
+        let ours = Box::leak(Box::new(Methods {
+            putmessage: Some(put),
+            putmessage_noblock: Some(put_noblock),
+            ..*previous
+        }));
         OURS.store(ours, Ordering::Relaxed);
         METHODS_IN_USE = ours;
     }
@@ -55,13 +60,41 @@ const ROWS: [u8; 2] = [b'D', b'd'];
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
     unsafe {
-        if ROWS.contains(&kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()) {
-            raise_if(checked(may_send));
+        if !passes(kind, body, length) {
+            return 0;
         }
         match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
             Some(previous) => previous(kind, body, length),
             None => -1,
         }
+    }
+}
+
+unsafe extern "C-unwind" fn put_noblock(kind: c_char, body: *const c_char, length: usize) {
+    // SAFETY: as above.
+    unsafe {
+        if passes(kind, body, length)
+            && let Some(previous) =
+                PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage_noblock)
+        {
+            previous(kind, body, length);
+        }
+    }
+}
+
+/// Whether a message is to be sent; raises where what it is part of has to end.
+#[inline]
+unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
+    // SAFETY: part of the outer frame; the message is the server's.
+    unsafe {
+        if ROWS.contains(&kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()) {
+            raise_if(checked(may_send));
+        }
+        let mut drop = false;
+        if door::is_watched() {
+            raise_if(checked(|| door::before(kind, body, length, &raw mut drop)));
+        }
+        !drop
     }
 }
 
@@ -72,7 +105,8 @@ unsafe fn sends_held_rows() -> bool {
     unsafe {
         pg_sys::ActivePortal.as_ref().is_some_and(|portal| {
             !portal.holdStore.is_null()
-                && u32::try_from(portal.cursorOptions).is_ok_and(|options| options & pg_sys::CURSOR_OPT_HOLD != 0)
+                && u32::try_from(portal.cursorOptions)
+                    .is_ok_and(|options| options & pg_sys::CURSOR_OPT_HOLD != 0)
         })
     }
 }

@@ -11,7 +11,8 @@ use pgrx::pg_sys;
 use super::bindings::Published;
 use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
 use super::own::own;
-use super::{bindings, challenge, endings, epoch, guc, outgoing, raise, warden};
+use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, warden};
+use crate::limit::{self, Holder, Limits};
 use crate::refusal::Refusal;
 use crate::token::refusals::{local_only, no_token};
 use crate::token::{self, ActiveToken, PresentedToken};
@@ -37,6 +38,10 @@ pub struct Session {
     pub address: String,
     /// The window's limit on sessions at a time.
     pub(super) max_sessions: Option<usize>,
+    /// What the window itself limits; its policy's limits hold besides.
+    pub limits: Limits,
+    /// The end of the window, in unix seconds.
+    pub window_ends: i64,
     /// The revocation epoch up to which the token is known to be good.
     pub(super) checked: Cell<u64>,
 }
@@ -57,6 +62,8 @@ struct State {
     pending: Option<(u64, Pending)>,
     /// Why there is no binding, where a token was refused without an error.
     refusal: Option<Refusal>,
+    /// Why a token that a statement has just set does not bind.
+    unsettled: Option<Refusal>,
     refused: u32,
     exit_hook: bool,
 }
@@ -262,6 +269,9 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         pending.filter(|pending| pending.0 == serial).map(|pending| pending.1)
     })
     .flatten();
+    if !super::statement::any_active() {
+        meter::leave();
+    }
     if was_bound {
         let now = epoch::clock();
         if !bindings::unbind(now) {
@@ -274,6 +284,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     if serial == 0 {
         return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token));
     }
+    let startup = matches!(pending, Some(Pending::Deferred(_)));
     let session = match pending {
         Some(Pending::Verified(session)) => session,
         // A proof of the startup packet cannot have seen a challenge.
@@ -286,7 +297,9 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
     if serial != guc::WORKER_SERIAL {
-        publish(&session).map_err(keep_refused)?;
+        if let Err(refusal) = publish(&session) {
+            return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
+        }
     }
     with_state(|state| {
         state.bound = Some(Rc::clone(&session));
@@ -302,7 +315,14 @@ fn keep_refused(refusal: Refusal) -> Refusal {
     refusal
 }
 
-fn publish(session: &Session) -> Result<(), Refusal> {
+/// A token that a statement has set was good and cannot bind: recorded; `settle` ends the statement with it.
+fn tell_refused(refusal: Refusal) -> Refusal {
+    super::statement::record_refused_handshake(&refusal);
+    with_state(|state| state.unsettled = Some(refusal.clone()));
+    refusal
+}
+
+fn publish(session: &Rc<Session>) -> Result<(), Refusal> {
     let first = with_state(|state| !std::mem::replace(&mut state.exit_hook, true)).unwrap_or(false);
     if first {
         bindings::unbind_at_exit();
@@ -311,6 +331,13 @@ fn publish(session: &Session) -> Result<(), Refusal> {
     let (_, database) = realm();
     let token = &session.token;
     let ends = token.expires_at().saturating_mul(1_000_000);
+    let blocks = || token.claims().iter().zip(token.block_ids()).enumerate();
+    let each_limit: Vec<_> = blocks()
+        .filter_map(|(index, (claims, id))| {
+            let limit = claims.sess?;
+            Some((Holder::Block(index, *id), *id, usize::try_from(limit).unwrap_or(usize::MAX)))
+        })
+        .collect();
     let published = bindings::bind(&bindings::Binding {
         database,
         role: authenticated_role().to_u32(),
@@ -322,11 +349,20 @@ fn publish(session: &Session) -> Result<(), Refusal> {
         bound_at: epoch::clock(),
         expires_at: ends,
         max_sessions: session.max_sessions,
+        sessions: &each_limit,
     });
     match published {
         Published::Bound => {}
-        Published::Crowded => return Err(too_many_sessions(session.max_sessions.unwrap_or(0))),
+        Published::WindowFull => return Err(too_many_sessions(session.max_sessions.unwrap_or(0))),
+        Published::BlockFull(holder, limit) => {
+            return Err(limit::refusal::sessions(u64::try_from(limit).unwrap_or(u64::MAX), holder));
+        }
         Published::Overburdened => return Err(too_many_tokens()),
+    }
+    // After the slot, so that a session for which there is no room uses nothing up.
+    if let Err(refusal) = meter::bind(session) {
+        bindings::unbind(epoch::clock());
+        return Err(refusal);
     }
     warden::bound_until(ends);
     forget_plans();
@@ -353,8 +389,12 @@ fn forget_plans() {
 /// The token's variable was set or reset: bind at once, and drop what the scope before has left behind. Portals, WITH HOLD
 /// cursors too, because what these have stored passes no hook when it is sent; temporary tables, because their rows
 /// may be what the new scope must not read; channels listened to and advisory locks of the session.
-pub fn settle() {
-    // Binds, where there is something to bind.
+///
+/// # Errors
+/// Why a token that was set does not bind: a limit of its uses or sessions, or no room to count.
+pub fn settle() -> Result<(), Refusal> {
+    with_state(|state| state.unsettled = None);
+    // Binds, where there is something to bind. What else is wrong is told at the next statement.
     let _told_at_the_next_statement = current();
     // SAFETY: DISCARD ALL does all of it inside a statement of its own; the active portal is left alone, and an error ends
     // the transaction, hence the binding.
@@ -364,6 +404,7 @@ pub fn settle() {
         pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID);
         async_unlisten_all();
     }
+    with_state(|state| state.unsettled.take()).flatten().map_or(Ok(()), Err)
 }
 
 unsafe extern "C-unwind" {

@@ -277,6 +277,15 @@ impl SharedCondition {
         self.0.get()
     }
 
+    /// Makes it ready for use.
+    ///
+    /// # Safety
+    /// Nobody else knows the memory yet.
+    pub unsafe fn init(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { pg_sys::ConditionVariableInit(self.get()) };
+    }
+
     /// Wakes everybody who waits.
     pub fn broadcast(&self) {
         // SAFETY: initialised by `startup`; its own spinlock guards it.

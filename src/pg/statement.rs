@@ -332,6 +332,11 @@ impl Open {
         first && serial == guc::active_serial()
     }
 
+    /// Whether the client sent it, as opposed to a function or another statement.
+    pub fn is_top_level(&self) -> bool {
+        self.level == 0
+    }
+
     /// Whether it is a utility statement.
     pub fn is_utility(&self) -> bool {
         matches!(self.key, Key::Utility(_))

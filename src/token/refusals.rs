@@ -96,16 +96,6 @@ pub(super) fn resource_limit(detail: String, hint: &str) -> Refusal {
     Refusal::handshake("resource_limit", "the token would be too large", detail, hint)
 }
 
-/// A counter or slot of the server that is used up.
-pub fn resource_exhausted(which: &str) -> Refusal {
-    Refusal::handshake(
-        "resource_limit",
-        "the server has no room for this token",
-        which,
-        "Wait until other sessions of this window have ended, or ask a DBA to raise that limit.",
-    )
-}
-
 /// Too early.
 pub(super) fn not_yet_valid(block: usize, nbf: i64, now: i64) -> Refusal {
     Refusal::handshake(
@@ -248,16 +238,6 @@ fn out_of_scope(block: usize, name: &str, fact: &str) -> Refusal {
         format!(
             "Derive block {block} again with a \"{name}\" that has something in common with its parent's."
         ),
-    )
-}
-
-/// A budget, use or session slot of a block that is used up.
-pub fn limit_exhausted(name: &str, block: usize, id: &BlockId) -> Refusal {
-    Refusal::handshake(
-        "limit_exhausted",
-        "a limit of the token is used up",
-        format!("{}, id {}", field(Decider::Block(block), name), hex(id)),
-        format!("Ask the agent that derived block {block} for a new token; a used limit is never refilled."),
     )
 }
 

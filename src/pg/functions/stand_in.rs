@@ -121,7 +121,7 @@ fn may_set(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
 /// A token that was set this way binds at once, as with SET.
 fn settle(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
     if text(call, 0).is_some_and(|name| settings::is_token(&name)) {
-        session::settle();
+        return session::settle();
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, conditions, epoch, guc, rows, session, text};
+use super::super::{calls, conditions, epoch, guc, limit_timer, meter, rows, session, text};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -103,11 +103,13 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     };
     let form = (operation == pg_sys::CmdType::CMD_MERGE).then_some(Form::Merge);
     let (key, command) = (key(query), command(operation));
-    let mut told = false;
+    let bound = session.clone();
+    let (mut told, mut top) = (false, false);
     statement::open(Opening { key, command, text, session, form, at: Some(now) }, |open| {
         if let Some(refusal) = &observed {
             open.refuse(refusal, true);
         }
+        top = open.is_top_level();
         // SAFETY: the parameters belong to the query; only read.
         told = open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
     })?;
@@ -117,7 +119,14 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let parameters = unsafe { rows::parameters((*query).params) };
         statement::with_key(key, |open| open.set_parameters(parameters));
     }
-    Ok(())
+    match bound.filter(|_| top) {
+        // SAFETY: the plan is complete.
+        Some(session) => meter::opened(&session, || unsafe { conditions::only_sets_the_token(plan) })
+            .inspect_err(|refusal| {
+                statement::with_key(key, |open| open.refuse(refusal, false));
+            }),
+        None => Ok(()),
+    }
 }
 
 fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
@@ -132,6 +141,13 @@ fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         if !unsafe { conditions::restricts((*query).plannedstmt, relid) } {
             unmet(query, conditions::where_refusal(relid, rule))?;
         }
+    }
+    // SAFETY: as above.
+    if meter::limited()
+        && unsafe { (*(*query).plannedstmt).hasModifyingCTE }
+        && let Some(refusal) = meter::uncounted("rows cannot be changed inside WITH")
+    {
+        unmet(query, refusal)?;
     }
     match limited {
         // SAFETY: as above.
@@ -188,9 +204,10 @@ fn before_run(
 ) -> Result<(), Refusal> {
     let open = statement::with_key(key(query), |open| {
         open.set_running();
-        (open.serial(), open.starts_running(), open.obligations.max_rows.is_some())
+        let sent = open.is_top_level().then_some(open.sent);
+        (open.serial(), open.starts_running(), open.obligations.max_rows.is_some(), sent)
     });
-    let Some((serial, first, capped)) = open else { return Ok(()) };
+    let Some((serial, first, capped, sent)) = open else { return Ok(()) };
     if serial != 0 && !first {
         let outcome = session::current()
             .and_then(|session| if session.serial == serial { Ok(()) } else { Err(rows::another_scope()) });
@@ -198,6 +215,9 @@ fn before_run(
             statement::with_key(key(query), |open| open.refuse(&refusal, false));
             return Err(refusal);
         }
+    }
+    if let Some(sent) = sent.filter(|_| !first && meter::limited()) {
+        meter::runs_on(sent);
     }
     if capped {
         // SAFETY: the outer frame's local.
@@ -209,6 +229,9 @@ fn before_run(
 fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     // SAFETY: the executor's state exists while the query is open.
     let processed = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
+    if meter::limited() {
+        count(query, processed)?;
+    }
     let processed = i64::try_from(processed).unwrap_or(i64::MAX);
     let exceeded = statement::with_key(key(query), |open| {
         open.ran(processed);
@@ -227,6 +250,23 @@ fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             Ok(())
         }
     }
+}
+
+/// Rows that a query has changed, and the clock of one that may stay open and wait for its client.
+fn count(query: *mut pg_sys::QueryDesc, processed: u64) -> Result<(), Refusal> {
+    // SAFETY: the query is complete while it runs.
+    let (reads, modifies) = unsafe {
+        ((*query).operation == pg_sys::CmdType::CMD_SELECT, (*(*query).plannedstmt).hasModifyingCTE)
+    };
+    if (!reads || statement::filling_new_table())
+        && let Err(refusal) = meter::wrote(processed)
+    {
+        unmet(query, refusal)?;
+    }
+    if reads && !modifies && statement::with_key(key(query), |open| open.is_top_level()) == Some(true) {
+        limit_timer::disarm();
+    }
+    Ok(())
 }
 
 /// AFTER triggers and foreign keys run here, still inside the statement.
@@ -255,7 +295,14 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
             None => raw_end(query),
         }
         if guc::guarded() {
-            guarded(|| statement::close(key(query)));
+            guarded(|| {
+                if meter::limited()
+                    && statement::with_key(key(query), |open| open.is_top_level()) == Some(true)
+                {
+                    limit_timer::disarm();
+                }
+                statement::close(key(query));
+            });
         }
     }
 }

@@ -12,7 +12,7 @@ use super::super::gather::functions::{self, Execution};
 use super::super::gather::utility::Permit;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, policies, session, text, trail};
+use super::super::{calls, catalog, drops, guc, meter, policies, session, text, trail};
 use super::{checked, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
@@ -257,6 +257,9 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         }
     };
     trail::release(trail::reserve(trail::cost(0))?);
+    meter::opened(&session, || false).inspect_err(|refusal| {
+        statement::record_refused_alone("FASTPATH", &name, None, refusal);
+    })?;
     let wanted = match execution {
         Execution::ServerOnly => Some(Wanted {
             never: true,

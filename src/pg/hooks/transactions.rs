@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, endings, epoch, guc, own, policies, session, statement};
+use super::super::{calls, endings, epoch, guc, limit_timer, own, policies, session, statement};
 use super::{checked, object_access, raise_if};
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -46,6 +46,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argumen
         if error {
             calls::clear();
             object_access::forget_from(0);
+            limit_timer::disarm();
         }
         statement::transaction_aborted(error);
     }
