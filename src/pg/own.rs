@@ -5,6 +5,8 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
+use super::process::PerProcess;
+
 /// The OIDs of one database's installation.
 #[derive(Clone, Copy)]
 pub struct Own {
@@ -55,9 +57,7 @@ pub struct StandIns {
     pub setval3: pg_sys::Oid,
 }
 
-thread_local! {
-    static OWN: Cell<Option<Own>> = const { Cell::new(None) };
-}
+static OWN: PerProcess<Cell<Option<Own>>> = PerProcess::new(Cell::new(None));
 
 /// Forgets the OIDs; called when a schema changed.
 pub fn forget() {

@@ -3,7 +3,7 @@
 //! Keyed by the policy epoch in shared memory; what was compiled is dropped when the catalogue changes. A policy that
 //! cannot be read denies everything.
 
-use rustc_hash::FxHashMap as HashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap as HashMap};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use pgrx::pg_sys;
 
 use super::catalog::RelationFacts;
 use super::own::own;
+use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::{catalog, epoch};
 use crate::limit::{self, Limits};
@@ -50,6 +51,18 @@ impl Policy {
             && catalog::function_object(function)
                 .is_none_or(|object| self.rules.iter().any(|rule| rule.denies_built_in(&object)))
     }
+}
+
+impl Policy {
+    /// The epoch that it is of.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+/// The number that moves whenever the catalogue changes, as far as decisions depend on it.
+pub fn generation() -> u64 {
+    CACHE.with(|cache| cache.try_borrow().map_or(0, |cache| cache.generation))
 }
 
 /// What the policy says of one action on one object.
@@ -105,7 +118,6 @@ impl Compiled {
 
 type MemoKey = (ObjectClass, Oid, Action);
 
-#[derive(Default)]
 struct Cache {
     policy: Option<Rc<Policy>>,
     compiled: HashMap<MemoKey, Rc<Compiled>>,
@@ -116,8 +128,15 @@ struct Cache {
     generation: u64,
 }
 
-thread_local! {
-    static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
+impl Cache {
+    const fn empty(generation: u64) -> Cache {
+        Cache {
+            policy: None,
+            compiled: HashMap::with_hasher(FxBuildHasher),
+            facts: HashMap::with_hasher(FxBuildHasher),
+            generation,
+        }
+    }
 }
 
 /// The policy epoch in which the policy in force is known to deny no built-in by name; 0 for none.
@@ -130,6 +149,8 @@ pub fn may_deny_built_ins() -> bool {
     NO_BUILT_IN_DENIED.load(Ordering::Relaxed) != epoch::policies()
 }
 
+static CACHE: PerProcess<RefCell<Cache>> = PerProcess::new(RefCell::new(Cache::empty(0)));
+
 /// More than this many compiled objects are dropped together: a bound on memory, not on speed.
 const COMPILED_MAX: usize = 16_384;
 
@@ -138,7 +159,7 @@ pub fn forget() {
     NO_BUILT_IN_DENIED.store(0, Ordering::Relaxed);
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
-            *cache = Cache { generation: cache.generation.wrapping_add(1), ..Cache::default() };
+            *cache = Cache::empty(cache.generation.wrapping_add(1));
         }
     });
 }

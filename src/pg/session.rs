@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use super::bindings::Published;
 use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
 use super::own::own;
+use super::process::PerProcess;
 use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, warden};
 use crate::limit::{self, Holder, Limits};
 use crate::refusal::Refusal;
@@ -56,7 +57,6 @@ enum Pending {
     Refused(Refusal),
 }
 
-#[derive(Default)]
 struct State {
     bound: Option<Rc<Session>>,
     pending: Option<(u64, Pending)>,
@@ -68,11 +68,16 @@ struct State {
     exit_hook: bool,
 }
 
-thread_local! {
-    /// The role that `check_statement` decides for.
-    static SUBJECT: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
-    static STATE: RefCell<State> = RefCell::new(State::default());
-}
+/// The role that `check_statement` decides for.
+static SUBJECT: PerProcess<Cell<Option<pg_sys::Oid>>> = PerProcess::new(Cell::new(None));
+static STATE: PerProcess<RefCell<State>> = PerProcess::new(RefCell::new(State {
+    bound: None,
+    pending: None,
+    refusal: None,
+    unsettled: None,
+    refused: 0,
+    exit_hook: false,
+}));
 
 fn with_state<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
     STATE.with(|state| state.try_borrow_mut().ok().map(|mut state| body(&mut state)))
@@ -219,7 +224,10 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
     };
     let revocations = epoch::revocations();
     if session.checked.get() == revocations {
-        session.token.check_still(now.div_euclid(1_000_000), &|_| false)?;
+        let seconds = now.div_euclid(1_000_000);
+        if !session.token.is_within(seconds) {
+            session.token.check_still(seconds, &|_| false)?;
+        }
     } else {
         let overflowed = epoch::revocations_overflowed();
         let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || (overflowed && block_revoked_in_table(id));

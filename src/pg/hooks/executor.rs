@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, conditions, epoch, guc, limit_timer, meter, rows, session, text};
+use super::super::{calls, conditions, epoch, guc, known, limit_timer, meter, rows, session};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -57,7 +57,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
             Some(previous) => previous(query, flags),
             None => raw_start(query, flags),
         }
-        if guard {
+        if guard && !statement::has_started(key(query)) {
             raise_if(checked(|| after_start(query)));
         }
     }
@@ -85,7 +85,8 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         return session::current().map(|_| ());
     }
     // SAFETY: the source text is palloc'd and NUL-terminated for as long as the query runs.
-    let text = unsafe { text::query(source, location, length) };
+    let known = unsafe { known::query(source, location, length) };
+    let text = known.text();
     let mut observed: Option<Refusal> = None;
     let now = epoch::clock();
     let session = match session::current_at(now) {
@@ -105,14 +106,18 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     let (key, command) = (key(query), command(operation));
     let bound = session.clone();
     let (mut told, mut top) = (false, false);
-    statement::open(Opening { key, command, text, session, form, at: Some(now) }, |open| {
-        if let Some(refusal) = &observed {
-            open.refuse(refusal, true);
-        }
-        top = open.is_top_level();
-        // SAFETY: the parameters belong to the query; only read.
-        told = open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
-    })?;
+    statement::open(
+        Opening { key, command, text, known: Some(known), session, form, at: Some(now) },
+        |open| {
+            if let Some(refusal) = &observed {
+                open.refuse(refusal, true);
+            }
+            top = open.is_top_level();
+            // SAFETY: the parameters belong to the query; only read.
+            told = open
+                .set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
+        },
+    )?;
     if !told {
         // With the statement open, so that an error of an output function is recorded as the statement's.
         // SAFETY: as above.
@@ -181,7 +186,7 @@ unsafe extern "C-unwind" fn run(
     unsafe {
         let guard = guc::guarded();
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if guard {
+        if guard && (meter::limited() || !statement::begins_run(key(query))) {
             raise_if(checked(|| before_run(query, &raw mut receiver)));
         }
         match PREV_RUN {
@@ -192,9 +197,18 @@ unsafe extern "C-unwind" fn run(
             if !receiver.is_null() {
                 (*query).dest = receiver;
             }
-            raise_if(checked(|| after_run(query)));
+            let processed = processed(query);
+            if meter::limited() || !statement::ends_run(key(query), processed) {
+                raise_if(checked(|| after_run(query, processed)));
+            }
         }
     }
+}
+
+fn processed(query: *mut pg_sys::QueryDesc) -> i64 {
+    // SAFETY: the executor's state exists while the query is open.
+    let processed = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
+    i64::try_from(processed).unwrap_or(i64::MAX)
 }
 
 /// A portal that outlived its binding gives no more rows; the window may also have ended since the last batch.
@@ -226,13 +240,10 @@ fn before_run(
     Ok(())
 }
 
-fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
-    // SAFETY: the executor's state exists while the query is open.
-    let processed = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
+fn after_run(query: *mut pg_sys::QueryDesc, processed: i64) -> Result<(), Refusal> {
     if meter::limited() {
-        count(query, processed)?;
+        count(query, u64::try_from(processed).unwrap_or(0))?;
     }
-    let processed = i64::try_from(processed).unwrap_or(i64::MAX);
     let exceeded = statement::with_key(key(query), |open| {
         open.ran(processed);
         // What a query returns is capped where it is sent, unless the policy only observes.

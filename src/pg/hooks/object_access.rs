@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
 use super::super::gather::utility::Permit;
+use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
 use super::super::{calls, catalog, drops, guc, meter, policies, session, text, trail};
@@ -43,9 +44,7 @@ struct Frame {
     subtransaction: u32,
 }
 
-thread_local! {
-    static FRAMES: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
-}
+static FRAMES: PerProcess<RefCell<Vec<Frame>>> = PerProcess::new(RefCell::new(Vec::new()));
 
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {

@@ -146,8 +146,15 @@ fn before(
             Needs::ordinary()
         }
         (Err(refusal), Ok(_)) => {
-            let opening =
-                Opening { key, command, text, session: session.ok(), form: Some(Form::Plain), at: None };
+            let opening = Opening {
+                key,
+                command,
+                text,
+                known: None,
+                session: session.ok(),
+                form: Some(Form::Plain),
+                at: None,
+            };
             statement::open(opening, |_| {})?;
             statement::with_key(key, |open| open.refuse(&refusal, false));
             return Err(refusal);
@@ -161,7 +168,8 @@ fn before(
     let voice = if derived { Voice::View } else { calls::voice() };
     wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
     let session = session.ok();
-    let opening = Opening { key, command, text, session: session.clone(), form: Some(form), at: None };
+    let opening =
+        Opening { key, command, text, known: None, session: session.clone(), form: Some(form), at: None };
     statement::open(opening, |_| {})?;
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
