@@ -81,6 +81,7 @@ INSERT INTO lim.t SELECT 1 FROM generate_series(1, 3);
 
 -- Clean up.
 \c - postgres
+SET client_min_messages = warning;
 SELECT agent_guard.revoke_window(:'window_id');
 SELECT agent_guard.drop_policy('lim');
 SELECT count(*) FROM agent_guard.ledger;

@@ -57,7 +57,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
             Some(previous) => previous(query, flags),
             None => raw_start(query, flags),
         }
-        if guard && !statement::has_started(key(query)) {
+        if guard && (meter::limited() || !statement::has_started(key(query))) {
             raise_if(checked(|| after_start(query)));
         }
     }
