@@ -6,6 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::refusal::Decider;
 use crate::request::{Kind, ObjectClass, Verb};
 
 /// The most bytes that an encoded event takes.
@@ -139,6 +140,8 @@ pub struct AuditEvent<'a> {
     pub message: &'a str,
     /// The version of the policy that decided; 0 for none.
     pub policy_version: i64,
+    /// Which part of the token decided, where it was the token that did.
+    pub decided_by: Option<Decider>,
 }
 
 impl<'a> AuditEvent<'a> {
@@ -169,6 +172,7 @@ impl<'a> AuditEvent<'a> {
             sqlstate: None,
             message: "",
             policy_version: 0,
+            decided_by: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! event says so. Decoding accepts any bytes whatever and never panics.
 //!
 //! ```text
-//! version kind decision flags  at pid xid level rows duration policy_version statement_len   (fixed)
+//! version kind decision flags decider  at pid xid level rows duration policy_version statement_len   (fixed)
 //! session_id [window_id] [statement_sha256] [rule_id] [sqlstate]                             (by flags)
 //! role client_addr application_name command message statement                                (u32 length, bytes)
 //! lineage (u16 count)  parameters (u16 count, u32::MAX as the length of NULL)  accesses (u16 count)
@@ -18,15 +18,19 @@ use crate::audit::event::{
     AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, class_of_byte, prefix,
 };
 pub use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
+use crate::refusal::Decider;
 use crate::request::{Kind, Verb};
 
 /// The least room in which every event fits, however much of it has to be cut.
 pub const MIN_EVENT: usize = 1024;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const MAX_ACCESSES: usize = 256;
 const NULL_LENGTH: u32 = u32::MAX;
 const NO_KIND: u8 = u8::MAX;
+/// The byte of the decider: a block's index, or one of these.
+const NO_DECIDER: u8 = u8::MAX;
+const WINDOW_DECIDES: u8 = u8::MAX - 1;
 
 const HAS_WINDOW: u8 = 1;
 const HAS_SHA256: u8 = 2;
@@ -151,13 +155,13 @@ fn encode_capped(event: &AuditEvent, caps: &Caps, out: &mut Vec<u8>) {
 }
 
 /// The bytes of the fixed part with the session's id.
-const FIXED: usize = 74;
+const FIXED: usize = 75;
 
 /// Laid out as one array, which is put at once.
 fn fixed_part(event: &AuditEvent) -> [u8; FIXED] {
     let mut fixed = [0; FIXED];
     let mut rest = fixed.as_mut_slice();
-    put_fixed([VERSION, event.kind as u8, event.decision as u8, 0], &mut rest);
+    put_fixed([VERSION, event.kind as u8, event.decision as u8, 0, decider_byte(event.decided_by)], &mut rest);
     put_fixed(event.at.to_le_bytes(), &mut rest);
     put_fixed(event.pid.to_le_bytes(), &mut rest);
     put_fixed(event.xid.to_le_bytes(), &mut rest);
@@ -168,6 +172,23 @@ fn fixed_part(event: &AuditEvent) -> [u8; FIXED] {
     put_fixed(event.statement_len.to_le_bytes(), &mut rest);
     put_fixed(event.session_id, &mut rest);
     fixed
+}
+
+fn decider_byte(decider: Option<Decider>) -> u8 {
+    match decider {
+        None => NO_DECIDER,
+        Some(Decider::Window) => WINDOW_DECIDES,
+        // A chain has eight blocks at most.
+        Some(Decider::Block(index)) => u8::try_from(index).unwrap_or(NO_DECIDER),
+    }
+}
+
+fn decider_of_byte(byte: u8) -> Option<Decider> {
+    match byte {
+        NO_DECIDER => None,
+        WINDOW_DECIDES => Some(Decider::Window),
+        index => Some(Decider::Block(usize::from(index))),
+    }
 }
 
 #[inline(always)]
@@ -287,10 +308,12 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
     let kind = EventKind::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
     let decision = AuditDecision::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
     let flags = rest.byte()?;
+    let decided_by = decider_of_byte(rest.byte()?);
     let has = |bit: u8| flags & bit != 0;
     let event = OwnedEvent {
         kind,
         decision,
+        decided_by,
         at: i64::from_le_bytes(rest.array()?),
         pid: i32::from_le_bytes(rest.array()?),
         xid: u64::from_le_bytes(rest.array()?),

@@ -12,7 +12,7 @@ use super::scan::{self, Key};
 use super::session;
 use super::session::{Session, authenticated_role};
 use super::{bindings, catalog, epoch, guc, keys};
-use crate::refusal::{Refusal, SqlState};
+use crate::refusal::{Refusal, RefusedToken, SqlState};
 use crate::token::refusals::no_token;
 use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
 
@@ -166,6 +166,20 @@ fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
 /// # Errors
 /// Every refusal of a handshake.
 pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
+    verify_unnamed(text, serial, challenge).map_err(|refusal| named(text, refusal))
+}
+
+/// A refusal that comes after the signature names the token for the record. Before it, anybody could have put another's ids
+/// there.
+fn named(text: &str, refusal: Refusal) -> Refusal {
+    let signed = !["token_refused", "proof_stale"].contains(&refusal.reason);
+    let token = PresentedToken::parse(text).ok().filter(|_| signed);
+    let token =
+        token.map(|token| Box::new(RefusedToken { window: *token.window(), blocks: token.block_ids() }));
+    Refusal { token, ..refusal }
+}
+
+fn verify_unnamed(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
     let presented = PresentedToken::parse(text)?;
     if presented.form() == token::Form::Proof && challenge.is_none() {
         return Err(token::refusals::proof_stale());
@@ -183,7 +197,7 @@ pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Sessio
     };
     let key = key_of(&row)?;
     let authentic = presented.authenticate(&key, challenge)?;
-    establish(&row, serial, fresh_session_id()?, |facts, here| authentic.activate(facts, here))
+    establish(&row, serial, token::fresh_id()?, |facts, here| authentic.activate(facts, here))
 }
 
 /// Limits in a token's blocks are not counted by this version: a token that carries one is refused, so that a parent's
@@ -280,24 +294,6 @@ fn establish(
         max_sessions: row.max_sessions,
         checked: Cell::new(checked),
     })
-}
-
-fn fresh_session_id() -> Result<[u8; 16], Refusal> {
-    let mut id = [0u8; 16];
-    getrandom::fill(&mut id).map_err(|_| {
-        Refusal::new(
-            SqlState::InternalError,
-            "fault",
-            "no random numbers are to be had from the system",
-            "",
-            "",
-        )
-    })?;
-    // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
-    let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
-    *version = (*version & 0x0f) | 0x40;
-    *variant = (*variant & 0x3f) | 0x80;
-    Ok(id)
 }
 
 /// The binding of a parallel worker: that of its leader.

@@ -12,7 +12,7 @@ use super::bindings::Published;
 use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
 use super::own::own;
 use super::{bindings, challenge, endings, epoch, guc, outgoing, raise, warden};
-use crate::refusal::Refusal;
+use crate::refusal::{Decider, Refusal};
 use crate::token::refusals::{local_only, no_token};
 use crate::token::{self, ActiveToken, PresentedToken};
 
@@ -252,6 +252,7 @@ fn window_revoked() -> Refusal {
         "Every token of the window ends with it.",
         "Ask a DBA for a new window.",
     )
+    .by(Decider::Window)
 }
 
 /// Replaces the binding by the one that belongs to `serial`, or by none.

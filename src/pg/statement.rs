@@ -16,7 +16,7 @@ use super::{catalog, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
-use crate::refusal::Refusal;
+use crate::refusal::{Decider, Refusal};
 use crate::request::{Action, Form, Object, ObjectClass};
 
 /// What a statement is known by while it is open.
@@ -96,6 +96,7 @@ pub struct Open {
     accesses: Vec<Decided>,
     decision: AuditDecision,
     rule: Option<RuleId>,
+    decided_by: Option<Decider>,
     policy_version: i64,
     rows: i64,
     failure: Option<([u8; 5], String)>,
@@ -190,6 +191,7 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             accesses,
             decision: AuditDecision::Allow,
             rule: None,
+            decided_by: None,
             policy_version: 0,
             rows: -1,
             failure: None,
@@ -280,6 +282,7 @@ impl Open {
 
     /// Notes that the statement is refused.
     pub fn refuse(&mut self, refusal: &Refusal, observed: bool) {
+        self.decided_by = refusal.decided_by;
         if observed {
             self.decision = AuditDecision::Observe;
             return;
@@ -420,6 +423,7 @@ fn publish(open: &Open) {
     event.duration_us = epoch::clock().saturating_sub(open.at);
     (event.sqlstate, event.message) = refused;
     event.policy_version = open.policy_version;
+    event.decided_by = open.decided_by;
     trail::publish(&event, open.reservation);
 }
 
@@ -514,9 +518,15 @@ pub fn record_unbound() {
 
 /// A token was refused.
 pub fn record_refused_handshake(refusal: &Refusal) {
+    let refused = refusal.token.as_deref();
+    let blocks: Option<Vec<_>> =
+        refused.map(|token| token.blocks.iter().map(|id| Some(crate::token::hex(id))).collect());
     publish_alone(EventKind::HandshakeRefused, session::bound().as_deref(), |event, publish| {
         publish(&AuditEvent {
             command: "SET",
+            window_id: refused.map(|token| token.window).or(event.window_id),
+            parameters: blocks.as_deref(),
+            decided_by: refusal.decided_by,
             decision: AuditDecision::Deny,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &format!("{}: {}", refusal.reason, refusal.message),
@@ -540,6 +550,7 @@ pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>
             accesses: &records,
             decision: AuditDecision::Deny,
             rule_id: refusal.rule,
+            decided_by: refusal.decided_by,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &refusal.message,
             ..event

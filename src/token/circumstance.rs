@@ -166,11 +166,11 @@ fn check_form(
         return Err(refusals::bearer_not_allowed("the server"));
     }
     if window.require_proof {
-        return Err(refusals::bearer_not_allowed("the window"));
+        return Err(refusals::bearer_not_allowed("the window").by(Decider::Window));
     }
     match claims.iter().position(|claims| claims.pop) {
         None => Ok(()),
-        Some(index) => Err(refusals::bearer_not_allowed(&format!("block {index}, field \"pop\","))),
+        Some(index) => Err(refusals::bearer_not_allowed(&format!("block {index}, field \"pop\",")).by(Decider::Block(index))),
     }
 }
 
