@@ -161,7 +161,10 @@ const FIXED: usize = 75;
 fn fixed_part(event: &AuditEvent) -> [u8; FIXED] {
     let mut fixed = [0; FIXED];
     let mut rest = fixed.as_mut_slice();
-    put_fixed([VERSION, event.kind as u8, event.decision as u8, 0, decider_byte(event.decided_by)], &mut rest);
+    put_fixed(
+        [VERSION, event.kind as u8, event.decision as u8, 0, decider_byte(event.decided_by)],
+        &mut rest,
+    );
     put_fixed(event.at.to_le_bytes(), &mut rest);
     put_fixed(event.pid.to_le_bytes(), &mut rest);
     put_fixed(event.xid.to_le_bytes(), &mut rest);

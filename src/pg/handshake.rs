@@ -161,12 +161,21 @@ fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
     Ok((facts, policy))
 }
 
+/// How a token was presented.
+#[derive(Clone, Copy)]
+pub enum Shown<'a> {
+    /// By a statement, with the challenge that was open.
+    Set(Option<&'a str>),
+    /// In the connection's options.
+    AtConnect,
+}
+
 /// Verifies a presented token against its window, this session and this moment.
 ///
 /// # Errors
 /// Every refusal of a handshake.
-pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
-    verify_unnamed(text, serial, challenge).map_err(|refusal| named(text, refusal))
+pub fn verify(text: &str, serial: u64, shown: Shown<'_>) -> Result<Session, Refusal> {
+    verify_unnamed(text, serial, shown).map_err(|refusal| named(text, refusal))
 }
 
 /// A refusal that comes after the signature names the token for the record. Before it, anybody could have put another's ids
@@ -179,7 +188,13 @@ fn named(text: &str, refusal: Refusal) -> Refusal {
     Refusal { token, ..refusal }
 }
 
-fn verify_unnamed(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
+fn verify_unnamed(text: &str, serial: u64, shown: Shown<'_>) -> Result<Session, Refusal> {
+    let challenge = match shown {
+        Shown::Set(challenge) => challenge,
+        // A proof of the startup packet cannot have seen a challenge.
+        Shown::AtConnect => None,
+    };
+    let at_connect = matches!(shown, Shown::AtConnect);
     let presented = PresentedToken::parse(text)?;
     if presented.form() == token::Form::Proof && challenge.is_none() {
         return Err(token::refusals::proof_stale());
@@ -197,7 +212,7 @@ fn verify_unnamed(text: &str, serial: u64, challenge: Option<&str>) -> Result<Se
     };
     let key = key_of(&row)?;
     let authentic = presented.authenticate(&key, challenge)?;
-    establish(&row, serial, token::fresh_id()?, |facts, here| authentic.activate(facts, here))
+    establish(&row, serial, token::fresh_id()?, at_connect, |facts, here| authentic.activate(facts, here))
 }
 
 /// Limits in a token's blocks are not counted by this version: a token that carries one is refused, so that a parent's
@@ -246,6 +261,7 @@ fn establish(
     row: &WindowRow,
     serial: u64,
     id: [u8; 16],
+    at_connect: bool,
     activate: impl FnOnce(&WindowFacts, &Circumstance<'_>) -> Result<ActiveToken, Refusal>,
 ) -> Result<Session, Refusal> {
     let (facts, policy) = judged_by(row)?;
@@ -266,6 +282,7 @@ fn establish(
         peer,
         system_user: None,
         proof_only: guc::proof_only(),
+        at_connect,
         depth_ceiling: guc::max_delegation_depth(),
         is_revoked: &is_revoked,
         utf8,
@@ -303,5 +320,7 @@ fn establish(
 pub fn from_leader() -> Result<Session, Refusal> {
     let (window, id, public) = bindings::leader().ok_or_else(no_token)?;
     let row = window_row(&window).ok_or_else(no_token)?;
-    establish(&row, guc::WORKER_SERIAL, id, |facts, here| ActiveToken::from_public_text(&public, facts, here))
+    establish(&row, guc::WORKER_SERIAL, id, false, |facts, here| {
+        ActiveToken::from_public_text(&public, facts, here)
+    })
 }

@@ -72,7 +72,8 @@ unsafe fn sends_held_rows() -> bool {
     unsafe {
         pg_sys::ActivePortal.as_ref().is_some_and(|portal| {
             !portal.holdStore.is_null()
-                && u32::try_from(portal.cursorOptions).is_ok_and(|options| options & pg_sys::CURSOR_OPT_HOLD != 0)
+                && u32::try_from(portal.cursorOptions)
+                    .is_ok_and(|options| options & pg_sys::CURSOR_OPT_HOLD != 0)
         })
     }
 }

@@ -9,7 +9,9 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::bindings::Published;
-use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
+use super::handshake::{
+    Shown, block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row,
+};
 use super::own::own;
 use super::{bindings, challenge, endings, epoch, guc, outgoing, raise, warden};
 use crate::refusal::{Decider, Refusal};
@@ -144,7 +146,7 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
     // An answer closes the challenge, whatever comes of it.
     let answers = text.split_once('.').is_some_and(|(form, _)| form == token::Form::Proof.word());
     let open = if answers { challenge::take() } else { None };
-    let session = Rc::new(verify(text, serial, open.as_deref())?);
+    let session = Rc::new(verify(text, serial, Shown::Set(open.as_deref()))?);
     let public = session.token.public_id();
     with_state(|state| {
         state.refused = 0;
@@ -277,8 +279,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     }
     let session = match pending {
         Some(Pending::Verified(session)) => session,
-        // A proof of the startup packet cannot have seen a challenge.
-        Some(Pending::Deferred(text)) => match verify(&text, serial, None) {
+        Some(Pending::Deferred(text)) => match verify(&text, serial, Shown::AtConnect) {
             Ok(session) => Rc::new(session),
             Err(refusal) => return Err(keep_refused(refusal)),
         },

@@ -66,7 +66,9 @@ fn press(now: i64) -> i64 {
     let signal = |since: i64| if now.saturating_sub(since) < GRACE { SIGINT } else { SIGTERM };
     match endings::press(signal) {
         (false, earliest) => earliest,
-        (true, earliest) => earliest.min(now.saturating_add(i64::try_from(STEP.as_micros()).unwrap_or(i64::MAX))),
+        (true, earliest) => {
+            earliest.min(now.saturating_add(i64::try_from(STEP.as_micros()).unwrap_or(i64::MAX)))
+        }
     }
 }
 
