@@ -3,6 +3,7 @@
 
 use pgrx::prelude::*;
 
+use super::blocks::Blocks;
 use super::encoding::ServerText;
 use super::row::{COLUMNS, RowMaker};
 use crate::audit::record::OwnedEvent;
@@ -24,13 +25,14 @@ pub enum Written {
 /// Tuple slots that serve every batch: making them costs more than filling them.
 pub struct Inserter {
     text: ServerText,
+    blocks: Blocks,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
 }
 
 impl Inserter {
     /// An inserter for texts that become `text`.
     pub fn new(text: ServerText) -> Inserter {
-        Inserter { text, slots: Vec::new() }
+        Inserter { text, blocks: Blocks::default(), slots: Vec::new() }
     }
 
     /// Inserts rows, at most `CHUNK`, and their index entries; in the caller's transaction. Indexes that a DBA has
@@ -45,7 +47,7 @@ impl Inserter {
         unsafe {
             self.prepare(relation);
             let indexes = pg_sys::CatalogOpenIndexes(relation);
-            let mut maker = RowMaker::new(&self.text);
+            let mut maker = RowMaker::new(&self.text, &mut self.blocks);
             let mut count = 0;
             for ((seq, event), slot) in rows.iter().zip(self.slots.iter().copied()) {
                 let values = std::slice::from_raw_parts_mut((*slot).tts_values, COLUMNS);

@@ -5,6 +5,7 @@
 mod admin_error;
 mod bind;
 mod bindings;
+mod blocks;
 mod calls;
 mod catalog;
 mod challenge;

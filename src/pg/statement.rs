@@ -20,7 +20,7 @@ use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bo
 use crate::audit::record::{Head, Tail};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
-use crate::refusal::Refusal;
+use crate::refusal::{Decider, Refusal};
 use crate::request::{Action, Form, Object, ObjectClass};
 
 /// What a statement is known by while it is open.
@@ -106,6 +106,7 @@ pub struct Open {
     accesses: Vec<Decided>,
     decision: AuditDecision,
     rule: Option<RuleId>,
+    decided_by: Option<Decider>,
     policy_version: i64,
     rows: i64,
     failure: Option<([u8; 5], String)>,
@@ -205,6 +206,7 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             accesses,
             decision: AuditDecision::Allow,
             rule: None,
+            decided_by: None,
             policy_version: 0,
             rows: -1,
             failure: None,
@@ -352,6 +354,7 @@ impl Open {
 
     /// Notes that the statement is refused.
     pub fn refuse(&mut self, refusal: &Refusal, observed: bool) {
+        self.decided_by = refusal.decided_by;
         if observed {
             self.decision = AuditDecision::Observe;
             return;
@@ -490,6 +493,7 @@ fn publish_again(open: &Open) -> Option<()> {
     let head = Head {
         kind: EventKind::Statement,
         decision: AuditDecision::Allow,
+        decided_by: None,
         at: open.at,
         pid: process_id(),
         xid: u64::from(quick::transaction()),
@@ -535,6 +539,7 @@ fn publish_whole(open: &Open) {
     event.duration_us = epoch::clock().saturating_sub(open.at);
     (event.sqlstate, event.message) = refused;
     event.policy_version = open.policy_version;
+    event.decided_by = open.decided_by;
     trail::publish(&event, open.reservation);
 }
 
@@ -623,9 +628,15 @@ pub fn record_unbound() {
 
 /// A token was refused.
 pub fn record_refused_handshake(refusal: &Refusal) {
+    let refused = refusal.token.as_deref();
+    let blocks: Option<Vec<_>> =
+        refused.map(|token| token.blocks.iter().map(|id| Some(crate::token::hex(id))).collect());
     publish_alone(EventKind::HandshakeRefused, session::bound().as_deref(), |event, publish| {
         publish(&AuditEvent {
             command: "SET",
+            window_id: refused.map(|token| token.window).or(event.window_id),
+            parameters: blocks.as_deref(),
+            decided_by: refusal.decided_by,
             decision: AuditDecision::Deny,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &format!("{}: {}", refusal.reason, refusal.message),
@@ -649,6 +660,7 @@ pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>
             accesses: &records,
             decision: AuditDecision::Deny,
             rule_id: refusal.rule,
+            decided_by: refusal.decided_by,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &refusal.message,
             ..event

@@ -31,7 +31,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argumen
     if !guc::guarded() {
         return;
     }
-    if event == pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT {
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE) {
         // The last word on a transaction one of whose tokens has ended: a function may have caught the cancel.
         // SAFETY: outer frame; see hooks/mod.rs.
         unsafe { raise_if(checked(session::may_commit)) };
