@@ -352,7 +352,7 @@ def test_an_aggregate_smuggles_no_bytes(server):
         "copy (select string_agg(v, ',') from app.many) to stdout",
         "explain (analyze, costs off, timing off, summary off) select '" + 20000 * "x" + "' from app.many",
     ):
-        agent = Agent(server, *RULES, bytes_read=10_000)
+        agent = Agent(server, *RULES, bytes_read=10_000, rows_read=20_000)
         try:
             if smuggled.startswith("copy"):
                 with agent.connection.cursor().copy(smuggled) as copy:
@@ -363,7 +363,10 @@ def test_an_aggregate_smuggles_no_bytes(server):
         except psycopg.Error as error:
             limit_refused(error, "bytes_read")
             assert "bytes are left" in error.diag.message_hint
-        assert used(server, agent.window_id)["bytes_read"] < 10_000
+        counted = used(server, agent.window_id)
+        assert counted["bytes_read"] < 10_000, counted
+        # The row that did not leave is not charged either.
+        assert smuggled.startswith("explain") or counted["rows_read"] == 0, counted
         agent.run("select 1")
 
 
@@ -549,6 +552,26 @@ def test_rows_of_one_statement(server):
     reply = wire.sync()
     assert len(reply.rows) == 4 + 1 + 1 and reply.sqlstate == LIMIT, reply
     wire.close()
+    # What a portal's function changes in pieces adds up as well, and a portal that waited counts its own alone.
+    agent = Agent(server, *RULES, rows_per_statement=5)
+    wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+    wire.query("begin")
+    wire.parse("select app.writes(2) from generate_series(1, 3)", "w")
+    wire.bind("p", "w")
+    wire.parse("select * from app.many limit 5", "five")
+    wire.bind("", "five")
+    wire.execute()
+    for _ in range(2):
+        wire.execute("p", 1)
+        wire.bind("", "five")
+        wire.execute()
+    reply = wire.sync()
+    assert len(reply.rows) == 5 + 2 * 6 and not reply.errors, reply
+    wire.execute("p", 1)
+    assert "limit=rows_per_statement" in wire.sync().errors[0]["D"]
+    wire.close()
+    agent.run("begin", "declare c cursor for select * from app.many", "move 100 in c", "fetch 5 in c", "rollback", "prepare q as select * from app.many limit 6")
+    limit_refused(agent.attempt("execute q"), "rows_per_statement")
 
 
 def test_the_time_of_one_statement(server):
@@ -565,6 +588,28 @@ def test_the_time_of_one_statement(server):
     agent.run("begin", "select 1")
     assert server.value("select count(*) from pg_stat_activity where pid = %s and clock_timestamp() - state_change < '1 hour'", agent.connection.info.backend_pid)
     agent.run("select 2", "rollback")
+
+
+def test_the_clock_stands_still_while_a_portal_waits(server):
+    agent = Agent(server, *RULES, statement_timeout="100 ms")
+    wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+    wire.query("begin")
+    wire.parse("select * from app.many", "s")
+    wire.bind("p", "s")
+    wire.bind("fresh", "s")
+    wire.execute("p", 2)
+    wire.flush()
+    wire.until("s")
+    # Longer than the timer and all its repetitions, on the server's clock.
+    server.value("select pg_sleep(1)::text")
+    wire.execute("p", 2)
+    wire.execute("fresh", 2)
+    reply = wire.sync()
+    assert len(reply.rows) == 4 and not reply.errors, reply
+    wire.query("rollback")
+    oid = server.value("select 'pg_catalog.int4pl(int,int)'::regprocedure::oid")
+    assert "limit=statement_timeout" in wire.call(oid, (1, 2)).errors[0]["D"]
+    wire.close()
 
 
 def test_a_function_that_catches_the_timeout_loses_its_connection(server):

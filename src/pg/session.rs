@@ -306,10 +306,10 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None if serial == guc::WORKER_SERIAL => Rc::new(from_leader()?),
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
-    if serial != guc::WORKER_SERIAL {
-        if let Err(refusal) = publish(&session) {
-            return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
-        }
+    if serial != guc::WORKER_SERIAL
+        && let Err(refusal) = publish(&session)
+    {
+        return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
     }
     with_state(|state| {
         state.bound = Some(Rc::clone(&session));

@@ -124,6 +124,8 @@ pub struct Open {
     pub changes_limited: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
+    /// Rows that it and what it called have changed so far, where a limit counts them.
+    pub changed: u64,
     /// The form through which the statement's accesses come.
     pub form: Form,
 }
@@ -218,6 +220,7 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             observed: false,
             changes_limited: false,
             sent: 0,
+            changed: 0,
             form,
         };
         let mut open = match place.take() {

@@ -218,7 +218,7 @@ fn before_run(
 ) -> Result<(), Refusal> {
     let open = statement::with_key(key(query), |open| {
         open.set_running();
-        let sent = open.is_top_level().then_some(open.sent);
+        let sent = open.is_top_level().then_some((open.sent, open.changed));
         (open.serial(), open.starts_running(), open.obligations.max_rows.is_some(), sent)
     });
     let Some((serial, first, capped, sent)) = open else { return Ok(()) };
@@ -230,8 +230,8 @@ fn before_run(
             return Err(refusal);
         }
     }
-    if let Some(sent) = sent.filter(|_| !first && meter::limited()) {
-        meter::runs_on(sent);
+    if let Some((sent, changed)) = sent.filter(|_| meter::limited()) {
+        meter::runs(sent, changed);
     }
     if capped {
         // SAFETY: the outer frame's local.
@@ -274,7 +274,11 @@ fn count(query: *mut pg_sys::QueryDesc, processed: u64) -> Result<(), Refusal> {
     {
         unmet(query, refusal)?;
     }
-    if reads && !modifies && statement::with_key(key(query), |open| open.is_top_level()) == Some(true) {
+    let top = statement::with_key(key(query), |open| {
+        open.changed = meter::changed();
+        open.is_top_level()
+    });
+    if reads && !modifies && top == Some(true) {
         limit_timer::disarm();
     }
     Ok(())
@@ -307,7 +311,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
         }
         if guc::guarded() {
             guarded(|| {
-                if meter::limited()
+                if limit_timer::armed()
                     && statement::with_key(key(query), |open| open.is_top_level()) == Some(true)
                 {
                     limit_timer::disarm();

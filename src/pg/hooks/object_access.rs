@@ -256,7 +256,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         }
     };
     trail::release(trail::reserve(trail::cost(0))?);
-    meter::opened(&session, || false).inspect_err(|refusal| {
+    meter::opened(&session, || false).and_then(|()| meter::untimed()).inspect_err(|refusal| {
         statement::record_refused_alone("FASTPATH", &name, None, refusal);
     })?;
     let wanted = match execution {

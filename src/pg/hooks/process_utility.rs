@@ -48,8 +48,19 @@ struct Frame {
     resets_all: bool,
     key: Key,
     sets_token: bool,
-    /// COPY FROM, whose rows the executor does not count.
-    copies_in: bool,
+    /// What the number of rows is that the server tells at the end.
+    counts: Counts,
+}
+
+/// What the number of rows is that the server tells at the end of a utility statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// Rows that have been returned, or that the executor has counted.
+    Returned,
+    /// COPY FROM: rows that nobody else has counted.
+    Written,
+    /// MOVE: rows that went nowhere.
+    Nothing,
 }
 
 unsafe extern "C-unwind" fn utility(
@@ -178,7 +189,7 @@ fn before(
         let top = statement::with_key(key, |open| open.is_top_level()) == Some(true);
         // SAFETY: as above.
         let free = || sets_token || resets_all || unsafe { free_of_charge(node) };
-        let opened = if top { meter::opened(session, free) } else { Ok(()) };
+        let opened = if top { meter::opened(session, free).map(|()| meter::begins()) } else { Ok(()) };
         opened.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
@@ -192,7 +203,7 @@ fn before(
     }
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
-    unsafe { *frame = Some(Frame { resets_all, key, sets_token, copies_in: copies_in(node) }) };
+    unsafe { *frame = Some(Frame { resets_all, key, sets_token, counts: counts(node) }) };
     Ok(())
 }
 
@@ -215,14 +226,20 @@ unsafe fn free_of_charge(statement: *mut pg_sys::Node) -> bool {
     }
 }
 
-/// Whether it is COPY FROM.
+/// What the number of rows of a statement will be.
 ///
 /// # Safety
 /// `statement` is a valid utility statement.
-unsafe fn copies_in(statement: *mut pg_sys::Node) -> bool {
+unsafe fn counts(statement: *mut pg_sys::Node) -> Counts {
     // SAFETY: the tag decides the cast.
     unsafe {
-        (*statement).type_ == pg_sys::NodeTag::T_CopyStmt && (*statement.cast::<pg_sys::CopyStmt>()).is_from
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_CopyStmt if (*statement.cast::<pg_sys::CopyStmt>()).is_from => Counts::Written,
+            pg_sys::NodeTag::T_FetchStmt if (*statement.cast::<pg_sys::FetchStmt>()).ismove => {
+                Counts::Nothing
+            }
+            _ => Counts::Returned,
+        }
     }
 }
 
@@ -272,13 +289,15 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
         statement::with_key(frame.key, |open| open.refuse(&refusal, false));
         return Err(refusal);
     }
-    if meter::limited() {
+    if meter::limited() || limit_timer::armed() {
         let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
-        if frame.copies_in {
+        if frame.counts == Counts::Written {
             meter::wrote(rows).or_else(|refusal| limited(frame.key, refusal))?;
         }
         if statement::with_key(frame.key, |open| open.is_top_level()) == Some(true) {
-            meter::completed(rows).or_else(|refusal| limited(frame.key, refusal))?;
+            if frame.counts != Counts::Nothing {
+                meter::completed(rows).or_else(|refusal| limited(frame.key, refusal))?;
+            }
             limit_timer::disarm();
         }
     }
