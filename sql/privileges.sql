@@ -19,3 +19,8 @@ SELECT pg_catalog.pg_extension_config_dump('agent_guard.policy', '');
 SELECT pg_catalog.pg_extension_config_dump('agent_guard.policy_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('agent_guard.rule', '');
 SELECT pg_catalog.pg_extension_config_dump('agent_guard.rule_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.mask', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.mask_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.row_filter', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.row_filter_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.exposed_column', '');

@@ -30,6 +30,24 @@ pub struct Own {
     pub revoked_block: pg_sys::Oid,
     /// Index revoked_block_pkey.
     pub revoked_block_pkey: pg_sys::Oid,
+    /// Table mask.
+    pub mask: pg_sys::Oid,
+    /// Index mask_relation_attnum_key, led by relation.
+    pub mask_by_relation: pg_sys::Oid,
+    /// Table row_filter.
+    pub row_filter: pg_sys::Oid,
+    /// Index row_filter_policy_id_relation_key, led by policy_id.
+    pub row_filter_by_policy: pg_sys::Oid,
+    /// Table exposed_column.
+    pub exposed_column: pg_sys::Oid,
+    /// Index exposed_column_pkey, led by policy_id.
+    pub exposed_column_pkey: pg_sys::Oid,
+    /// Table masked_view.
+    pub masked_view: pg_sys::Oid,
+    /// Index masked_view_pkey.
+    pub masked_view_pkey: pg_sys::Oid,
+    /// Schema agent_guard_masked, which holds the generated views.
+    pub masked_schema: pg_sys::Oid,
     /// View session_policy.
     pub session_policy: pg_sys::Oid,
     /// Functions that stand in for set_config, nextval, currval and setval in an agent's plans; see `hooks::planner`.
@@ -83,6 +101,11 @@ fn look_up() -> Option<Own> {
         (oid != pg_sys::InvalidOid).then_some(oid)
     };
     let function = |name: &str, types: &[pg_sys::Oid]| function_oid(schema, name, types);
+    // SAFETY: as above.
+    let masked_schema = unsafe { pg_sys::get_namespace_oid(c"agent_guard_masked".as_ptr(), true) };
+    if masked_schema == pg_sys::InvalidOid {
+        return None;
+    }
     Some(Own {
         schema,
         policy: relation("policy")?,
@@ -95,6 +118,15 @@ fn look_up() -> Option<Own> {
         window_grant_pkey: relation("window_grant_pkey")?,
         revoked_block: relation("revoked_block")?,
         revoked_block_pkey: relation("revoked_block_pkey")?,
+        mask: relation("mask")?,
+        mask_by_relation: relation("mask_relation_attnum_key")?,
+        row_filter: relation("row_filter")?,
+        row_filter_by_policy: relation("row_filter_policy_id_relation_key")?,
+        exposed_column: relation("exposed_column")?,
+        exposed_column_pkey: relation("exposed_column_pkey")?,
+        masked_view: relation("masked_view")?,
+        masked_view_pkey: relation("masked_view_pkey")?,
+        masked_schema,
         session_policy: relation("session_policy")?,
         stand_ins: StandIns {
             set_config: function("checked_set_config", &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::BOOLOID])?,
