@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, text};
+use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, text, upkeep};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -67,6 +67,9 @@ unsafe extern "C-unwind" fn utility(
         if guc::guarded() {
             raise_if(checked(|| before(statement, source, context, &raw mut frame)));
         }
+        if upkeep::needs_a_look((*statement).utilityStmt) {
+            guarded(|| upkeep::look((*statement).utilityStmt));
+        }
         match PREVIOUS {
             Some(previous) => previous(
                 statement,
@@ -88,6 +91,10 @@ unsafe extern "C-unwind" fn utility(
                 receiver,
                 completion,
             ),
+        }
+        // A statement that another was taken apart into leaves a relation half altered.
+        if upkeep::pending() && context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND {
+            guarded(upkeep::settle);
         }
         if let Some(frame) = frame {
             raise_if(checked(|| after(frame, completion)));
