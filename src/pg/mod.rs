@@ -29,6 +29,7 @@ mod launcher;
 mod masked_view;
 mod memory;
 mod own;
+mod pinned;
 mod policies;
 mod quick;
 pub mod raise;
