@@ -10,6 +10,7 @@ use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
     calls, catalog, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings, text,
+    upkeep,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -82,6 +83,9 @@ unsafe extern "C-unwind" fn utility(
         if guc::guarded() {
             raise_if(checked(|| before(statement, source, context, &raw mut frame)));
         }
+        if upkeep::needs_a_look((*statement).utilityStmt) {
+            guarded(|| upkeep::look((*statement).utilityStmt));
+        }
         match PREVIOUS {
             Some(previous) => previous(
                 statement,
@@ -103,6 +107,10 @@ unsafe extern "C-unwind" fn utility(
                 receiver,
                 completion,
             ),
+        }
+        // A statement that another was taken apart into leaves a relation half altered.
+        if upkeep::pending() && context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND {
+            guarded(upkeep::settle);
         }
         if let Some(frame) = frame {
             raise_if(checked(|| after(frame, completion)));

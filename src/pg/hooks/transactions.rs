@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, endings, epoch, guc, limit_timer, own, policies, session, statement};
+use super::super::{calls, endings, epoch, guc, limit_timer, own, policies, session, statement, upkeep};
 use super::{checked, object_access, raise_if};
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -28,6 +28,9 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     epoch::transaction_ended(event);
+    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        upkeep::forget();
+    }
     if !guc::guarded() {
         return;
     }
@@ -71,10 +74,11 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation
 }
 
 unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i32, _hash: u32) {
+    // Administrative functions ask for our own objects too, in sessions that are not guarded.
+    if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
+        own::forget();
+    }
     if guc::guarded() {
         policies::forget_compiled();
-        if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
-            own::forget();
-        }
     }
 }
