@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
+use super::withhold::Texts;
 use super::{catalog, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
 use crate::audit::redact::redact;
@@ -115,6 +116,8 @@ pub struct Open {
     pub sent: i64,
     /// The form through which the statement's accesses come.
     pub form: Form,
+    /// Which texts of its reports are withheld.
+    pub texts: Texts,
 }
 
 #[derive(Default)]
@@ -202,6 +205,7 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             changes_limited: false,
             sent: 0,
             form,
+            texts: Texts::PLAIN,
         };
         let mut open = match place.take() {
             Some(mut place) => {
@@ -223,6 +227,20 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
 pub fn with_current<T>(body: impl FnOnce(&mut Open) -> T) -> Option<T> {
     with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(|open| body(open)))
         .flatten()
+}
+
+/// Which texts the statements that are being worked on withhold, and whether the innermost fires what was deferred; `None`
+/// between statements. Cannot panic: asked inside the server's error reporting. Everything, where it cannot be told.
+pub fn texts() -> Option<(Texts, bool)> {
+    STATEMENTS
+        .try_with(|statements| {
+            let Ok(statements) = statements.try_borrow() else { return Some((Texts::RAW, false)) };
+            let active = || statements.open.iter().rev().filter(|open| open.active);
+            let innermost = active().next()?;
+            let texts = active().fold(Texts::PLAIN, |texts, open| texts.and(open.texts));
+            Some((texts, matches!(innermost.command, "SET CONSTRAINTS" | "COMMIT" | "PREPARE TRANSACTION")))
+        })
+        .unwrap_or(Some((Texts::RAW, false)))
 }
 
 /// Whether any statement is being worked on.

@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, conditions, epoch, guc, rows, session, text};
+use super::super::{calls, conditions, epoch, guc, masks, rows, second_line, session, text, withhold};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -111,6 +111,15 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         // SAFETY: the parameters belong to the query; only read.
         told = open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
     })?;
+    if masks::any() {
+        // SAFETY: the plan is complete.
+        let texts = unsafe { second_line::check(plan) };
+        let texts = texts.inspect_err(|refusal| {
+            statement::with_key(key, |open| open.refuse(refusal, false));
+        })?;
+        statement::with_key(key, |open| open.texts = texts);
+        withhold::begin(texts);
+    }
     if !told {
         // With the statement open, so that an error of an output function is recorded as the statement's.
         // SAFETY: as above.

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, text};
+use super::super::{calls, copy, databases, enforce, guc, quick, secrets, session, settings, text};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -64,8 +65,10 @@ unsafe extern "C-unwind" fn utility(
             guarded(|| databases::vacate((*statement).utilityStmt));
         }
         let mut frame: Option<Frame> = None;
+        let mut statement = statement;
         if guc::guarded() {
             raise_if(checked(|| before(statement, source, context, &raw mut frame)));
+            raise_if(checked(|| rewrite(&raw mut statement)));
         }
         match PREVIOUS {
             Some(previous) => previous(
@@ -161,9 +164,22 @@ fn before(
     if let Some(session) = &session {
         enforce::enforce(session, &wanted, form)?;
     }
+    // SAFETY: as above.
+    unsafe { masked_ddl::check(node) }.inspect_err(enforce::note_refusal)?;
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
     unsafe { *frame = Some(Frame { resets_all, key, sets_token }) };
+    Ok(())
+}
+
+/// COPY of a masked table becomes COPY of a query.
+fn rewrite(statement: *mut *mut pg_sys::PlannedStmt) -> Result<(), Refusal> {
+    // SAFETY: the outer frame's local, which holds the hook's argument.
+    unsafe {
+        if let Some(changed) = copy::as_query(*statement).inspect_err(enforce::note_refusal)? {
+            *statement = changed;
+        }
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, epoch, guc, own, policies, statement};
+use super::super::{calls, epoch, guc, masks, own, policies, statement, withhold};
 use super::object_access;
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -28,6 +28,9 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     epoch::transaction_ended(event);
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
+        withhold::transaction_ended();
+    }
     if guc::guarded() && event == pg_sys::XactEvent::XACT_EVENT_ABORT {
         // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
         // SAFETY: a plain pointer of this process.
@@ -55,12 +58,14 @@ unsafe extern "C-unwind" fn subtransaction(
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
     if guc::guarded() {
         policies::forget_compiled();
+        masks::forget_compiled();
     }
 }
 
 unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i32, _hash: u32) {
     if guc::guarded() {
         policies::forget_compiled();
+        masks::forget_compiled();
         if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
             own::forget();
         }
