@@ -146,7 +146,7 @@ WRITE = [("allow", ["select", "insert", "update", "delete", "truncate", "lock"],
 BUILD = WRITE + [
     ("allow", ["create", "alter", "drop", "maintain", "comment"], "*"),
     ("allow", ["temporary", "inspect"], "*"),
-    ("allow", ["create", "alter", "drop", "execute"], ["function *"]),
+    ("allow", ["create", "alter", "drop", "execute"], ["function *.*"]),
 ]
 
 

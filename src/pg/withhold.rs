@@ -46,9 +46,14 @@ unsafe extern "C-unwind" {
     fn errstart(elevel: c_int, domain: *const c_char) -> bool;
     fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
     fn errmsg_internal(fmt: *const c_char, ...) -> c_int;
+    fn errdetail_internal(fmt: *const c_char, ...) -> c_int;
+    fn errhint(fmt: *const c_char, ...) -> c_int;
     #[link_name = "pstrdup"]
     fn raw_pstrdup(text: *const c_char) -> *mut c_char;
 }
+
+/// Some statement of this transaction withholds texts.
+static ARMED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// A statement of this transaction handled raw values: deferred triggers and constraints will.
@@ -61,7 +66,7 @@ static mut CALLBACK: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCallback
     arg: std::ptr::null_mut(),
 };
 
-/// Notes that the statement that is being worked on handles raw values, and puts the callback in place.
+/// Notes that a statement handles raw values, and puts the callback in place.
 pub fn begin(texts: Texts) {
     if texts == Texts::PLAIN {
         return;
@@ -69,6 +74,20 @@ pub fn begin(texts: Texts) {
     if texts.includes(Texts::RAW) {
         IN_TRANSACTION.set(true);
     }
+    ARMED.store(true, Ordering::Relaxed);
+    install();
+}
+
+/// Puts the callback in place again where a statement of this transaction needs it: every PG_TRY of the server restores the
+/// chain that it found. One load for everybody else. Neither raises nor panics: outer hook frames call it.
+#[inline]
+pub fn stay() {
+    if ARMED.load(Ordering::Relaxed) {
+        install();
+    }
+}
+
+fn install() {
     // SAFETY: the chain is this process's own; its frames are alive as long as they are in it. Ours is static, and last.
     unsafe {
         let ours = &raw mut CALLBACK;
@@ -83,6 +102,26 @@ pub fn begin(texts: Texts) {
 /// The transaction has ended, deferred triggers and all.
 pub fn transaction_ended() {
     IN_TRANSACTION.set(false);
+    ARMED.store(false, Ordering::Relaxed);
+}
+
+/// Whether what begins now is run by code that handles raw values: its text and parameters may hold some.
+pub fn inside_raw() -> bool {
+    ARMED.load(Ordering::Relaxed) && in_force().includes(Texts::RAW)
+}
+
+/// emit_log_hook's part: what reaches the top without having met the callback, as errors of deferred foreign keys do.
+///
+/// # Safety
+/// `data` is what the hook was given.
+pub unsafe fn at_last(data: *mut pg_sys::ErrorData) {
+    if ARMED.load(Ordering::Relaxed) {
+        let texts = in_force();
+        if texts != Texts::PLAIN {
+            // SAFETY: the caller's promise.
+            unsafe { edit(&mut *data, texts) };
+        }
+    }
 }
 
 /// Which texts are withheld right now.
@@ -164,10 +203,8 @@ unsafe extern "C-unwind" fn withhold(_argument: *mut c_void) {
     }
 }
 
-unsafe extern "C-unwind" {
-    fn errdetail_internal(fmt: *const c_char, ...) -> c_int;
-    fn errhint(fmt: *const c_char, ...) -> c_int;
-}
+/// What the trail keeps in the place of a text that code wrote which sees raw values.
+pub const TEXT: &str = "(text withheld: run by code that sees masked columns)";
 
 const WITHHELD: &CStr = c"the text of this message is withheld";
 const WITHHELD_DETAIL: &CStr =

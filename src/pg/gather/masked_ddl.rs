@@ -65,13 +65,25 @@ pub unsafe fn check(statement: *mut pg_sys::Node) -> Result<(), Refusal> {
                     _ => Ok(()),
                 }
             }
-            T::T_TruncateStmt => Ok(()),
             T::T_CreateFunctionStmt => {
                 let create: &pg_sys::CreateFunctionStmt = &*statement.cast();
                 if create.replace { replaced(create.funcname) } else { Ok(()) }
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// TRUNCATE empties a relation of rows that do not exist for the agent; cascades come here too.
+///
+/// # Errors
+/// The refusal of a filtered relation.
+pub fn truncate(relation: pg_sys::Oid) -> Result<(), Refusal> {
+    match masks::of(relation)? {
+        Some(masked) if masked.filters_rows() => {
+            Err(refused(relation, "TRUNCATE would take rows along that a row filter keeps out"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -101,6 +101,9 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             return Err(refusal);
         }
     };
+    // Inside a trigger of a masked relation, text and parameters may hold what the trigger sees.
+    let raw = withhold::inside_raw();
+    let text = if raw && !calls::in_foreign_key() { withhold::TEXT.into() } else { text };
     let form = (operation == pg_sys::CmdType::CMD_MERGE).then_some(Form::Merge);
     let (key, command) = (key(query), command(operation));
     let mut told = false;
@@ -109,7 +112,8 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             open.refuse(refusal, true);
         }
         // SAFETY: the parameters belong to the query; only read.
-        told = open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
+        told = raw
+            || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
     })?;
     if masks::any() {
         // SAFETY: the plan is complete.
@@ -176,6 +180,7 @@ unsafe extern "C-unwind" fn run(
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
         if guard {
             raise_if(checked(|| before_run(query, &raw mut receiver)));
+            withhold::stay();
         }
         match PREV_RUN {
             Some(previous) => previous(query, direction, count, once),
@@ -245,6 +250,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
         let guard = guc::guarded();
         if guard {
             statement::set_active(key(query), true);
+            withhold::stay();
         }
         match PREV_FINISH {
             Some(previous) => previous(query),

@@ -47,6 +47,9 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
         if withhold::answer(data) {
             return;
         }
+        if guc::guarded() {
+            withhold::at_last(data);
+        }
         hide(&mut *data);
         if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
             guarded(|| {

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, copy, databases, enforce, guc, quick, secrets, session, settings, text};
+use super::super::{calls, copy, databases, enforce, guc, quick, secrets, session, settings, text, withhold};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -114,7 +114,11 @@ fn before(
         (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token, resets_all)
     };
     // SAFETY: the source is NUL-terminated.
-    let text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    let mut text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    withhold::stay();
+    if withhold::inside_raw() && calls::any() {
+        text = withhold::TEXT.into();
+    }
     // SAFETY: a valid utility statement; the tag's name is a static string.
     let command = unsafe {
         CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
