@@ -312,6 +312,29 @@ def test_the_log_and_the_trail_hold_no_canary(server):
     server.run("drop trigger shout on shop.customer; drop trigger late on shop.customer")
 
 
+def test_a_temporary_table_does_not_catch_what_a_trigger_writes(server):
+    server.run("""create table shop.log (old_email text);
+        create function shop.logging() returns trigger language plpgsql as 'begin insert into log values (old.email); return new; end';
+        create trigger logging before update on shop.customer for each row execute function shop.logging();
+        grant all on shop.log to clerk""")
+    with Spy(server, *WRITE, ("allow", "temporary", "*")) as spy:
+        spy.run("set search_path = shop", "create temporary table log (old_email text)")
+        spy.refused("update shop.customer set note = 'x' where id = 3", "masked_relation")
+        assert spy.run("select * from pg_temp.log").rows == []
+        spy.run("drop table pg_temp.log", "update shop.customer set note = 'x' where id = 3")
+    assert server.value("select old_email from shop.log") == "canary-3@x.org"
+    server.run("drop trigger logging on shop.customer; drop table shop.log")
+
+
+def test_an_open_cursor_does_not_outlive_a_new_mask(server):
+    server.run("create table shop.fresh (id int, email text); insert into shop.fresh select n, 'canary-' || n from generate_series(1, 9) n; grant select on shop.fresh to clerk")
+    with Spy(server, *WRITE) as spy:
+        spy.run("begin", "declare c cursor for select * from shop.fresh")
+        mask_scene.mask(server, "shop.fresh", "email", "'***'::text")
+        spy.refused("fetch all c", "mask_changed")
+        assert spy.run("select max(email) from shop.fresh").text() == [("***",)]
+
+
 def test_denied_columns_are_not_printed_either(server):
     """A column that a rule denies, on a relation without any mask."""
     server.run("create table shop.secretive (id int primary key, secret text, open text not null); insert into shop.secretive values (1, 'canary-s', 'o'); grant all on shop.secretive to clerk")

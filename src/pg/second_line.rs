@@ -21,14 +21,14 @@ fn has_permissions(entry: &pg_sys::RangeTblEntry) -> bool {
     entry.perminfoindex != 0
 }
 
-/// Looks at every entry of a plan that is about to start. Returns which of its texts have to be withheld.
+/// Looks at every entry of a plan that is about to start, or to go on after it was suspended. Returns which of its texts have to be withheld.
 ///
 /// # Errors
 /// An internal fault where a relation would be read raw, and a plan that is out of date.
 ///
 /// # Safety
 /// `plan` is a complete PlannedStmt.
-pub unsafe fn check(plan: *mut pg_sys::PlannedStmt) -> Result<Texts, Refusal> {
+pub unsafe fn check(plan: *mut pg_sys::PlannedStmt, resumed: bool) -> Result<Texts, Refusal> {
     if !masks::any() {
         return Ok(Texts::PLAIN);
     }
@@ -59,6 +59,7 @@ pub unsafe fn check(plan: *mut pg_sys::PlannedStmt) -> Result<Texts, Refusal> {
                 texts = texts.and(Texts::RAW);
                 continue;
             }
+            None if resumed => return Err(stale(entry.relid)),
             None => return Err(fault(entry.relid)),
             Some(Mark::Substituted(fingerprint)) => {
                 if masked.leaks_in_errors || masked.row_security {

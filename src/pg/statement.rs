@@ -118,6 +118,8 @@ pub struct Open {
     pub form: Form,
     /// Which texts of its reports are withheld.
     pub texts: Texts,
+    /// The policy epoch under which its plan was looked at.
+    pub policies: u64,
 }
 
 #[derive(Default)]
@@ -206,6 +208,7 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             sent: 0,
             form,
             texts: Texts::PLAIN,
+            policies: epoch::policies(),
         };
         let mut open = match place.take() {
             Some(mut place) => {

@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::catalog;
+use super::super::enforce::Target;
 use super::super::masks::{self, Masked};
 use super::names;
 use crate::refusal::Refusal;
@@ -67,7 +68,14 @@ pub unsafe fn check(statement: *mut pg_sys::Node) -> Result<(), Refusal> {
             }
             T::T_CreateFunctionStmt => {
                 let create: &pg_sys::CreateFunctionStmt = &*statement.cast();
-                if create.replace { replaced(create.funcname) } else { Ok(()) }
+                if create.replace { replaced(&super::ddl::overloads(create.funcname)) } else { Ok(()) }
+            }
+            T::T_AlterFunctionStmt => {
+                let alter: &pg_sys::AlterFunctionStmt = &*statement.cast();
+                match names::existing(alter.objtype, alter.func.cast()) {
+                    Target::Function(function) => replaced(&[function]),
+                    _ => Ok(()),
+                }
             }
             _ => Ok(()),
         }
@@ -127,6 +135,12 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Result<(), Refusal>
                 return Err(refused(masked.relation, why));
             }
             moves(command)?;
+            if matches!(
+                command.subtype,
+                pg_sys::AlterTableType::AT_AddConstraint | pg_sys::AlterTableType::AT_AddColumn
+            ) {
+                references(command.def)?;
+            }
             let options = matches!(
                 command.subtype,
                 pg_sys::AlterTableType::AT_SetRelOptions | pg_sys::AlterTableType::AT_ReplaceRelOptions
@@ -136,6 +150,30 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Result<(), Refusal>
             }
         }
         Ok(())
+    }
+}
+
+/// A foreign key is checked by joining both relations, and would be checked against masked values.
+unsafe fn references(element: *mut pg_sys::Node) -> Result<(), Refusal> {
+    // SAFETY: the tag decides the cast; constraints of a column are Constraint nodes.
+    unsafe {
+        if element.is_null() {
+            return Ok(());
+        }
+        match (*element).type_ {
+            T::T_Constraint => {
+                let constraint: &pg_sys::Constraint = &*element.cast();
+                if constraint.pktable.is_null() {
+                    return Ok(());
+                }
+                closed(constraint.pktable, "a foreign key would compare its values as they are")
+            }
+            T::T_ColumnDef => {
+                let constraints = names::members((*element.cast::<pg_sys::ColumnDef>()).constraints);
+                constraints.into_iter().try_for_each(|constraint| references(constraint))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -322,6 +360,11 @@ unsafe fn statistics(statement: &pg_sys::CreateStatsStmt) -> Result<(), Refusal>
 unsafe fn create_table(statement: &pg_sys::CreateStmt) -> Result<(), Refusal> {
     // SAFETY: parents are RangeVars, elements ColumnDefs, constraints and LIKE clauses.
     unsafe {
+        for element in
+            names::members(statement.tableElts).into_iter().chain(names::members(statement.constraints))
+        {
+            references(element)?;
+        }
         for parent in names::members(statement.inhRelations) {
             let Some(masked) = bearing(parent.cast())? else { continue };
             let elements = names::members(statement.tableElts).into_iter();
@@ -402,10 +445,9 @@ fn domain() -> Refusal {
 
 /// A function that the server calls with raw values: in an index, a constraint, a trigger, a row security policy, a default
 /// or a generated column of a masked or filtered relation.
-unsafe fn replaced(name: *mut pg_sys::List) -> Result<(), Refusal> {
-    // SAFETY: a list of String nodes.
-    for function in unsafe { super::ddl::overloads(name) } {
-        if let Some(relation) = masks::calls_with_raw_values(function)? {
+fn replaced(functions: &[pg_sys::Oid]) -> Result<(), Refusal> {
+    for function in functions {
+        if let Some(relation) = masks::calls_with_raw_values(*function)? {
             return Err(refused(relation, "the function is called with its values as they are"));
         }
     }

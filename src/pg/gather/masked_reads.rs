@@ -51,6 +51,9 @@ fn one(entry: &Entry, plain_copy: bool) -> Result<(), Refusal> {
             }
         }
     }
+    if entry.changes() && fills_by_trigger(relation) {
+        return Err(filled_by_trigger(relation));
+    }
     if plain_copy && entry.changes() {
         if let Some(masked) = masks::of(relation)? {
             if masked.filters_rows() {
@@ -62,6 +65,26 @@ fn one(entry: &Entry, plain_copy: bool) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// A temporary table in the way of one that a trigger means would take its raw rows.
+fn fills_by_trigger(relation: pg_sys::Oid) -> bool {
+    withhold::inside_raw()
+        && calls::any()
+        && catalog::relation_facts(relation).is_some_and(|facts| facts.temporary)
+}
+
+fn filled_by_trigger(relation: pg_sys::Oid) -> Refusal {
+    masks::refusal(
+        "masked_relation",
+        relation,
+        None,
+        |name| {
+            format!("the temporary table {name} cannot be filled while rows with masked columns are changed")
+        },
+        "Triggers see these rows as they are.",
+        "Drop the temporary table, or give it a name that no trigger uses.",
+    )
 }
 
 fn touches(read: &Columns, number: i16) -> bool {

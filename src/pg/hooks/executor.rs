@@ -117,7 +117,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     })?;
     if masks::any() {
         // SAFETY: the plan is complete.
-        let texts = unsafe { second_line::check(plan) };
+        let texts = unsafe { second_line::check(plan, false) };
         let texts = texts.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
@@ -202,9 +202,9 @@ fn before_run(
 ) -> Result<(), Refusal> {
     let open = statement::with_key(key(query), |open| {
         open.set_running();
-        (open.serial(), open.starts_running(), open.obligations.max_rows.is_some())
+        (open.serial(), open.starts_running(), open.obligations.max_rows.is_some(), open.policies)
     });
-    let Some((serial, first, capped)) = open else { return Ok(()) };
+    let Some((serial, first, capped, policies)) = open else { return Ok(()) };
     if serial != 0 && !first {
         let outcome = session::current()
             .and_then(|session| if session.serial == serial { Ok(()) } else { Err(rows::another_scope()) });
@@ -212,6 +212,14 @@ fn before_run(
             statement::with_key(key(query), |open| open.refuse(&refusal, false));
             return Err(refusal);
         }
+    }
+    if policies != epoch::policies() && masks::any() {
+        // A mask may have come since it was opened, or since the last batch.
+        // SAFETY: the plan is complete.
+        let outcome = unsafe { second_line::check((*query).plannedstmt, true) };
+        outcome.inspect_err(|refusal| {
+            statement::with_key(key(query), |open| open.refuse(refusal, false));
+        })?;
     }
     if capped {
         // SAFETY: the outer frame's local.
