@@ -755,6 +755,242 @@ CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON ag
     FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
 ALTER TABLE agent_guard.masked_view ENABLE ALWAYS TRIGGER policy_changed;
 
+-- The masking functions, in C; what each makes of a value is in docs/masking.md. IMMUTABLE, the hash too: its key is
+-- made once for a server and stays. Agents reach them through the substituted masks only.
+
+CREATE FUNCTION agent_guard.mask_hash(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_text';
+COMMENT ON FUNCTION agent_guard.mask_hash(text) IS
+    'Mask: keyed pseudonym of a text, 32 hexadecimal digits';
+
+CREATE FUNCTION agent_guard.mask_hash(value integer) RETURNS integer
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_integer';
+COMMENT ON FUNCTION agent_guard.mask_hash(integer) IS
+    'Mask: keyed pseudonym of an integer, never negative';
+
+CREATE FUNCTION agent_guard.mask_hash(value bigint) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_bigint';
+COMMENT ON FUNCTION agent_guard.mask_hash(bigint) IS
+    'Mask: keyed pseudonym of a bigint, never negative';
+
+CREATE FUNCTION agent_guard.mask_hash(value uuid) RETURNS uuid
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_uuid';
+COMMENT ON FUNCTION agent_guard.mask_hash(uuid) IS
+    'Mask: keyed pseudonym of a UUID, one of version 8';
+
+CREATE FUNCTION agent_guard.mask_hash(value bytea) RETURNS bytea
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_bytea';
+COMMENT ON FUNCTION agent_guard.mask_hash(bytea) IS
+    'Mask: keyed pseudonym of a byte string, 16 bytes';
+
+CREATE FUNCTION agent_guard.mask_hash(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_texts';
+COMMENT ON FUNCTION agent_guard.mask_hash(text[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_hash(value integer[]) RETURNS integer[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_integers';
+COMMENT ON FUNCTION agent_guard.mask_hash(integer[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_hash(value bigint[]) RETURNS bigint[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_bigints';
+COMMENT ON FUNCTION agent_guard.mask_hash(bigint[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_hash(value uuid[]) RETURNS uuid[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_uuids';
+COMMENT ON FUNCTION agent_guard.mask_hash(uuid[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_partial(value text, prefix integer, pad text, suffix integer) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_partial_text';
+COMMENT ON FUNCTION agent_guard.mask_partial(text, integer, text, integer) IS
+    'Mask: the first and last characters; only the padding where the value has no more than these';
+
+CREATE FUNCTION agent_guard.mask_partial(value text[], prefix integer, pad text, suffix integer) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_partial_texts';
+COMMENT ON FUNCTION agent_guard.mask_partial(text[], integer, text, integer) IS
+    'Mask: each element partially';
+
+CREATE FUNCTION agent_guard.mask_email(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_email_text';
+COMMENT ON FUNCTION agent_guard.mask_email(text) IS
+    'Mask: an e-mail address by its first letter and its top-level domain';
+
+CREATE FUNCTION agent_guard.mask_email(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_email_texts';
+COMMENT ON FUNCTION agent_guard.mask_email(text[]) IS
+    'Mask: each element as an e-mail address';
+
+CREATE FUNCTION agent_guard.mask_card(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_card_text';
+COMMENT ON FUNCTION agent_guard.mask_card(text) IS
+    'Mask: a card number by its last four digits';
+
+CREATE FUNCTION agent_guard.mask_card(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_card_texts';
+COMMENT ON FUNCTION agent_guard.mask_card(text[]) IS
+    'Mask: each element as a card number';
+
+CREATE FUNCTION agent_guard.mask_phone(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_phone_text';
+COMMENT ON FUNCTION agent_guard.mask_phone(text) IS
+    'Mask: a telephone number by its last two digits';
+
+CREATE FUNCTION agent_guard.mask_phone(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_phone_texts';
+COMMENT ON FUNCTION agent_guard.mask_phone(text[]) IS
+    'Mask: each element as a telephone number';
+
+CREATE FUNCTION agent_guard.mask_redact(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_redact_texts';
+COMMENT ON FUNCTION agent_guard.mask_redact(text[]) IS
+    'Mask: a constant for each element';
+
+CREATE FUNCTION agent_guard.mask_year(value date) RETURNS date
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_year_date';
+COMMENT ON FUNCTION agent_guard.mask_year(date) IS
+    'Mask: the first of January of the year';
+
+CREATE FUNCTION agent_guard.mask_year(value timestamp) RETURNS timestamp
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_year_timestamp';
+COMMENT ON FUNCTION agent_guard.mask_year(timestamp) IS
+    'Mask: the first moment of the year';
+
+CREATE FUNCTION agent_guard.mask_year(value timestamptz) RETURNS timestamptz
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_year_timestamptz';
+COMMENT ON FUNCTION agent_guard.mask_year(timestamptz) IS
+    'Mask: the first moment of the year in UTC';
+
+CREATE FUNCTION agent_guard.mask_month(value date) RETURNS date
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_month_date';
+COMMENT ON FUNCTION agent_guard.mask_month(date) IS
+    'Mask: the first of the month';
+
+CREATE FUNCTION agent_guard.mask_month(value timestamp) RETURNS timestamp
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_month_timestamp';
+COMMENT ON FUNCTION agent_guard.mask_month(timestamp) IS
+    'Mask: the first moment of the month';
+
+CREATE FUNCTION agent_guard.mask_month(value timestamptz) RETURNS timestamptz
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_month_timestamptz';
+COMMENT ON FUNCTION agent_guard.mask_month(timestamptz) IS
+    'Mask: the first moment of the month in UTC';
+
+CREATE FUNCTION agent_guard.mask_bucket(value double precision, size double precision) RETURNS double precision
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_bucket_double';
+COMMENT ON FUNCTION agent_guard.mask_bucket(double precision, double precision) IS
+    'Mask: a number cut down to a multiple of the size, towards zero';
+
+CREATE FUNCTION agent_guard.mask_json(value json, keys text[]) RETURNS json
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_json_text';
+COMMENT ON FUNCTION agent_guard.mask_json(json, text[]) IS
+    'Mask: the leaves of a document that stand under one of the keys; all leaves without keys';
+
+CREATE FUNCTION agent_guard.mask_json(value jsonb, keys text[]) RETURNS jsonb
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_json_binary';
+COMMENT ON FUNCTION agent_guard.mask_json(jsonb, text[]) IS
+    'Mask: the leaves of a document that stand under one of the keys; all leaves without keys';
+
+-- What a DBA calls.
+
+CREATE FUNCTION agent_guard.mask_column(relation regclass, column_name name, mask text DEFAULT NULL, expression text DEFAULT NULL,
+        prefix integer DEFAULT NULL, pad text DEFAULT NULL, suffix integer DEFAULT NULL, size numeric DEFAULT NULL,
+        keys text[] DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'mask_column_wrapper';
+COMMENT ON FUNCTION agent_guard.mask_column(regclass, name, text, text, integer, text, integer, numeric, text[]) IS
+    'Masks a column for every agent, by a masking function or an expression over the row; returns what agents read';
+
+CREATE FUNCTION agent_guard.unmask_column(relation regclass, column_name name) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unmask_column_wrapper';
+COMMENT ON FUNCTION agent_guard.unmask_column(regclass, name) IS 'Takes the mask from a column, and every exposure of it';
+
+CREATE FUNCTION agent_guard.expose_columns(policy text, columns text[]) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'expose_columns_wrapper';
+COMMENT ON FUNCTION agent_guard.expose_columns(text, text[]) IS
+    'Lets a policy read masked columns, each written as schema.table(column, ...), unmasked; returns how many are new';
+
+CREATE FUNCTION agent_guard.hide_columns(policy text, columns text[]) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'hide_columns_wrapper';
+COMMENT ON FUNCTION agent_guard.hide_columns(text, text[]) IS 'Takes exposures back; returns how many there were';
+
+CREATE FUNCTION agent_guard.filter_rows(policy text, relation regclass, predicate text) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'filter_rows_wrapper';
+COMMENT ON FUNCTION agent_guard.filter_rows(text, regclass, text) IS
+    'Lets only the rows that satisfy the condition exist for a policy; returns the condition as the server reads it';
+
+CREATE FUNCTION agent_guard.unfilter_rows(policy text, relation regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unfilter_rows_wrapper';
+COMMENT ON FUNCTION agent_guard.unfilter_rows(text, regclass) IS 'Takes a policy''s row filter from a relation';
+
+CREATE FUNCTION agent_guard.rebuild_masks() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'rebuild_masks_wrapper';
+COMMENT ON FUNCTION agent_guard.rebuild_masks() IS
+    'Makes every generated view anew, as after a restore; returns how many relations are masked';
+
+CREATE VIEW agent_guard.masks AS
+    SELECT m.relation, m.column_name, m.mask, m.options, m.expression,
+        v.view::pg_catalog.regclass AS view,
+        CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) v.view) THEN 'in force'
+            ELSE 'denied until rebuild_masks()' END AS state,
+        ARRAY(SELECT p.name FROM agent_guard.exposed_column e
+            JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) e.policy_id
+            WHERE e.relation OPERATOR(pg_catalog.=) m.relation AND e.attnum OPERATOR(pg_catalog.=) m.attnum
+            ORDER BY p.name) AS exposed_to,
+        m.created_by, m.created_at
+    FROM agent_guard.mask m
+    LEFT JOIN agent_guard.masked_view v ON v.relation OPERATOR(pg_catalog.=) m.relation::pg_catalog.oid;
+COMMENT ON VIEW agent_guard.masks IS
+    'Masked columns: what agents read, the generated view that shows it, and the policies that read the column unmasked';
+
+CREATE VIEW agent_guard.row_filters AS
+    SELECT p.name AS policy, f.relation, f.predicate, f.created_by, f.created_at
+    FROM agent_guard.row_filter f
+    JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) f.policy_id;
+COMMENT ON VIEW agent_guard.row_filters IS 'Row filters: the rows of a relation that exist for a policy';
+
 -- privileges.sql
 
 -- Last: nobody but the owner has anything, and then what agents need.
@@ -770,6 +1006,17 @@ GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), ag
     agent_guard.checked_currval(regclass), agent_guard.checked_setval(regclass, bigint),
     agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;
 GRANT SELECT ON agent_guard.session_policy TO PUBLIC;
+-- Masks run with the rights of whoever reads; the planner refuses to call them by name (docs/masking.md).
+GRANT EXECUTE ON FUNCTION agent_guard.mask_hash(text), agent_guard.mask_hash(integer), agent_guard.mask_hash(bigint),
+    agent_guard.mask_hash(uuid), agent_guard.mask_hash(bytea), agent_guard.mask_hash(text[]),
+    agent_guard.mask_hash(integer[]), agent_guard.mask_hash(bigint[]), agent_guard.mask_hash(uuid[]),
+    agent_guard.mask_partial(text, integer, text, integer), agent_guard.mask_partial(text[], integer, text, integer),
+    agent_guard.mask_email(text), agent_guard.mask_email(text[]), agent_guard.mask_card(text),
+    agent_guard.mask_card(text[]), agent_guard.mask_phone(text), agent_guard.mask_phone(text[]),
+    agent_guard.mask_redact(text[]), agent_guard.mask_year(date), agent_guard.mask_year(timestamp),
+    agent_guard.mask_year(timestamptz), agent_guard.mask_month(date), agent_guard.mask_month(timestamp),
+    agent_guard.mask_month(timestamptz), agent_guard.mask_bucket(double precision, double precision),
+    agent_guard.mask_json(json, text[]), agent_guard.mask_json(jsonb, text[]) TO PUBLIC;
 -- == agents (end) ==
 
 -- pg_dump carries policies and their rules. Never windows, revocations, keys and the record, which belong to one

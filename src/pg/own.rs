@@ -38,6 +38,8 @@ pub struct Own {
     pub row_filter: pg_sys::Oid,
     /// Index row_filter_policy_id_relation_key, led by policy_id.
     pub row_filter_by_policy: pg_sys::Oid,
+    /// Index row_filter_relation_idx.
+    pub row_filter_by_relation: pg_sys::Oid,
     /// Table exposed_column.
     pub exposed_column: pg_sys::Oid,
     /// Index exposed_column_pkey, led by policy_id.
@@ -122,6 +124,7 @@ fn look_up() -> Option<Own> {
         mask_by_relation: relation("mask_relation_attnum_key")?,
         row_filter: relation("row_filter")?,
         row_filter_by_policy: relation("row_filter_policy_id_relation_key")?,
+        row_filter_by_relation: relation("row_filter_relation_idx")?,
         exposed_column: relation("exposed_column")?,
         exposed_column_pkey: relation("exposed_column_pkey")?,
         masked_view: relation("masked_view")?,
@@ -157,7 +160,16 @@ fn function_oid(schema: pg_sys::Oid, name: &str, types: &[pg_sys::Oid]) -> Optio
 }
 
 /// Functions of the extension that an agent may call; everything else in its schema is out of reach.
-pub const AGENT_FUNCTIONS: [&str; 7] = [
+pub const AGENT_FUNCTIONS: [&str; 16] = [
+    "mask_partial",
+    "mask_email",
+    "mask_card",
+    "mask_phone",
+    "mask_redact",
+    "mask_year",
+    "mask_month",
+    "mask_bucket",
+    "mask_json",
     "whoami",
     "session_policy",
     "describe_access",
@@ -166,3 +178,7 @@ pub const AGENT_FUNCTIONS: [&str; 7] = [
     "checked_currval",
     "checked_setval",
 ];
+
+/// A function that runs in an agent's plans where a mask brought it, and never where the agent calls it: whoever can
+/// hash values of its own choice can tell which value a pseudonym is of.
+pub const MASK_HASH: &str = "mask_hash";

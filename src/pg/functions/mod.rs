@@ -8,6 +8,8 @@ pub mod audit;
 mod check;
 mod delegate;
 mod keys;
+mod mask;
+mod masking;
 mod policy;
 mod role;
 mod sessions;

@@ -13,8 +13,8 @@ use super::super::gather::masked_ddl;
 use super::super::gather::utility::Permit;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, session, text, trail};
-use super::{checked, raise_if};
+use super::super::{calls, catalog, drops, guc, session, text, trail, upkeep};
+use super::{checked, guarded, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Kind, Verb, Voice};
@@ -134,8 +134,34 @@ unsafe extern "C-unwind" fn object_access(
         if guc::guarded() && !is_ordinary(access, object) {
             raise_if(checked(|| before(access, class, object, sub, argument)));
         }
+        if class == pg_sys::RelationRelationId && changes_relation(access, sub, argument) {
+            guarded(|| upkeep::touched(object));
+        }
         if let Some(previous) = PREVIOUS {
             previous(access, class, object, sub, argument);
+        }
+    }
+}
+
+/// Whether masks and views of the relation may have to be looked after. What the server does for itself (the tables that
+/// CLUSTER and REFRESH put away, temporary tables at the session's end) concerns no mask.
+#[inline]
+unsafe fn changes_relation(
+    access: pg_sys::ObjectAccessType::Type,
+    sub: c_int,
+    argument: *mut c_void,
+) -> bool {
+    use pg_sys::ObjectAccessType as A;
+    // SAFETY: the argument of each kind of event is null or as objectaccess.h says.
+    unsafe {
+        match access {
+            // A column that is added.
+            A::OAT_POST_CREATE => sub != 0,
+            A::OAT_POST_ALTER => true,
+            A::OAT_DROP => argument.cast::<pg_sys::ObjectAccessDrop>().as_ref().is_none_or(|drop| {
+                drop.dropflags & i32::try_from(pg_sys::PERFORM_DELETION_INTERNAL).unwrap_or(0) == 0
+            }),
+            _ => false,
         }
     }
 }

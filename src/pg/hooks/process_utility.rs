@@ -9,7 +9,9 @@ use pgrx::pg_sys;
 use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, copy, databases, enforce, guc, quick, secrets, session, settings, text, withhold};
+use super::super::{
+    calls, copy, databases, enforce, guc, quick, secrets, session, settings, text, upkeep, withhold,
+};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -70,6 +72,9 @@ unsafe extern "C-unwind" fn utility(
             raise_if(checked(|| before(statement, source, context, &raw mut frame)));
             raise_if(checked(|| rewrite(&raw mut statement)));
         }
+        if upkeep::needs_a_look((*statement).utilityStmt) {
+            guarded(|| upkeep::look((*statement).utilityStmt));
+        }
         match PREVIOUS {
             Some(previous) => previous(
                 statement,
@@ -91,6 +96,10 @@ unsafe extern "C-unwind" fn utility(
                 receiver,
                 completion,
             ),
+        }
+        // A statement that another was taken apart into leaves a relation half altered.
+        if upkeep::pending() && context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND {
+            guarded(upkeep::settle);
         }
         if let Some(frame) = frame {
             raise_if(checked(|| after(frame, completion)));

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, epoch, guc, masks, own, policies, statement, withhold};
+use super::super::{calls, epoch, guc, masks, own, policies, statement, upkeep, withhold};
 use super::object_access;
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -30,6 +30,9 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argumen
     epoch::transaction_ended(event);
     if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
         withhold::transaction_ended();
+    }
+    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        upkeep::forget();
     }
     if guc::guarded() && event == pg_sys::XactEvent::XACT_EVENT_ABORT {
         // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
@@ -63,11 +66,12 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation
 }
 
 unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i32, _hash: u32) {
+    // Administrative functions ask for our own objects too, in sessions that are not guarded.
+    if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
+        own::forget();
+    }
     if guc::guarded() {
         policies::forget_compiled();
         masks::forget_compiled();
-        if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
-            own::forget();
-        }
     }
 }
