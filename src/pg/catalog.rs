@@ -64,6 +64,14 @@ pub fn relation_facts(relid: pg_sys::Oid) -> Option<RelationFacts> {
     })
 }
 
+/// Whether row security is enabled on a relation.
+pub fn has_row_security(relid: pg_sys::Oid) -> bool {
+    with_cached(pg_sys::SysCacheIdentifier::RELOID, relid, |row: &pg_sys::FormData_pg_class| {
+        row.relrowsecurity
+    })
+    .unwrap_or(false)
+}
+
 /// The table that an index is on; rules about indexes are matched by it.
 pub fn table_of_index(index: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: a syscache look-up; with missing_ok an index that is going gives InvalidOid.

@@ -15,6 +15,7 @@ use super::process::PerProcess;
 use super::repeated::Repeated;
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
+use super::withhold::Texts;
 use super::{connection, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text, length};
 use crate::audit::record::{Head, Tail};
@@ -128,6 +129,10 @@ pub struct Open {
     pub changed: u64,
     /// The form through which the statement's accesses come.
     pub form: Form,
+    /// Which texts of its reports are withheld.
+    pub texts: Texts,
+    /// The policy epoch under which its plan was looked at.
+    pub policies: u64,
 }
 
 #[expect(
@@ -222,6 +227,8 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             sent: 0,
             changed: 0,
             form,
+            texts: Texts::PLAIN,
+            policies: epoch::policies(),
         };
         let mut open = match place.take() {
             Some(mut place) => {
@@ -243,6 +250,16 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
 pub fn with_current<T>(body: impl FnOnce(&mut Open) -> T) -> Option<T> {
     with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(|open| body(open)))
         .flatten()
+}
+
+/// Which texts the statements that are being worked on withhold, and whether the innermost fires what was deferred; `None`
+/// between statements. Cannot panic: asked inside the server's error reporting. Everything, where it cannot be told.
+pub fn texts() -> Option<(Texts, bool)> {
+    let Ok(statements) = STATEMENTS.try_borrow() else { return Some((Texts::RAW, false)) };
+    let active = || statements.open.iter().rev().filter(|open| open.active);
+    let innermost = active().next()?;
+    let texts = active().fold(Texts::PLAIN, |texts, open| texts.and(open.texts));
+    Some((texts, matches!(innermost.command, "SET CONSTRAINTS" | "COMMIT" | "PREPARE TRANSACTION")))
 }
 
 /// Whether any statement is being worked on.

@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
+use super::super::gather::masked_ddl;
 use super::super::gather::utility::Permit;
 use super::super::process::PerProcess;
 use super::super::session::Session;
@@ -337,6 +338,7 @@ fn enforce_one(wanted: Wanted) -> Result<(), Refusal> {
 
 fn truncated(relid: pg_sys::Oid) -> Result<(), Refusal> {
     let temporary = catalog::relation_facts(relid).is_some_and(|facts| facts.temporary);
+    masked_ddl::truncate(relid).inspect_err(enforce::note_refusal)?;
     let verb = if temporary { Verb::Temporary } else { Verb::Truncate };
     enforce_one(Wanted::named(Action::plain(verb), Target::Relation(relid)).by(calls::voice()))
 }

@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    calls, catalog, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings, text,
-    upkeep,
+    calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings,
+    text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -80,8 +81,10 @@ unsafe extern "C-unwind" fn utility(
             guarded(|| databases::vacate((*statement).utilityStmt));
         }
         let mut frame: Option<Frame> = None;
+        let mut statement = statement;
         if guc::guarded() {
             raise_if(checked(|| before(statement, source, context, &raw mut frame)));
+            raise_if(checked(|| rewrite(&raw mut statement)));
         }
         if upkeep::needs_a_look((*statement).utilityStmt) {
             guarded(|| upkeep::look((*statement).utilityStmt));
@@ -134,7 +137,11 @@ fn before(
         (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token, resets_all)
     };
     // SAFETY: the source is NUL-terminated.
-    let text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    let mut text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    withhold::stay();
+    if withhold::inside_raw() && calls::any() {
+        text = withhold::TEXT.into();
+    }
     // SAFETY: a valid utility statement; the tag's name is a static string.
     let command = unsafe {
         CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
@@ -209,6 +216,8 @@ fn before(
             limited(key, refusal)?;
         }
     }
+    // SAFETY: as above.
+    unsafe { masked_ddl::check(node) }.inspect_err(enforce::note_refusal)?;
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
     unsafe { *frame = Some(Frame { resets_all, key, sets_token, counts: counts(node) }) };
@@ -259,6 +268,17 @@ fn limited(key: Key, refusal: Refusal) -> Result<(), Refusal> {
         observed
     });
     if observed == Some(true) { Ok(()) } else { Err(refusal) }
+}
+
+/// COPY of a masked table becomes COPY of a query.
+fn rewrite(statement: *mut *mut pg_sys::PlannedStmt) -> Result<(), Refusal> {
+    // SAFETY: the outer frame's local, which holds the hook's argument.
+    unsafe {
+        if let Some(changed) = copy::as_query(*statement).inspect_err(enforce::note_refusal)? {
+            *statement = changed;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a statement would make lasting what the transaction wrote under a token that is no longer good.

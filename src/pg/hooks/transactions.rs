@@ -5,7 +5,9 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, endings, epoch, guc, limit_timer, own, policies, session, statement, upkeep};
+use super::super::{
+    calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep, withhold,
+};
 use super::{checked, object_access, raise_if};
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -28,6 +30,9 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     epoch::transaction_ended(event);
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
+        withhold::transaction_ended();
+    }
     if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
         upkeep::forget();
     }
@@ -70,6 +75,7 @@ unsafe extern "C-unwind" fn subtransaction(
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
     if guc::guarded() {
         policies::forget_compiled();
+        masks::forget_compiled();
     }
 }
 
@@ -80,5 +86,6 @@ unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i
     }
     if guc::guarded() {
         policies::forget_compiled();
+        masks::forget_compiled();
     }
 }
