@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use super::blocks::Blocks;
 use super::encoding::ServerText;
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind};
-use crate::audit::json;
+use crate::audit::jsonb;
 use crate::audit::record::{self, OwnedAccess, OwnedEvent};
 use crate::audit::redact::redact;
 use crate::refusal::Decider;
@@ -20,7 +20,6 @@ pub const COLUMNS: usize = 28;
 const EPOCH: i64 = 946_684_800_000_000;
 
 unsafe extern "C-unwind" {
-    fn jsonb_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
     fn inet_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 }
 
@@ -142,8 +141,7 @@ impl<'a> RowMaker<'a> {
         if let Some((_, datum)) = self.accesses.iter().find(|(known, _)| *known == accesses) {
             return *datum;
         }
-        let json = json::accesses(accesses, |name| self.text.clean(name));
-        let datum = input(jsonb_in, &self.text.bytes(&json));
+        let datum = varlena(&jsonb::accesses(accesses, |name| self.text.encoded(name)));
         if self.accesses.len() < REMEMBERED {
             self.accesses.push((accesses, datum));
         }
