@@ -73,7 +73,7 @@ pub struct ColumnType {
     pub array: bool,
     /// The most characters that it takes, where it is limited.
     pub length: Option<u32>,
-    /// The type as the server writes it, for error texts.
+    /// The type as the server writes it, quoted where it has to be.
     pub name: String,
 }
 
@@ -304,7 +304,7 @@ fn redact(c: &str, of: &ColumnType) -> Option<String> {
         return match of.class {
             Class::Text => Some(format!("agent_guard.mask_redact({})", as_text(c, of))),
             Class::Other => None,
-            _ => Some(constant(c, "'{}'")),
+            _ => Some(constant(c, &format!("'{{}}'::{}", of.name))),
         };
     }
     let value = match of.class {

@@ -1,8 +1,8 @@
 //! Expressions over the columns of one relation, as a DBA writes them for masks and row filters: parsed and analysed by the
 //! server, and written out again by it.
 //!
-//! Which expressions are let is `expression_check`'s. Everything here runs under `upkeep::Pinned` or in a function with a
-//! pinned search_path: names mean the same when an expression is read back.
+//! Which expressions are let is `expression_check`'s. Everything here runs while `pinned::Settings` lives: a text means the
+//! same when it is read back.
 
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
@@ -184,7 +184,22 @@ unsafe fn only_target(select: *mut pg_sys::SelectStmt) -> Option<*mut pg_sys::No
         let targets = names::members(select.targetList);
         let [target] = targets.as_slice() else { return None };
         let target = &*target.cast::<pg_sys::ResTarget>();
+        if is_star(target.val) {
+            return None;
+        }
         (bare && target.name.is_null() && target.indirection.is_null()).then_some(target.val)
+    }
+}
+
+/// `*` alone: a list of columns that only a target list can hold. The server's own transformation of expressions trusts its
+/// grammar not to let it through.
+unsafe fn is_star(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: a raw node; the tag decides the cast.
+    unsafe {
+        (*node).type_ == pg_sys::NodeTag::T_ColumnRef && {
+            let fields = names::members((*node.cast::<pg_sys::ColumnRef>()).fields);
+            matches!(fields.as_slice(), [only] if (**only).type_ == pg_sys::NodeTag::T_A_Star)
+        }
     }
 }
 

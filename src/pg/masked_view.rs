@@ -1,6 +1,6 @@
 //! The generated view of a masked relation: made from what is stored, and compared with it.
 //!
-//! Runs as the extension's owner with a pinned search_path (`upkeep::Pinned`, or a function that has both). The view
+//! Runs as the extension's owner (a SECURITY DEFINER function, or `upkeep`) while `pinned::Settings` lives. The view
 //! depends on its relation and on the extension as a part that goes with them: neither DROP TABLE nor ALTER TABLE nor
 //! DROP EXTENSION stops at it. `upkeep` makes it anew after whatever changes the relation.
 

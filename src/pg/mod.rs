@@ -32,6 +32,7 @@ mod masked_view;
 mod masks;
 mod memory;
 mod own;
+mod pinned;
 mod policies;
 mod quick;
 pub mod raise;

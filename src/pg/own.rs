@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 /// The OIDs of one database's installation.
 #[derive(Clone, Copy)]
+#[allow(dead_code, reason = "each table has its indexes here, whichever are used")]
 pub struct Own {
     /// Schema agent_guard.
     pub schema: pg_sys::Oid,
@@ -44,6 +45,8 @@ pub struct Own {
     pub exposed_column: pg_sys::Oid,
     /// Index exposed_column_pkey, led by policy_id.
     pub exposed_column_pkey: pg_sys::Oid,
+    /// Index exposed_column_relation_idx.
+    pub exposed_column_by_relation: pg_sys::Oid,
     /// Table masked_view.
     pub masked_view: pg_sys::Oid,
     /// Index masked_view_pkey.
@@ -127,6 +130,7 @@ fn look_up() -> Option<Own> {
         row_filter_by_relation: relation("row_filter_relation_idx")?,
         exposed_column: relation("exposed_column")?,
         exposed_column_pkey: relation("exposed_column_pkey")?,
+        exposed_column_by_relation: relation("exposed_column_relation_idx")?,
         masked_view: relation("masked_view")?,
         masked_view_pkey: relation("masked_view_pkey")?,
         masked_schema,

@@ -31,6 +31,7 @@ pub fn relation(relation: pg_sys::Oid) -> AdminResult<()> {
             }
         }
     }
+    store::tidy_exposures(relation)?;
     for filter in store::filters(Some(relation))? {
         row_filter(&filter)?;
     }
@@ -73,12 +74,9 @@ fn named(relation: pg_sys::Oid) -> String {
 }
 
 fn masked_column(mask: &MaskRow, attribute: &Attribute) -> AdminResult<()> {
-    if mask.column != attribute.name {
-        store::rename_column(mask.relation, mask.number, &attribute.name)?;
-    }
     let lasting = expression::attempt(|| made(mask, attribute));
     let (word, text) = match lasting {
-        Ok(text) if text == mask.expression => return Ok(()),
+        Ok(text) if text == mask.expression && mask.column == attribute.name => return Ok(()),
         Ok(text) => (mask.mask.as_deref(), text),
         Err(error) => {
             let fact =

@@ -34,7 +34,11 @@ pub fn type_facts(oid: pg_sys::Oid) -> Option<TypeFacts> {
         owner: row.typowner,
         kind: row.typtype.cast_unsigned(),
         category: row.typcategory.cast_unsigned(),
-        element: if row.typlen == -1 && row.typcategory.cast_unsigned() == b'A' {
+        // int2vector and oidvector are arrays that nothing but the catalogue makes.
+        element: if row.typlen == -1
+            && row.typcategory.cast_unsigned() == b'A'
+            && !matches!(oid, pg_sys::INT2VECTOROID | pg_sys::OIDVECTOROID)
+        {
             row.typelem
         } else {
             pg_sys::InvalidOid

@@ -14,7 +14,7 @@ use super::gather::names;
 use super::own::{self, Own};
 use super::scan::{self, Key};
 use super::store::mask as store;
-use super::{catalog, guc, reconcile};
+use super::{catalog, guc, pinned, reconcile};
 
 thread_local! {
     /// Whether there is anything to look after.
@@ -209,13 +209,19 @@ fn installed() -> Option<Own> {
     own::own()
 }
 
-/// Whether a relation has masks, filters or exposures. Straight from the heap: asked for every relation that any DDL changes.
+/// Whether a relation has masks, filters or exposures. Straight from the heap: asked for every relation that any DDL
+/// changes.
 fn is_kept(relation: pg_sys::Oid, own: Own) -> bool {
     let mut found = false;
     scan::rows(own.mask, Some((own.mask_by_relation, 2, Key::Oid(relation))), |_| found = true);
     if !found {
         scan::rows(own.row_filter, Some((own.row_filter_by_relation, 3, Key::Oid(relation))), |_| {
             found = true
+        });
+    }
+    if !found {
+        scan::rows(own.exposed_column, Some((own.exposed_column_by_relation, 2, Key::Oid(relation))), |_| {
+            found = true;
         });
     }
     if !found {
@@ -323,43 +329,30 @@ pub fn settle() {
     }
 }
 
-/// Runs the extension's own work as its owner, with nothing that a user can create in the search path, past its hooks.
+/// Runs the extension's own work as its owner, under pinned settings, past its hooks.
 fn as_owner<T>(work: impl FnOnce() -> AdminResult<T>) -> AdminResult<T> {
     let _own = guc::OwnWork::begin();
-    let pinned = Pinned::begin();
+    let _settings = pinned::Settings::begin();
+    let identity = Identity::of_session();
     let (_, owner) = store::extension()?.ok_or_else(|| {
         super::admin_error::AdminError::state("agent_guard is not installed in this database")
     })?;
-    pinned.become_owner(owner);
+    identity.become_owner(owner);
     work()
 }
 
-/// User, security context and search_path, put back when it is dropped, also while an error unwinds.
-struct Pinned {
+/// User and security context, put back when this is dropped, also while an error unwinds.
+struct Identity {
     user: pg_sys::Oid,
     context: i32,
-    level: i32,
 }
 
-impl Pinned {
-    fn begin() -> Pinned {
-        let mut pinned = Pinned { user: pg_sys::InvalidOid, context: 0, level: 0 };
-        // SAFETY: state of this process; the setting is undone at the level that begins here.
-        unsafe {
-            pg_sys::GetUserIdAndSecContext(&raw mut pinned.user, &raw mut pinned.context);
-            pinned.level = pg_sys::NewGUCNestLevel();
-            pg_sys::set_config_option(
-                c"search_path".as_ptr(),
-                c"pg_catalog, pg_temp".as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-        }
-        pinned
+impl Identity {
+    fn of_session() -> Identity {
+        let mut identity = Identity { user: pg_sys::InvalidOid, context: 0 };
+        // SAFETY: reads state of this process.
+        unsafe { pg_sys::GetUserIdAndSecContext(&raw mut identity.user, &raw mut identity.context) };
+        identity
     }
 
     fn become_owner(&self, owner: pg_sys::Oid) {
@@ -369,12 +362,9 @@ impl Pinned {
     }
 }
 
-impl Drop for Pinned {
+impl Drop for Identity {
     fn drop(&mut self) {
-        // SAFETY: the level and the user of `begin`.
-        unsafe {
-            pg_sys::AtEOXact_GUC(true, self.level);
-            pg_sys::SetUserIdAndSecContext(self.user, self.context);
-        }
+        // SAFETY: what `of_session` has read.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
     }
 }

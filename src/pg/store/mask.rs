@@ -129,15 +129,18 @@ pub fn masks(relation: Option<Oid>) -> AdminResult<Vec<MaskRow>> {
     )
 }
 
-/// The names that masked columns of a relation and their exposures are stored under, brought up to date.
-pub fn rename_column(relation: Oid, number: i16, name: &str) -> AdminResult<()> {
+/// Exposures follow their columns: under the names that they have now, and away with them.
+pub fn tidy_exposures(relation: Oid) -> AdminResult<()> {
     for sql in [
-        "UPDATE agent_guard.mask SET column_name = $3::pg_catalog.name
-         WHERE relation OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2",
-        "UPDATE agent_guard.exposed_column SET column_name = $3::pg_catalog.name
-         WHERE relation OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2",
+        "UPDATE agent_guard.exposed_column e SET column_name = a.attname FROM pg_catalog.pg_attribute a
+         WHERE e.relation OPERATOR(pg_catalog.=) $1 AND a.attrelid OPERATOR(pg_catalog.=) e.relation
+           AND a.attnum OPERATOR(pg_catalog.=) e.attnum AND NOT a.attisdropped
+           AND a.attname OPERATOR(pg_catalog.<>) e.column_name",
+        "DELETE FROM agent_guard.exposed_column e WHERE e.relation OPERATOR(pg_catalog.=) $1
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) e.relation
+               AND a.attnum OPERATOR(pg_catalog.=) e.attnum AND NOT a.attisdropped)",
     ] {
-        run(sql, &[relation.into(), number.into(), name.into()])?;
+        run(sql, &[relation.into()])?;
     }
     Ok(())
 }
