@@ -85,6 +85,7 @@ test-core: build
 
 bench: build
 	@pg_test/bin/bench --rounds=$(ROUNDS) --seconds=$(SECONDS)
+	@pg_test/bin/bench-masks --rounds=$(ROUNDS)
 
 lint: deps
 	$(CARGO) fmt --check

@@ -129,6 +129,14 @@ def test_ddl_over_raw_values_is_refused(server):
         assert not failed, "\n".join(failed)
 
 
+def test_masks_follow_ddl_within_its_transaction(server):
+    with Spy(server, *BUILD) as spy:
+        spy.run("begin", "alter table shop.customer rename column email to mail", "alter table shop.customer add column later text default 'l'")
+        assert spy.run("select id, mail, later from shop.customer where id = 3").text() == [("3", "m-3", "l")]
+        spy.run("rollback")
+        assert spy.run("select id, email from shop.customer where id = 3").text() == [("3", "m-3")]
+
+
 def test_harmless_ddl_passes(server):
     with Spy(server, *BUILD) as spy:
         failed = []

@@ -132,7 +132,8 @@ def filter_rows(server: guard.Server, policy: str, relation: str, predicate: str
 
 def expose(server: guard.Server, policy: str, *columns: str) -> None:
     if server.value("select count(*) from pg_proc where proname = 'expose_columns'"):
-        server.rows("select agent_guard.expose_columns(%s, %s)", policy, list(columns))
+        patterns = [f"{one.rpartition('.')[0]}({one.rpartition('.')[2]})" for one in columns]
+        server.rows("select agent_guard.expose_columns(%s, %s)", policy, patterns)
         return
     for column in columns:
         relation, _, name = column.rpartition(".")

@@ -84,12 +84,12 @@ fn policy_in_force() -> Option<i64> {
 /// Whether anything is masked or filtered for this session.
 pub fn any() -> bool {
     let now = (epoch::policies(), policy_in_force());
-    if NOTHING.get() == Some(now) {
+    if NOTHING.get() == Some(now) && !epoch::changed_here() {
         return false;
     }
     let declared = declared(now);
     let nothing = declared.masks.is_empty() && declared.filters.is_empty();
-    NOTHING.set(nothing.then_some(now));
+    NOTHING.set(Some(now).filter(|_| nothing && !epoch::changed_here()));
     !nothing
 }
 
@@ -98,14 +98,16 @@ fn declared(now: (u64, Option<i64>)) -> Rc<Declared> {
         let cache = cache.borrow();
         (cache.of == Some(now)).then(|| Rc::clone(&cache.declared))
     });
-    if let Some(known) = known {
+    // A generated view that follows a DDL of this transaction is not committed yet.
+    let changed_here = epoch::changed_here();
+    if let Some(known) = known.filter(|_| !changed_here) {
         return known;
     }
     let fresh = Rc::new(read(now.1));
     let old = CACHE.with(|cache| {
         let mut cache = cache.borrow_mut();
         // Read while it changed: used once, and read again at the next question.
-        cache.of = (epoch::policies() == now.0).then_some(now);
+        cache.of = Some(now).filter(|_| epoch::policies() == now.0 && !changed_here);
         cache.declared = Rc::clone(&fresh);
         std::mem::take(&mut cache.compiled)
     });

@@ -92,7 +92,8 @@ impl Opened {
     pub fn open(relation: pg_sys::Oid) -> Option<Opened> {
         // SAFETY: try_relation_open gives null for a missing relation.
         let opened = unsafe { pg_sys::try_relation_open(relation, ACCESS_SHARE) };
-        (!opened.is_null()).then_some(Opened(opened))
+        // Not then_some: an Opened of null would be closed.
+        (!opened.is_null()).then(|| Opened(opened))
     }
 
     /// Its attributes in order, dropped ones included.
