@@ -9,6 +9,7 @@ mod check;
 mod delegate;
 mod keys;
 mod policy;
+mod replay;
 mod role;
 mod sessions;
 mod stand_in;
