@@ -4,6 +4,7 @@
 
 pub mod event;
 pub mod json;
+pub mod line;
 pub mod record;
 pub mod redact;
 pub mod ring;

@@ -7,6 +7,7 @@
 pub mod catalogue;
 pub mod policy;
 pub mod role;
+pub mod trail;
 pub mod window;
 
 use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};

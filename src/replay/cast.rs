@@ -72,6 +72,8 @@ pub fn asciicast(events: &[Event], cast: Cast<'_>) -> String {
     player.wait(1_000_000);
     player.print(&format!("{DIM}-- end of the recording{RESET}\r\n"));
     player.flush();
+    // Whoever writes the text to a file ends its last line.
+    player.out.truncate(player.out.trim_end().len());
     player.out
 }
 

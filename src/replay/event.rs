@@ -36,6 +36,8 @@ pub struct Event {
 #[expect(missing_docs, reason = "the fields are the keys of the column accesses")]
 pub struct Access {
     pub action: String,
+    pub class: Option<String>,
+    pub oid: Option<u32>,
     pub object: Option<String>,
     pub columns: Option<String>,
     pub decision: Option<String>,
@@ -51,6 +53,13 @@ impl Event {
     /// Whether it was refused.
     pub fn is_denied(&self) -> bool {
         self.decision.as_deref() == Some("deny")
+    }
+
+    /// Whether it is a command that begins, divides or ends transactions.
+    pub fn controls_transactions(&self) -> bool {
+        let command = self.command.as_deref().unwrap_or("");
+        let whole = ["BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"];
+        whole.contains(&command)
     }
 
     /// When it ended, as far as that is known.
@@ -71,14 +80,14 @@ impl Event {
         let command = self.command.as_deref().unwrap_or("");
         match (command, self.rows) {
             ("INSERT", Some(rows)) => format!("INSERT 0 {rows}"),
-            ("SELECT" | "FETCH" | "EXECUTE" | "SHOW" | "EXPLAIN" | "FASTPATH", Some(1)) => {
-                "(1 row)".to_owned()
-            }
-            ("SELECT" | "FETCH" | "EXECUTE" | "SHOW" | "EXPLAIN" | "FASTPATH", Some(rows)) => {
+            ("SELECT" | "FETCH" | "SHOW" | "EXPLAIN" | "FASTPATH", Some(1)) => "(1 row)".to_owned(),
+            ("SELECT" | "FETCH" | "SHOW" | "EXPLAIN" | "FASTPATH", Some(rows)) => {
                 format!("({rows} rows)")
             }
             ("CREATE TABLE AS" | "SELECT INTO", Some(rows)) => format!("SELECT {rows}"),
-            ("UPDATE" | "DELETE" | "MERGE" | "COPY" | "MOVE", Some(rows)) => format!("{command} {rows}"),
+            ("UPDATE" | "DELETE" | "MERGE" | "COPY" | "MOVE" | "EXECUTE", Some(rows)) => {
+                format!("{command} {rows}")
+            }
             _ => command.to_owned(),
         }
     }

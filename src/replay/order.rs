@@ -18,7 +18,7 @@ pub enum Effect {
     RolledBack,
     /// Its transaction has not ended.
     Open,
-    /// Its transaction had no id when it ended: there was nothing to commit.
+    /// Its transaction had no id when it ended, or it is itself the beginning or end of one: there is nothing to commit.
     Nothing,
     /// It was denied and did not run.
     Denied,
@@ -50,7 +50,7 @@ impl Effect {
             Effect::Denied
         } else if event.sqlstate.is_some() {
             Effect::Failed
-        } else if event.xid.is_none() {
+        } else if event.xid.is_none() || event.controls_transactions() {
             Effect::Nothing
         } else {
             match event.xact.as_deref() {

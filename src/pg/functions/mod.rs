@@ -9,9 +9,11 @@ mod check;
 mod delegate;
 mod keys;
 mod policy;
+mod reach;
 mod replay;
 mod role;
 mod sessions;
+mod simulate;
 mod stand_in;
 mod window;
 

@@ -12,6 +12,7 @@ use crate::pg::functions::{Untouched, administrator};
 use crate::replay::cast::{self, Cast};
 use crate::replay::event::Event;
 use crate::replay::order;
+use crate::report;
 
 /// Reads a json argument.
 fn document<T: DeserializeOwned>(argument: Option<Untouched>, name: &str) -> AdminResult<T> {
@@ -85,7 +86,32 @@ fn render_asciicast(
     Ok(render()?)
 }
 
+/// A session as a page of HTML.
+#[pg_extern(sql = false)]
+fn render_session_report(data: Option<Untouched>) -> Result<String, ErrorReport> {
+    let render = || -> AdminResult<String> {
+        administrator()?;
+        let session: report::session::Session = document(data, "data")?;
+        if session.events.is_empty() {
+            return Err(nothing_recorded());
+        }
+        Ok(report::session::session(&session))
+    };
+    Ok(render()?)
+}
+
+/// What a role reaches as a page of HTML.
+#[pg_extern(sql = false)]
+fn render_blast_radius_report(data: Option<Untouched>) -> Result<String, ErrorReport> {
+    let render = || -> AdminResult<String> {
+        administrator()?;
+        Ok(report::reach::reach(&document(data, "data")?))
+    };
+    Ok(render()?)
+}
+
 fn nothing_recorded() -> AdminError {
-    AdminError::undefined("the audit trail holds nothing of this session")
-        .hint("SELECT session_id, lineage, bound_at FROM agent_guard.sessions lists the sessions that it knows.")
+    AdminError::undefined("the audit trail holds nothing of this session").hint(
+        "SELECT session_id, lineage, bound_at FROM agent_guard.sessions lists the sessions that it knows.",
+    )
 }
