@@ -7,6 +7,7 @@ pub mod ascii_json;
 pub mod audit;
 pub mod decision;
 pub mod keyring;
+pub mod limit;
 pub mod pattern;
 pub mod policy;
 pub mod refusal;

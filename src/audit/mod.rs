@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod decode;
 pub mod event;
 pub mod json;
 pub mod line;
