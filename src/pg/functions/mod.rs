@@ -12,8 +12,11 @@ mod limits;
 mod mask;
 mod masking;
 mod policy;
+mod reach;
+mod replay;
 mod role;
 mod sessions;
+mod simulate;
 mod stand_in;
 mod window;
 

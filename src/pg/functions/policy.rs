@@ -264,7 +264,7 @@ fn count_change(created: Option<PolicyId>, policy: PolicyId) -> AdminResult<()> 
 }
 
 /// jsonb as text: the core reads it with its own limits of depth and size of numbers.
-fn json_text(doc: Untouched) -> String {
+pub(super) fn json_text(doc: Untouched) -> String {
     // SAFETY: sql/functions.sql declares the parameter as jsonb, which is what jsonb_out takes.
     let text: Option<&std::ffi::CStr> =
         unsafe { pgrx::direct_function_call(pg_sys::jsonb_out, &[Some(doc.0)]) };
