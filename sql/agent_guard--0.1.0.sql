@@ -771,7 +771,6 @@ COMMENT ON FUNCTION agent_guard.session_tree(uuid) IS
     'The agents of a window that bound a session, parents before children; tree is the same as indented text';
 
 
-<<<<<<< HEAD
 -- masks.sql
 
 -- Masks and row filters. Like the policies these tables are read on the agent's path by column number: columns are
@@ -1080,7 +1079,7 @@ CREATE VIEW agent_guard.row_filters AS
     FROM agent_guard.row_filter f
     JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) f.policy_id;
 COMMENT ON VIEW agent_guard.row_filters IS 'Row filters: the rows of a relation that exist for a policy';
-=======
+
 -- replay.sql
 
 -- Playing a session back, out of the audit trail. The order and the rendering are the core's (src/replay, src/report);
@@ -1434,7 +1433,6 @@ CREATE FUNCTION agent_guard.blast_radius_report(role regrole, policy text DEFAUL
     $$;
 COMMENT ON FUNCTION agent_guard.blast_radius_report(regrole, text, bigint) IS
     'What blast_radius tells, object by object and with the windows and agents, as one self-contained page of HTML';
->>>>>>> h-replay
 
 -- privileges.sql
 
