@@ -50,7 +50,17 @@ impl Policy {
     pub fn of_rules(name: String, rules: Vec<Rule>) -> Policy {
         let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
         let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
-        Policy { epoch: 0, id: 0, name, observe: false, version: 0, rules, has_patterns, denies_built_ins }
+        Policy {
+            epoch: 0,
+            id: 0,
+            name,
+            observe: false,
+            version: 0,
+            limits: Default::default(),
+            rules,
+            has_patterns,
+            denies_built_ins,
+        }
     }
 
     /// Whether a rule denies this built-in by name.
