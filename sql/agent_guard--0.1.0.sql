@@ -283,7 +283,7 @@ COMMENT ON COLUMN agent_guard.audit.role IS 'Login role.';
 COMMENT ON COLUMN agent_guard.audit.database IS 'This database.';
 COMMENT ON COLUMN agent_guard.audit.client_addr IS 'Address of the client; null for a Unix-domain socket.';
 COMMENT ON COLUMN agent_guard.audit.pid IS 'Process id of the backend.';
-COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id.';
+COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id; within a savepoint or a block with an exception clause the subtransaction, which is what its rows have as xmin.';
 COMMENT ON COLUMN agent_guard.audit.level IS 'Nesting level; 0 is what the client sent.';
 COMMENT ON COLUMN agent_guard.audit.command IS 'Command tag.';
 COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out, at most 32 kB.';
@@ -295,7 +295,7 @@ COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, fault.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, fault, admin.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
 COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
@@ -1092,11 +1092,11 @@ CREATE FUNCTION agent_guard.replay_steps(events json, OUT step integer, OUT seq 
     AS 'MODULE_PATHNAME', 'replay_steps_wrapper';
 COMMENT ON FUNCTION agent_guard.replay_steps(json) IS 'The order of events and what became of them; use replay instead';
 
-CREATE FUNCTION agent_guard.render_asciicast(events json, title text, database text, max_pause bigint) RETURNS text
+CREATE FUNCTION agent_guard.render_asciicast(data json, max_pause bigint) RETURNS text
     LANGUAGE c STABLE PARALLEL RESTRICTED
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'render_asciicast_wrapper';
-COMMENT ON FUNCTION agent_guard.render_asciicast(json, text, text, bigint) IS
+COMMENT ON FUNCTION agent_guard.render_asciicast(json, bigint) IS
     'Events as an asciicast; use asciicast instead';
 
 CREATE FUNCTION agent_guard.render_session_report(data json) RETURNS text
@@ -1144,10 +1144,11 @@ CREATE FUNCTION agent_guard.asciicast(session_id uuid, max_pause interval DEFAUL
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT agent_guard.render_asciicast(agent_guard.session_events($1),
-        COALESCE((SELECT array_to_string(a.lineage, ' > ') || ' as ' || a.role || ', '
-            FROM agent_guard.audit a WHERE a.session_id = $1 ORDER BY a.seq LIMIT 1), '') || 'session ' || $1,
-        current_database()::text, (extract(epoch FROM $2) * 1000000)::int8)
+    SELECT agent_guard.render_asciicast(json_build_object(
+            'title', COALESCE((SELECT array_to_string(a.lineage, ' > ') || ' as ' || a.role || ', '
+                FROM agent_guard.audit a WHERE a.session_id = $1 ORDER BY a.seq LIMIT 1), '') || 'session ' || $1,
+            'database', current_database(), 'events', agent_guard.session_events($1)),
+        (extract(epoch FROM $2) * 1000000)::int8)
     $$;
 COMMENT ON FUNCTION agent_guard.asciicast(uuid, interval) IS
     'A session as an asciicast v2, played as if typed in psql; pauses longer than max_pause are cut to it';

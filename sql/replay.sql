@@ -8,11 +8,11 @@ CREATE FUNCTION agent_guard.replay_steps(events json, OUT step integer, OUT seq 
     AS 'MODULE_PATHNAME', 'replay_steps_wrapper';
 COMMENT ON FUNCTION agent_guard.replay_steps(json) IS 'The order of events and what became of them; use replay instead';
 
-CREATE FUNCTION agent_guard.render_asciicast(events json, title text, database text, max_pause bigint) RETURNS text
+CREATE FUNCTION agent_guard.render_asciicast(data json, max_pause bigint) RETURNS text
     LANGUAGE c STABLE PARALLEL RESTRICTED
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'render_asciicast_wrapper';
-COMMENT ON FUNCTION agent_guard.render_asciicast(json, text, text, bigint) IS
+COMMENT ON FUNCTION agent_guard.render_asciicast(json, bigint) IS
     'Events as an asciicast; use asciicast instead';
 
 CREATE FUNCTION agent_guard.render_session_report(data json) RETURNS text
@@ -60,10 +60,11 @@ CREATE FUNCTION agent_guard.asciicast(session_id uuid, max_pause interval DEFAUL
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT agent_guard.render_asciicast(agent_guard.session_events($1),
-        COALESCE((SELECT array_to_string(a.lineage, ' > ') || ' as ' || a.role || ', '
-            FROM agent_guard.audit a WHERE a.session_id = $1 ORDER BY a.seq LIMIT 1), '') || 'session ' || $1,
-        current_database()::text, (extract(epoch FROM $2) * 1000000)::int8)
+    SELECT agent_guard.render_asciicast(json_build_object(
+            'title', COALESCE((SELECT array_to_string(a.lineage, ' > ') || ' as ' || a.role || ', '
+                FROM agent_guard.audit a WHERE a.session_id = $1 ORDER BY a.seq LIMIT 1), '') || 'session ' || $1,
+            'database', current_database(), 'events', agent_guard.session_events($1)),
+        (extract(epoch FROM $2) * 1000000)::int8)
     $$;
 COMMENT ON FUNCTION agent_guard.asciicast(uuid, interval) IS
     'A session as an asciicast v2, played as if typed in psql; pauses longer than max_pause are cut to it';

@@ -8,6 +8,17 @@ INSERT INTO rep.t VALUES (1, 'a'), (2, 'b');
 CREATE FUNCTION rep.outer_one() RETURNS bigint LANGUAGE plpgsql AS
     $$BEGIN INSERT INTO rep.t VALUES (10, 'x'); RETURN rep.inner_one(); END$$;
 CREATE FUNCTION rep.inner_one() RETURNS bigint LANGUAGE plpgsql AS $$BEGIN RETURN (SELECT count(*) FROM rep.t); END$$;
+CREATE FUNCTION rep.catches() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO rep.t VALUES (30, 'stays');
+    BEGIN
+        INSERT INTO rep.t VALUES (31, 'goes');
+        PERFORM 1 / 0;
+    EXCEPTION WHEN division_by_zero THEN
+        INSERT INTO rep.t VALUES (32, 'stays too');
+    END;
+    RETURN 'caught';
+END$$;
 GRANT USAGE ON SCHEMA rep TO rep_agent;
 GRANT ALL ON ALL TABLES IN SCHEMA rep TO rep_agent;
 SELECT agent_guard.create_policy('rep') \gset
@@ -28,6 +39,15 @@ DECLARE c CURSOR FOR SELECT id FROM rep.t ORDER BY id;
 FETCH 1 FROM c;
 COMMIT;
 SELECT rep.outer_one();
+BEGIN;
+INSERT INTO rep.t VALUES (20, 'before');
+SAVEPOINT a;
+INSERT INTO rep.t VALUES (21, 'in a');
+ROLLBACK TO a;
+INSERT INTO rep.t VALUES (22, 'in a again');
+RELEASE a;
+COMMIT;
+SELECT rep.catches();
 DELETE FROM rep.t;
 INSERT INTO rep.t VALUES (1, 'again');
 SELECT E'\x1b[2Jhidden' AS v;
@@ -46,7 +66,8 @@ REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA agent_guard FROM rep_agent;
 SELECT agent_guard.audit_flush() \gset
 \pset null -
 SELECT step, repeat('  ', depth) || regexp_replace(COALESCE(statement, message), '''[-0-9a-f]{36}''', '(id)') AS what, decision, rows, effect, sqlstate
-FROM agent_guard.replay(:'session_id');
+FROM agent_guard.replay(:'session_id') WHERE event <> 'unbind';
+SELECT id FROM rep.t WHERE id >= 20 ORDER BY id;
 SELECT bool_and(since_start >= '0') AS forward, count(parent) AS nested, bool_and(duration >= '0') AS timed
 FROM agent_guard.replay(:'session_id');
 -- a recording: a header and a line for each piece of output, nothing else

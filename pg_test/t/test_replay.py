@@ -46,6 +46,12 @@ def session(server, role: str = "rec_agent", policy: str = "rec", **window) -> t
     return connection, connection.execute("select session_id from agent_guard.whoami()").fetchone()[0]
 
 
+def ended(server, session_id) -> str:
+    """Waits for the last event of a session whose connection is closed; its message."""
+    query = ("session_id = %s and event = 'unbind'", session_id)
+    return eventually(lambda: server.audit(*query, columns="message"), "the session's end is recorded")[0][0]
+
+
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -100,6 +106,24 @@ def test_what_took_effect_is_told(server):
     assert effect["select 1 / 0"] == "failed"
 
 
+def test_the_end_of_a_session_is_told(server):
+    connection, closed = session(server)
+    connection.close()
+    assert ended(server, closed) == "connection closed"
+    connection, reset = session(server)
+    with connection:
+        connection.execute("reset agent_guard.token")
+        assert ended(server, reset) == "token no longer in force"
+    connection, killed = session(server)
+    pid = connection.info.backend_pid
+    server.run(f"select pg_terminate_backend({pid})")
+    assert ended(server, killed) == "connection ended by an error"
+    connection.close()
+    for one in (closed, reset, killed):
+        rows = replay(server, one, "event")
+        assert [rows[0][0], rows[-1][0]] == ["bind", "unbind"], rows
+
+
 def test_a_recording_follows_the_format(server):
     connection, session_id = session(server, role="cast \x1b[2J")
     with connection:
@@ -134,7 +158,7 @@ def hostile_session(server) -> str:
         connection.execute("update rec.t set v = 'undone' where id = 5")
         connection.execute("rollback")
         expect(DENIED, connection.execute, "drop table rec.t")
-    server.value("select agent_guard.audit_flush()")
+    ended(server, session_id)
     return session_id
 
 
@@ -209,6 +233,31 @@ def test_a_blast_radius_opens_in_a_browser(server):
         shutil.rmtree(folder)
 
 
+def test_a_database_of_another_encoding_is_played_back_too(server):
+    server.run("create database latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0")
+    name = "gr\u00fc\u00df"
+    server.run(f"create extension agent_guard; select agent_guard.create_policy('p'); create table public.{name} (id int)", dbname="latin")
+    server.run("select agent_guard.allow('p', array['select'], array['public.*'])", dbname="latin")
+    role = "latin_agent"
+    server.agent(role, dbname="latin")
+    server.run(f"grant select on {name} to {role}", dbname="latin")
+    with server.connect(role, "latin") as connection:
+        bind(connection, server.window(role, "p", dbname="latin")[1])
+        session_id = connection.execute("select session_id from agent_guard.whoami()").fetchone()[0]
+        connection.execute(f"select id as {name} from {name}")
+    with server.connect(dbname="latin") as admin:
+        admin.execute("select agent_guard.audit_flush()")
+        ask = lambda query: admin.execute(query, (session_id,)).fetchone()[0]
+        assert f"select id as {name}" in ask("select string_agg(statement, ' ') from agent_guard.replay(%s)")
+        cast = ask("select agent_guard.asciicast(%s)")
+        assert cast.isascii() and name in "".join(json.loads(line)[2] for line in cast.split("\n")[1:])
+        report = ask("select agent_guard.session_report(%s)")
+        assert report.isascii() and "gr&#xfc;&#xdf;" in report
+        reach = admin.execute("select agent_guard.blast_radius_report(%s::regrole, 'p')", (quoted(role),)).fetchone()[0]
+        assert reach.isascii() and "public.gr&#xfc;&#xdf;" in reach
+    server.run("drop database latin with (force)")
+
+
 def test_the_log_has_a_line_of_json_for_each_event(server):
     server.run("alter system set agent_guard.log_json = on")
     server.run("select pg_reload_conf()")
@@ -221,7 +270,7 @@ def test_the_log_has_a_line_of_json_for_each_event(server):
             connection.execute("select %s::text", ("\n{}\x1b\u202e",))
             connection.execute("update rec.t set v = 'logged' where id = 1")
             expect(DENIED, connection.execute, "alter role rec_agent password 'hunter2'")
-        # The writer learns of a reload when it wakes, so it may have stored the first events before.
+        ended(server, session_id)
         stored = server.audit("session_id = %s", session_id, columns="seq, event, command, statement, decision, sqlstate, xid::text, lineage")
 
         def logged() -> dict:

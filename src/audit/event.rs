@@ -52,6 +52,8 @@ bytes_and_words! {
         HandshakeRefused = 4, Some("handshake_refused");
         /// The trail itself has something to tell: an event that could not be stored as it was.
         Fault = 5, Some("fault");
+        /// Somebody administered agent_guard: a policy, a role, a window, a key.
+        Admin = 48, Some("admin");
     }
 }
 
@@ -111,7 +113,7 @@ pub struct AuditEvent<'a> {
     pub application_name: &'a str,
     /// The backend's process id.
     pub pid: i32,
-    /// The transaction's id; 0 where it has none.
+    /// The innermost transaction's full id; 0 where it has none.
     pub xid: u64,
     /// The nesting level: 0 for what the client sent.
     pub level: u16,

@@ -4,6 +4,7 @@
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
@@ -61,17 +62,20 @@ fn replay_steps(
     Ok(TableIterator::new(rows))
 }
 
+/// What an asciicast is made of. One document, because texts as such come in the database's encoding.
+#[derive(Deserialize)]
+struct Recorded {
+    title: String,
+    database: String,
+    events: Vec<Event>,
+}
+
 /// A session's events as an asciicast.
 #[pg_extern(sql = false)]
-fn render_asciicast(
-    events: Option<Untouched>,
-    title: Option<&str>,
-    database: Option<&str>,
-    max_pause: Option<i64>,
-) -> Result<String, ErrorReport> {
+fn render_asciicast(data: Option<Untouched>, max_pause: Option<i64>) -> Result<String, ErrorReport> {
     let render = || -> AdminResult<String> {
         administrator()?;
-        let events: Vec<Event> = document(events, "events")?;
+        let Recorded { title, database, events } = document(data, "data")?;
         let max_pause = given(max_pause, "max_pause")?;
         if max_pause < 0 {
             return Err(AdminError::invalid("max_pause must not be negative")
@@ -80,8 +84,7 @@ fn render_asciicast(
         if events.is_empty() {
             return Err(nothing_recorded());
         }
-        let (title, database) = (given(title, "title")?, given(database, "database")?);
-        Ok(cast::asciicast(&events, Cast { title, database, max_pause }))
+        Ok(cast::asciicast(&events, Cast { title: &title, database: &database, max_pause }))
     };
     Ok(render()?)
 }
