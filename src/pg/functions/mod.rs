@@ -9,7 +9,7 @@ mod check;
 mod delegate;
 mod keys;
 mod mask;
-mod masking;
+pub mod masking;
 mod policy;
 mod role;
 mod sessions;

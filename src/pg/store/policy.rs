@@ -132,6 +132,12 @@ pub fn describe_policy(policy: PolicyId, description: &str, mode: Mode) -> Admin
 
 /// Removes a policy with its rules, and the windows that are over.
 pub fn remove_policy(policy: PolicyId) -> AdminResult<()> {
+    for sql in [
+        "DELETE FROM agent_guard.row_filter WHERE policy_id OPERATOR(pg_catalog.=) $1",
+        "DELETE FROM agent_guard.exposed_column WHERE policy_id OPERATOR(pg_catalog.=) $1",
+    ] {
+        run(sql, &[policy.0.into()])?;
+    }
     run(
         "DELETE FROM agent_guard.window_grant WHERE policy_id OPERATOR(pg_catalog.=) $1",
         &[policy.0.into()],
