@@ -254,9 +254,9 @@ def test_a_database_of_another_encoding_is_played_back_too(server):
         cast = ask("select agent_guard.asciicast(%s)")
         assert cast.isascii() and "select id as gr" in "".join(json.loads(line)[2] for line in cast.split("\n")[1:])
         report = ask("select agent_guard.session_report(%s)")
-        assert report.isascii() and "select id as gr&#x" in report
+        assert report.isascii() and "select id as gr" in report
         reach = admin.execute("select agent_guard.blast_radius_report(%s::regrole, 'p')", (quoted(role),)).fetchone()[0]
-        assert reach.isascii() and "public.gr&#xfc;&#xdf;" in reach
+        assert reach.isascii() and "public.gr&#xfc;&#xdf;" in reach, reach[reach.index("<h2>Objects"):][:3000]
     server.run("drop database latin with (force)")
 
 
