@@ -8,6 +8,7 @@ pub mod audit;
 pub mod decision;
 pub mod keyring;
 pub mod limit;
+pub mod mask;
 pub mod pattern;
 pub mod policy;
 pub mod refusal;

@@ -7,6 +7,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::audit::record::Head;
+use crate::refusal::Decider;
 use crate::request::{Kind, ObjectClass, Verb};
 
 /// The most bytes that an encoded event takes.
@@ -142,6 +143,8 @@ pub struct AuditEvent<'a> {
     pub message: &'a str,
     /// The version of the policy that decided; 0 for none.
     pub policy_version: i64,
+    /// Which part of the token decided, where it was the token that did.
+    pub decided_by: Option<Decider>,
 }
 
 impl<'a> AuditEvent<'a> {
@@ -172,6 +175,7 @@ impl<'a> AuditEvent<'a> {
             sqlstate: None,
             message: "",
             policy_version: 0,
+            decided_by: None,
         }
     }
 
@@ -180,6 +184,7 @@ impl<'a> AuditEvent<'a> {
         Head {
             kind: self.kind,
             decision: self.decision,
+            decided_by: self.decided_by,
             at: self.at,
             pid: self.pid,
             xid: self.xid,

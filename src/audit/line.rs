@@ -8,8 +8,8 @@
 use std::fmt::Write;
 
 use crate::ascii_json::push_string;
-use crate::audit::json;
-use crate::audit::record::OwnedEvent;
+use crate::audit::event::class_word;
+use crate::audit::record::{OwnedAccess, OwnedEvent};
 use crate::audit::redact::redact;
 use crate::token::hex;
 
@@ -65,9 +65,12 @@ pub fn line(seq: u64, database: &str, event: &OwnedEvent) -> String {
     if let Some(parameters) = &event.parameters {
         list("parameters", parameters.iter().map(Option::as_deref), &mut line);
     }
+    for (n, access) in event.accesses.iter().enumerate() {
+        line.push_str(if n == 0 { ",\"accesses\":[" } else { "," });
+        push_access(access, &mut line);
+    }
     if !event.accesses.is_empty() {
-        line.push_str(",\"accesses\":");
-        push_ascii(&json::accesses(&event.accesses, Into::into), &mut line);
+        line.push(']');
     }
     line.push('}');
     line
@@ -101,18 +104,26 @@ fn list<'a>(key: &str, items: impl ExactSizeIterator<Item = Option<&'a str>>, li
     line.push(']');
 }
 
-/// JSON in which other characters than ASCII stand inside strings only.
-fn push_ascii(json: &str, line: &mut String) {
-    let mut units = [0; 2];
-    for c in json.chars() {
-        if matches!(c, ' '..='~') {
-            line.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut units) {
-                let _ = write!(line, "\\u{unit:04x}");
-            }
-        }
+/// An access with the keys of the trail's column `accesses`, those left out that have nothing to say.
+fn push_access(access: &OwnedAccess, line: &mut String) {
+    let kind = access.kind.map_or(String::new(), |kind| format!(" {}", kind.word()));
+    let _ = write!(line, "{{\"action\":\"{}{kind}\"", access.verb.word());
+    if !access.name.is_empty() || access.oid != 0 {
+        let _ =
+            write!(line, ",\"class\":\"{}\",\"oid\":{},\"object\":", class_word(access.class), access.oid);
+        push_string(&access.name, line);
     }
+    if !access.columns.is_empty() {
+        line.push_str(",\"columns\":");
+        push_string(&access.columns, line);
+    }
+    if let Some(rule) = access.rule {
+        let _ = write!(line, ",\"rule\":{rule}");
+    }
+    if let Some(word) = access.decision.word() {
+        let _ = write!(line, ",\"decision\":\"{word}\"");
+    }
+    line.push('}');
 }
 
 fn uuid(bytes: &[u8; 16]) -> String {

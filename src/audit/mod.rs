@@ -4,7 +4,7 @@
 
 pub mod decode;
 pub mod event;
-pub mod json;
+pub mod jsonb;
 pub mod line;
 pub mod record;
 pub mod redact;

@@ -50,14 +50,15 @@ impl Policy {
     pub fn of_rules(name: String, rules: Vec<Rule>) -> Policy {
         let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
         let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
+        let limits = Limits::default();
         Policy {
             epoch: 0,
             id: 0,
             name,
             observe: false,
             version: 0,
-            limits: Default::default(),
             rules,
+            limits,
             has_patterns,
             denies_built_ins,
         }

@@ -16,12 +16,13 @@ use super::process::PerProcess;
 use super::repeated::Repeated;
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
+use super::withhold::Texts;
 use super::{connection, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text, length};
 use crate::audit::record::{Head, Tail};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
-use crate::refusal::Refusal;
+use crate::refusal::{Decider, Refusal};
 use crate::request::{Action, Form, Object, ObjectClass};
 
 /// What a statement is known by while it is open.
@@ -107,6 +108,7 @@ pub struct Open {
     accesses: Vec<Decided>,
     decision: AuditDecision,
     rule: Option<RuleId>,
+    decided_by: Option<Decider>,
     policy_version: i64,
     rows: i64,
     failure: Option<([u8; 5], String)>,
@@ -124,8 +126,14 @@ pub struct Open {
     pub changes_limited: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
+    /// Rows that it and what it called have changed so far, where a limit counts them.
+    pub changed: u64,
     /// The form through which the statement's accesses come.
     pub form: Form,
+    /// Which texts of its reports are withheld.
+    pub texts: Texts,
+    /// The policy epoch under which its plan was looked at.
+    pub policies: u64,
 }
 
 #[expect(
@@ -206,6 +214,7 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             accesses,
             decision: AuditDecision::Allow,
             rule: None,
+            decided_by: None,
             policy_version: 0,
             rows: -1,
             failure: None,
@@ -217,7 +226,10 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             observed: false,
             changes_limited: false,
             sent: 0,
+            changed: 0,
             form,
+            texts: Texts::PLAIN,
+            policies: epoch::policies(),
         };
         let mut open = match place.take() {
             Some(mut place) => {
@@ -239,6 +251,16 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
 pub fn with_current<T>(body: impl FnOnce(&mut Open) -> T) -> Option<T> {
     with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(|open| body(open)))
         .flatten()
+}
+
+/// Which texts the statements that are being worked on withhold, and whether the innermost fires what was deferred; `None`
+/// between statements. Cannot panic: asked inside the server's error reporting. Everything, where it cannot be told.
+pub fn texts() -> Option<(Texts, bool)> {
+    let Ok(statements) = STATEMENTS.try_borrow() else { return Some((Texts::RAW, false)) };
+    let active = || statements.open.iter().rev().filter(|open| open.active);
+    let innermost = active().next()?;
+    let texts = active().fold(Texts::PLAIN, |texts, open| texts.and(open.texts));
+    Some((texts, matches!(innermost.command, "SET CONSTRAINTS" | "COMMIT" | "PREPARE TRANSACTION")))
 }
 
 /// Whether any statement is being worked on.
@@ -353,6 +375,7 @@ impl Open {
 
     /// Notes that the statement is refused.
     pub fn refuse(&mut self, refusal: &Refusal, observed: bool) {
+        self.decided_by = refusal.decided_by;
         if observed {
             self.decision = AuditDecision::Observe;
             return;
@@ -491,6 +514,7 @@ fn publish_again(open: &Open) -> Option<()> {
     let head = Head {
         kind: EventKind::Statement,
         decision: AuditDecision::Allow,
+        decided_by: None,
         at: open.at,
         pid: process_id(),
         xid: quick::full_transaction(),
@@ -536,6 +560,7 @@ fn publish_whole(open: &Open) {
     event.duration_us = epoch::clock().saturating_sub(open.at);
     (event.sqlstate, event.message) = refused;
     event.policy_version = open.policy_version;
+    event.decided_by = open.decided_by;
     trail::publish(&event, open.reservation);
 }
 
@@ -661,9 +686,15 @@ pub fn record_admin(action: &str, what: &str, window: Option<[u8; 16]>) {
 
 /// A token was refused.
 pub fn record_refused_handshake(refusal: &Refusal) {
+    let refused = refusal.token.as_deref();
+    let blocks: Option<Vec<_>> =
+        refused.map(|token| token.blocks.iter().map(|id| Some(crate::token::hex(id))).collect());
     publish_alone(EventKind::HandshakeRefused, session::bound().as_deref(), |event, publish| {
         publish(&AuditEvent {
             command: "SET",
+            window_id: refused.map(|token| token.window).or(event.window_id),
+            parameters: blocks.as_deref(),
+            decided_by: refusal.decided_by,
             decision: AuditDecision::Deny,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &format!("{}: {}", refusal.reason, refusal.message),
@@ -687,6 +718,7 @@ pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>
             accesses: &records,
             decision: AuditDecision::Deny,
             rule_id: refusal.rule,
+            decided_by: refusal.decided_by,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &refusal.message,
             ..event

@@ -9,6 +9,8 @@ mod check;
 mod delegate;
 mod keys;
 mod limits;
+mod mask;
+mod masking;
 mod policy;
 mod reach;
 mod replay;

@@ -9,10 +9,10 @@ use pgrx::prelude::*;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::bind::{BoundRule, bind};
-use crate::pg::epoch;
 use crate::pg::functions::{Untouched, administrator, done, optional_texts, texts};
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
+use crate::pg::{epoch, pinned, reconcile};
 use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
 use crate::policy::rule::RawRule;
 
@@ -157,6 +157,8 @@ fn rebind_policies() -> Result<i64, ErrorReport> {
             }
             store::policy_changed(policy)?;
         }
+        let _settings = pinned::Settings::begin();
+        reconcile::rebuild()?;
         done("rebind_policies", format!("{bound} patterns bound"));
         Ok(bound)
     };

@@ -90,11 +90,7 @@ fn grant_window(
         let (kid, master) = keys::active()?;
         let stored_kid =
             i32::try_from(kid).map_err(|_| AdminError::state("the key's number is out of range"))?;
-        let salt = random()?;
-        let mut id = random()?;
-        let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
-        *version = (*version & 0x0f) | 0x40;
-        *variant = (*variant & 0x3f) | 0x80;
+        let (id, salt) = (token::fresh_id()?, token::fresh_salt()?);
         let token = mint_root(&master, kid, &id, &salt, &agent, expires_unix, max_depth)?;
         let told = format!(
             "agent {agent} under policy {policy}, depth {max_depth}, reason: {}",
@@ -236,10 +232,4 @@ fn depth(depth: i32) -> AdminResult<i32> {
         ));
     }
     Ok(depth)
-}
-
-fn random() -> AdminResult<[u8; 16]> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| AdminError::state(format!("no random bytes: {error}")))?;
-    Ok(bytes)
 }
