@@ -9,6 +9,7 @@ mod check;
 mod delegate;
 mod keys;
 mod mask;
+mod mask_document;
 pub mod masking;
 mod policy;
 mod role;

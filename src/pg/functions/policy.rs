@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::bind::{BoundRule, bind};
-use crate::pg::functions::{Untouched, administrator, optional_texts, texts};
+use crate::pg::functions::{Untouched, administrator, mask_document, optional_texts, texts};
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
 use crate::pg::{epoch, pinned, reconcile};
@@ -163,6 +163,7 @@ fn apply_policy(
 ) -> Result<TableIterator<'static, (name!(change, String), name!(item, String))>, ErrorReport> {
     let apply = || -> AdminResult<Vec<(String, String)>> {
         administrator()?;
+        let _settings = pinned::Settings::begin();
         apply_document(&PolicyDocument::parse(&json_text(given(doc, "doc")?))?)
     };
     Ok(TableIterator::new(apply()?))
@@ -179,6 +180,8 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
             description: policy.description,
             mode: Mode::parse(&policy.mode)?,
             rules: store::rules(policy.id)?,
+            row_filters: mask_document::filters(policy.id)?,
+            exposed: mask_document::exposures(policy.id)?,
         };
         Ok(JsonB(document.to_json()))
     };
@@ -246,6 +249,12 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
             let id = store::add_rule(policy.id, rule, bound)?;
             told("added rule", format!("{id}: {}", rule.summary()));
         }
+    }
+    if let Some(filters) = &document.row_filters {
+        changes.extend(mask_document::apply_filters(policy.id, filters)?);
+    }
+    if let Some(exposed) = &document.exposed {
+        changes.extend(mask_document::apply_exposures(policy.id, exposed)?);
     }
     if !changes.is_empty() {
         count_change(created, policy.id)?;
