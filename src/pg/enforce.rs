@@ -157,24 +157,25 @@ fn unmet(wanted: &Wanted, obligations: Obligations) -> Option<Refusal> {
     }
 }
 
-/// The extension's own schema is out of every agent's reach. What may be read and run there is known where relations
+/// The extension's own schemas are out of every agent's reach. What may be read and run there is known where relations
 /// and functions are collected; everything else ends here.
 fn touches_own(wanted: &Wanted) -> bool {
     if matches!(wanted.action.verb, Verb::Select | Verb::Execute) {
         return false;
     }
     let Some(own) = own::own() else { return true };
+    let ours = [own.schema, own.masked_schema];
     match &wanted.target {
         Target::Relation(oid) => {
-            catalog::relation_facts(*oid).is_some_and(|facts| facts.namespace == own.schema)
+            catalog::relation_facts(*oid).is_some_and(|facts| ours.contains(&facts.namespace))
         }
         Target::Function(oid) => {
-            catalog::function_facts(*oid).is_some_and(|facts| facts.namespace == own.schema)
+            catalog::function_facts(*oid).is_some_and(|facts| ours.contains(&facts.namespace))
         }
-        Target::Schema(oid) => *oid == own.schema,
+        Target::Schema(oid) => ours.contains(oid),
         Target::Named(object) => {
-            object.schema == "agent_guard"
-                || (object.class == ObjectClass::Schema && object.name == "agent_guard")
+            let named = |name: &str| matches!(name, "agent_guard" | "agent_guard_masked");
+            named(&object.schema) || (object.class == ObjectClass::Schema && named(&object.name))
         }
         Target::Nothing | Target::Role(_) => false,
     }

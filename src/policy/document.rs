@@ -15,10 +15,13 @@ use crate::policy::near::nearest;
 use crate::policy::rule::{ActionPattern, RawRule, Rule, RuleError};
 
 /// The keys of a document.
-const DOCUMENT_KEYS: [&str; 6] = ["name", "description", "mode", "groups", "limits", "rules"];
+const DOCUMENT_KEYS: [&str; 8] =
+    ["name", "description", "mode", "groups", "limits", "rules", "row_filters", "exposed"];
 /// The keys of the limits in a document: numbers, and a length of time at the end.
 const LIMIT_KEYS: [&str; 6] =
     ["rows_per_statement", "rows_read", "rows_written", "bytes_read", "statements", "statement_timeout"];
+/// The keys of a row filter in a document.
+const FILTER_KEYS: [&str; 2] = ["relation", "predicate"];
 /// The keys of a rule in a document.
 const RULE_KEYS: [&str; 8] =
     ["effect", "actions", "objects", "columns", "require_where", "max_rows", "statement_pattern", "note"];
@@ -154,6 +157,19 @@ pub struct PolicyDocument {
     pub limits: Limits,
     /// The rules, in canonical spelling and the document's order.
     pub rules: Vec<WrittenRule>,
+    /// The row filters; `None` where the document does not speak of them, so that they stay as they are.
+    pub row_filters: Option<Vec<WrittenFilter>>,
+    /// Masked columns that are read unmasked, as `schema.table(column, ...)`; `None` as for the filters.
+    pub exposed: Option<Vec<String>>,
+}
+
+/// A row filter as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenFilter {
+    /// The relation, as `schema.table`.
+    pub relation: String,
+    /// The condition.
+    pub predicate: String,
 }
 
 impl PolicyDocument {
@@ -199,7 +215,9 @@ impl PolicyDocument {
             .enumerate()
             .map(|(i, value)| written_rule(value, &format!("rules[{i}]"), &groups))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(PolicyDocument { name, description, mode, limits, rules })
+        let row_filters = document.get("row_filters").map(row_filters).transpose()?;
+        let exposed = optional(document, "exposed", strings)?;
+        Ok(PolicyDocument { name, description, mode, limits, rules, row_filters, exposed })
     }
 
     /// Writes the document; `parse` reads it back.
@@ -212,6 +230,12 @@ impl PolicyDocument {
             map.insert("limits".to_owned(), Value::Object(limits_json(&self.limits)));
         }
         map.insert("rules".to_owned(), self.rules.iter().map(WrittenRule::to_json).collect());
+        if let Some(filters) = &self.row_filters {
+            map.insert("row_filters".to_owned(), filters.iter().map(WrittenFilter::to_json).collect());
+        }
+        if let Some(exposed) = &self.exposed {
+            map.insert("exposed".to_owned(), exposed.clone().into());
+        }
         Value::Object(map)
     }
 
@@ -272,6 +296,34 @@ fn limits(value: &Value) -> Result<Limits, RuleError> {
         limits.statement_timeout = Some(milliseconds.saturating_mul(1000));
     }
     Ok(limits)
+}
+
+impl WrittenFilter {
+    fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("relation".to_owned(), self.relation.clone().into());
+        map.insert("predicate".to_owned(), self.predicate.clone().into());
+        Value::Object(map)
+    }
+}
+
+fn row_filters(value: &Value) -> Result<Vec<WrittenFilter>, RuleError> {
+    let mut filters: Vec<WrittenFilter> = Vec::new();
+    for (i, value) in array(value, "row_filters")?.iter().enumerate() {
+        let path = format!("row_filters[{i}]");
+        let map = object(value, &path)?;
+        known_keys(map, &FILTER_KEYS, &path)?;
+        let part = |key: &str| match map.get(key) {
+            Some(value) => string(value, &child(&path, key)),
+            None => wrong(
+                child(&path, key),
+                format!("the row filter has no {key}"),
+                "Write {\"relation\": \"schema.table\", \"predicate\": \"...\"}.",
+            ),
+        };
+        filters.push(WrittenFilter { relation: part("relation")?, predicate: part("predicate")? });
+    }
+    Ok(filters)
 }
 
 /// What has to change so that a policy has the wanted rules.

@@ -154,3 +154,24 @@ fn limits_that_are_none_carry_the_path() {
         assert_eq!(path(&text), "limits.statement_timeout", "{value}");
     }
 }
+
+#[test]
+fn row_filters_and_exposures_read_back() {
+    let text = r#"{"name": "p", "rules": [], "row_filters": [{"relation": "a.t", "predicate": "id > 0"}], "exposed": ["a.t(x)"]}"#;
+    let document = PolicyDocument::parse(text).unwrap();
+    assert_eq!(document.row_filters.as_deref().map(<[_]>::len), Some(1));
+    let again = PolicyDocument::parse(&document.to_json().to_string()).unwrap();
+    assert_eq!((again.row_filters, again.exposed), (document.row_filters, document.exposed));
+    let silent = PolicyDocument::parse(r#"{"name": "p", "rules": []}"#).unwrap();
+    assert!(silent.row_filters.is_none() && silent.exposed.is_none());
+    for (part, path) in [
+        (r#""row_filters": {}"#, "row_filters"),
+        (r#""row_filters": [{"relation": "a.t"}]"#, "row_filters[0].predicate"),
+        (r#""row_filters": [{"relation": "a.t", "predicate": 1}]"#, "row_filters[0].predicate"),
+        (r#""row_filters": [{"relation": "a.t", "predicat": "x"}]"#, "row_filters[0].predicat"),
+        (r#""exposed": ["a.t(x)", 1]"#, "exposed[1]"),
+    ] {
+        let error = PolicyDocument::parse(&format!(r#"{{"name": "p", "rules": [], {part}}}"#)).unwrap_err();
+        assert_eq!(error.path, path);
+    }
+}

@@ -284,16 +284,12 @@ fn each_exposure(name: &str, patterns: Vec<String>, way: Exposure) -> AdminResul
     for (i, pattern) in patterns.iter().enumerate() {
         let (relation, columns) =
             named_columns(pattern).map_err(|error| error.at(&format!("columns[{i}]")))?;
-        built(locked(relation)?)?;
         for name in columns {
-            let attribute = column(relation, &name).map_err(|error| error.at(&format!("columns[{i}]")))?;
-            // What a materialized view stores may come from masked columns; saying that it may be read needs no mask.
-            let stored = catalog::relation_facts(relation).is_some_and(|facts| facts.kind == b'm');
-            let masked =
-                stored || store::masks(Some(relation))?.iter().any(|mask| mask.number == attribute.number);
-            if way == Exposure::Given && !masked {
-                return Err(not_masked(relation, &name).at(&format!("columns[{i}]")));
+            let attribute = match way {
+                Exposure::Given => exposable(relation, &name),
+                Exposure::TakenBack => column(locked(relation)?, &name),
             }
+            .map_err(|error| error.at(&format!("columns[{i}]")))?;
             let done = match way {
                 Exposure::Given => store::expose(policy.id, relation, attribute.number, &attribute.name)?,
                 Exposure::TakenBack => store::hide(policy.id, relation, attribute.number)?,
@@ -309,8 +305,41 @@ fn each_exposure(name: &str, patterns: Vec<String>, way: Exposure) -> AdminResul
     Ok(changed)
 }
 
+/// A column that can be exposed. What a materialized view stores may come from masked columns: saying that it may be read
+/// needs no mask.
+pub fn exposable(relation: pg_sys::Oid, name: &str) -> AdminResult<Attribute> {
+    let relation = built(locked(relation)?)?;
+    let attribute = column(relation, name)?;
+    let stored = catalog::relation_facts(relation).is_some_and(|facts| facts.kind == b'm');
+    let masked = stored || store::masks(Some(relation))?.iter().any(|mask| mask.number == attribute.number);
+    if masked { Ok(attribute) } else { Err(not_masked(relation, name)) }
+}
+
+/// A relation that can have a row filter, locked.
+pub fn filterable(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
+    maskable(relation)
+}
+
+/// The relation of `schema.table`.
+pub fn named_relation(text: &str) -> AdminResult<pg_sys::Oid> {
+    const FORM: &str = "Write schema.table, without *.";
+    let pattern =
+        ObjectPattern::parse(text).map_err(|error| AdminError::invalid(error.message).hint(FORM))?;
+    match pattern {
+        ObjectPattern::Relation { schema: Part::Literal(schema), name: Part::Literal(name), columns }
+            if columns.is_empty() =>
+        {
+            catalogue::relation(&schema, &name)?.ok_or_else(|| {
+                AdminError::undefined(format!("there is no table {schema}.{name}"))
+                    .hint("Name a table that exists.")
+            })
+        }
+        _ => Err(AdminError::invalid(format!("\"{text}\" names no table")).hint(FORM)),
+    }
+}
+
 /// The relation and the columns of `schema.table(column, ...)`.
-fn named_columns(text: &str) -> AdminResult<(pg_sys::Oid, Vec<String>)> {
+pub fn named_columns(text: &str) -> AdminResult<(pg_sys::Oid, Vec<String>)> {
     const FORM: &str = "Write schema.table(column, ...), without *.";
     let pattern =
         ObjectPattern::parse(text).map_err(|error| AdminError::invalid(error.message).hint(FORM))?;

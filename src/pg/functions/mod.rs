@@ -10,6 +10,7 @@ mod delegate;
 mod keys;
 mod limits;
 mod mask;
+mod mask_document;
 pub mod masking;
 mod policy;
 mod reach;

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::bind::{BoundRule, bind};
-use crate::pg::functions::{Untouched, administrator, done, optional_texts, texts};
+use crate::pg::functions::{Untouched, administrator, done, mask_document, optional_texts, texts};
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
 use crate::pg::{epoch, pinned, reconcile};
@@ -171,6 +171,7 @@ fn apply_policy(
 ) -> Result<TableIterator<'static, (name!(change, String), name!(item, String))>, ErrorReport> {
     let apply = || -> AdminResult<Vec<(String, String)>> {
         administrator()?;
+        let _settings = pinned::Settings::begin();
         let document = PolicyDocument::parse(&json_text(given(doc, "doc")?))?;
         let changes = apply_document(&document)?;
         for (change, item) in &changes {
@@ -193,6 +194,8 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
             mode: Mode::parse(&policy.mode)?,
             limits: store::limits(policy.id)?,
             rules: store::rules(policy.id)?,
+            row_filters: mask_document::filters(policy.id)?,
+            exposed: mask_document::exposures(policy.id)?,
         };
         Ok(JsonB(document.to_json()))
     };
@@ -266,6 +269,12 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
             let id = store::add_rule(policy.id, rule, bound)?;
             told("added rule", format!("{id}: {}", rule.summary()));
         }
+    }
+    if let Some(filters) = &document.row_filters {
+        changes.extend(mask_document::apply_filters(policy.id, filters)?);
+    }
+    if let Some(exposed) = &document.exposed {
+        changes.extend(mask_document::apply_exposures(policy.id, exposed)?);
     }
     if !changes.is_empty() {
         count_change(created, policy.id)?;

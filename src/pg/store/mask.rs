@@ -360,6 +360,16 @@ pub fn expose(policy: PolicyId, relation: Oid, number: i16, column: &str) -> Adm
     Ok(added.is_some())
 }
 
+/// What a policy reads unmasked: relation, number and name of each column.
+pub fn exposures(policy: PolicyId) -> AdminResult<Vec<(Oid, i16, String)>> {
+    rows(
+        "SELECT relation::pg_catalog.oid, attnum, column_name::pg_catalog.text FROM agent_guard.exposed_column
+         WHERE policy_id OPERATOR(pg_catalog.=) $1 ORDER BY relation, attnum",
+        &[policy.0.into()],
+        |row| Ok((row.need(1)?, row.need(2)?, row.need(3)?)),
+    )
+}
+
 /// Takes an exposure back; whether there was one.
 pub fn hide(policy: PolicyId, relation: Oid, number: i16) -> AdminResult<bool> {
     let removed: Option<bool> = row(
