@@ -104,8 +104,8 @@ def test_plans_keep_their_indexes(server):
         for one in (connection, control):
             one.execute("set enable_seqscan = off")
         for query in ("select email from customer where customer_id = 5", QUERIES["spending"], QUERIES["lateral"], QUERIES["who reports to whom"]):
-            # A view's columns go by its own table's name.
-            plans = [[re.sub(r"\b(customer|employee|c|e|b)\b(_\d)?( [a-z]$)?", "_", row[0]) for row in one.execute("explain (costs off) " + query)] for one in (connection, control)]
+            # Nodes and indexes; a view's columns go by its own table's name.
+            plans = [[re.sub(r" on .*", "", row[0]) for row in one.execute("explain (costs off) " + query) if "->" in row[0] or row[0][0] != " "] for one in (connection, control)]
             assert plans[0] == plans[1], plans
 
 
