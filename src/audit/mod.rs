@@ -2,7 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chain;
+pub mod crc32c;
 pub mod event;
+pub mod journal;
 pub mod json;
 pub mod record;
 pub mod redact;
