@@ -12,6 +12,7 @@ GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), ag
     agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;
 GRANT SELECT ON agent_guard.session_policy TO PUBLIC;
 -- == agents (end) ==
+GRANT EXECUTE ON FUNCTION agent_guard.journal_read(text) TO pg_read_server_files;
 
 -- pg_dump carries policies and their rules. Never windows, revocations, keys and the record, which belong to one
 -- server, nor bindings, which are OIDs of one database: after a restore names decide until rebind_policies().

@@ -6,6 +6,7 @@ pub mod chain;
 pub mod crc32c;
 pub mod event;
 pub mod journal;
+pub mod journal_text;
 pub mod json;
 pub mod record;
 pub mod redact;

@@ -293,14 +293,14 @@ pub fn reserve_waiting(bytes: usize) -> Result<Reservation, Refusal> {
 }
 
 /// Whether this backend is to give up what it does.
-fn interrupted() -> bool {
+pub fn interrupted() -> bool {
     // SAFETY: flags of this process that its signal handlers set.
     unsafe { pg_sys::QueryCancelPending != 0 || pg_sys::ProcDiePending != 0 }
 }
 
 /// Waits for a slice, with interrupts held: an error raised within would reach the client through Rust frames, which
 /// strips it. Whoever interrupts wakes the wait, and the caller looks at `interrupted`.
-fn sleep_held(condition: &SharedCondition, left: Duration) {
+pub fn sleep_held(condition: &SharedCondition, left: Duration) {
     // SAFETY: HOLD_INTERRUPTS and RESUME_INTERRUPTS; nothing between them raises.
     unsafe {
         pg_sys::InterruptHoldoffCount += 1;

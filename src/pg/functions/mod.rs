@@ -12,6 +12,7 @@ mod policy;
 mod role;
 mod sessions;
 mod stand_in;
+mod verify;
 mod window;
 
 use std::ffi::CStr;

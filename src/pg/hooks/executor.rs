@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, conditions, epoch, guc, rows, session, text};
+use super::super::{calls, conditions, epoch, guc, rows, session, synced, text};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -177,8 +177,32 @@ unsafe extern "C-unwind" fn run(
                 (*query).dest = receiver;
             }
             raise_if(checked(|| after_run(query)));
+            if synced::wanted() {
+                raise_if(checked(|| after_last_run(query, direction, count)));
+            }
         }
     }
+}
+
+/// The extended protocol answers a SELECT when it has run, and ends it when the portal goes: its event must not wait
+/// for that. Cursors are run within FETCH, which is answered itself.
+fn after_last_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) -> Result<(), Refusal> {
+    // SAFETY: as in `after_run`; the plan is complete.
+    let (processed, plain) = unsafe {
+        let plan = &*(*query).plannedstmt;
+        let processed = (*query).estate.as_ref().map_or(0, |estate| estate.es_processed);
+        (processed, (*query).operation == pg_sys::CmdType::CMD_SELECT && !plan.hasModifyingCTE)
+    };
+    let forward = direction == pg_sys::ScanDirection::ForwardScanDirection;
+    let complete = plain && forward && (count == 0 || processed < count);
+    if complete && !statement::any_active() && statement::close(key(query)) {
+        return synced::wait_at_top();
+    }
+    Ok(())
 }
 
 /// A portal that outlived its binding gives no more rows; the window may also have ended since the last batch.
@@ -254,8 +278,8 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
             Some(previous) => previous(query),
             None => raw_end(query),
         }
-        if guc::guarded() {
-            guarded(|| statement::close(key(query)));
+        if guc::guarded() && guarded(|| statement::close(key(query))) && synced::wanted() {
+            raise_if(checked(synced::wait_at_top));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{guc, secrets, statement, text, warden};
+use super::super::{guc, raise, secrets, statement, synced, text, warden};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -49,6 +49,9 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
             guarded(|| {
                 explain_end(&mut *data);
                 note(data);
+                if synced::wanted() {
+                    answer_when_recorded(&mut *data);
+                }
             });
             // The server's log stays as it was asked for.
             if (*data).elevel < THRESHOLD.load(Ordering::Relaxed) {
@@ -90,6 +93,22 @@ fn explain_end(data: &mut pg_sys::ErrorData) {
         data.message = copy(message);
         data.detail = copy(detail);
         data.hint = copy(warden::HINT);
+    }
+}
+
+/// The client must not read of a failure that is not recorded: if that fails, it reads of this failure instead.
+fn answer_when_recorded(data: &mut pg_sys::ErrorData) {
+    if data.elevel > i32::try_from(pg_sys::PGERROR).unwrap_or(21) {
+        // The connection ends: nothing is answered.
+        return;
+    }
+    statement::publish_failed();
+    // SAFETY: an error that reaches this hook has reached the top, and the first thing that the server does with it
+    // afterwards is this (AbortTransaction in xact.c). Nothing may be held while the writer is waited for.
+    unsafe { pg_sys::LWLockReleaseAll() };
+    if let Err(refusal) = synced::wait() {
+        let raised = raise::prepare(&refusal);
+        raised.replace(data);
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::gather::functions::{self, Execution};
 use super::super::gather::utility::Permit;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, policies, session, text, trail};
+use super::super::{calls, catalog, drops, guc, policies, session, synced, text, trail};
 use super::{checked, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
@@ -276,7 +276,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         }
         Some((decided, _)) => {
             statement::record_alone("FASTPATH", &name, &decided);
-            Ok(())
+            synced::wait_at_top()
         }
         None => {
             let decided = Decided {
@@ -288,7 +288,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
                 rule: None,
             };
             statement::record_alone("FASTPATH", &name, &decided);
-            Ok(())
+            synced::wait_at_top()
         }
     }
 }

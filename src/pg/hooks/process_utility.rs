@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, text};
+use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, synced, text};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -91,6 +91,9 @@ unsafe extern "C-unwind" fn utility(
         }
         if let Some(frame) = frame {
             raise_if(checked(|| after(frame, completion)));
+            if synced::wanted() {
+                raise_if(checked(synced::wait_at_top));
+            }
         }
     }
 }
