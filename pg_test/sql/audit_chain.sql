@@ -8,7 +8,7 @@ grant select on chained.t to chained;
 select agent_guard.guard_role('chained');
 select agent_guard.create_policy('chained');
 select agent_guard.allow('chained', array['select'], array['chained.*']) > 0 as allowed;
-select token from agent_guard.grant_window('chained', 'chained', 'chained', '1 hour') \gset
+select window_id, token from agent_guard.grant_window('chained', 'chained', 'chained', '1 hour') \gset
 
 \c - chained
 set agent_guard.token = :'token';
@@ -82,6 +82,7 @@ select intact, break from agent_guard.verify_audit();
 rollback;
 select intact, detail from agent_guard.verify_audit();
 
+select agent_guard.revoke_window(:'window_id');
 select agent_guard.unguard_role('chained');
 drop owned by chained;
 drop role chained;
