@@ -26,7 +26,13 @@ CREATE TABLE agent_guard.policy (
     version bigint NOT NULL DEFAULT 1,
     created_by text NOT NULL DEFAULT SESSION_USER,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    rows_per_statement bigint CHECK (rows_per_statement BETWEEN 1 AND 9007199254740991),
+    rows_read bigint CHECK (rows_read BETWEEN 1 AND 9007199254740991),
+    rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
+    bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
+    statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval)
 );
 COMMENT ON TABLE agent_guard.policy IS 'Named sets of rules; written through create_policy, apply_policy and drop_policy';
 
@@ -78,7 +84,14 @@ CREATE TABLE agent_guard.window_grant (
     revoked_by text,
     revoke_reason text,
     granted_by text NOT NULL DEFAULT SESSION_USER,
-    reason text
+    reason text,
+    rows_per_statement bigint CHECK (rows_per_statement BETWEEN 1 AND 9007199254740991),
+    rows_read bigint CHECK (rows_read BETWEEN 1 AND 9007199254740991),
+    rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
+    bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
+    statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval),
+    uses bigint CHECK (uses BETWEEN 1 AND 9007199254740991)
 );
 CREATE INDEX window_grant_policy_id_idx ON agent_guard.window_grant (policy_id);
 COMMENT ON TABLE agent_guard.window_grant IS 'Just-in-time grants; written through grant_window and revoke_window, never dumped';
@@ -90,6 +103,22 @@ CREATE TABLE agent_guard.revoked_block (
     reason text
 );
 COMMENT ON TABLE agent_guard.revoked_block IS 'Blocks of tokens revoked by revoke_block; all that is derived from one ends with it';
+
+-- Marks of what is used up: never less than what was used, by a chunk more at most (docs/architecture.md). Logged, so that a
+-- crash refills nothing; written by the audit writer alone.
+CREATE TABLE agent_guard.ledger (
+    id bytea PRIMARY KEY CHECK (pg_catalog.octet_length(id) OPERATOR(pg_catalog.=) 16),
+    window_id uuid NOT NULL,
+    expires_at timestamptz,
+    rows_read bigint NOT NULL,
+    rows_written bigint NOT NULL,
+    bytes_read bigint NOT NULL,
+    statements bigint NOT NULL,
+    uses bigint NOT NULL
+);
+COMMENT ON TABLE agent_guard.ledger IS
+    'What is used of the totals of windows and blocks, rounded up while they are in use; written by the audit writer, never dumped';
+COMMENT ON COLUMN agent_guard.ledger.id IS 'The window''s or the block''s id.';
 
 -- audit.sql
 
@@ -534,16 +563,28 @@ CREATE FUNCTION agent_guard.export_policy(name text) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'export_policy_wrapper';
 COMMENT ON FUNCTION agent_guard.export_policy(text) IS 'A policy as one document, as apply_policy reads it';
 
+CREATE FUNCTION agent_guard.set_limits(policy text, rows_per_statement bigint DEFAULT NULL, rows_read bigint DEFAULT NULL,
+        rows_written bigint DEFAULT NULL, bytes_read bigint DEFAULT NULL, statements bigint DEFAULT NULL,
+        statement_timeout interval DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'set_limits_wrapper';
+COMMENT ON FUNCTION agent_guard.set_limits(text, bigint, bigint, bigint, bigint, bigint, interval) IS
+    'Replaces the limits of a policy: totals for each window of it, over all sessions and children, and for each statement; NULL is none';
+
 -- Windows and keys.
 
 CREATE FUNCTION agent_guard.grant_window(policy text, role regrole, agent text, ttl interval, max_depth integer DEFAULT 0,
         max_sessions integer DEFAULT NULL, client_addr cidr[] DEFAULT NULL, require_proof boolean DEFAULT false,
-        reason text DEFAULT NULL)
+        reason text DEFAULT NULL, rows_per_statement bigint DEFAULT NULL, rows_read bigint DEFAULT NULL,
+        rows_written bigint DEFAULT NULL, bytes_read bigint DEFAULT NULL, statements bigint DEFAULT NULL,
+        statement_timeout interval DEFAULT NULL, uses bigint DEFAULT NULL)
     RETURNS TABLE (window_id uuid, token text, expires_at timestamptz)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 1
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'grant_window_wrapper';
-COMMENT ON FUNCTION agent_guard.grant_window(text, regrole, text, interval, integer, integer, cidr[], boolean, text) IS
+COMMENT ON FUNCTION agent_guard.grant_window(text, regrole, text, interval, integer, integer, cidr[], boolean, text, bigint, bigint,
+        bigint, bigint, bigint, interval, bigint) IS
     'Opens a window for an agent, of a second to 30 days; the token is shown this once and stored nowhere';
 
 CREATE FUNCTION agent_guard.revoke_window(window_id uuid, reason text DEFAULT NULL) RETURNS void
@@ -588,15 +629,23 @@ CREATE FUNCTION agent_guard.list_sessions() RETURNS TABLE (session_id uuid, wind
     AS 'MODULE_PATHNAME', 'list_sessions_wrapper';
 COMMENT ON FUNCTION agent_guard.list_sessions() IS 'The live part of the view sessions, out of shared memory';
 
+CREATE FUNCTION agent_guard.list_ledger() RETURNS TABLE (id bytea, window_id uuid, rows_read bigint, rows_written bigint,
+        bytes_read bigint, statements bigint, uses bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'list_ledger_wrapper';
+COMMENT ON FUNCTION agent_guard.list_ledger() IS
+    'What is used now of the totals of windows and of blocks (id is the block''s), out of shared memory';
+
 -- For agents.
 
 CREATE FUNCTION agent_guard.whoami(OUT session_id uuid, OUT window_id uuid, OUT agent text, OUT lineage text[], OUT policy text,
-        OUT mode text, OUT role text, OUT expires_at timestamptz, OUT remaining_depth integer, OUT token text) RETURNS SETOF record
+        OUT mode text, OUT role text, OUT expires_at timestamptz, OUT remaining_depth integer, OUT token text, OUT "left" jsonb) RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL RESTRICTED
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'whoami_wrapper';
 COMMENT ON FUNCTION agent_guard.whoami() IS
-    'This session''s identity: agent, lineage, policy, end of the window, public id of the token; no row without a token';
+    'This session''s identity: agent, lineage, policy, end of the window, public id of the token, what is left of each limit; no row without a token';
 
 CREATE FUNCTION agent_guard.session_policy(OUT rule_id bigint, OUT effect text, OUT actions text[], OUT objects text[],
         OUT columns text[], OUT require_where boolean, OUT max_rows bigint, OUT statement_pattern text) RETURNS SETOF record
@@ -614,11 +663,13 @@ COMMENT ON FUNCTION agent_guard.describe_access(regclass) IS
     'What this session may do with a relation: a row for each action on data, with the columns left out and the obligations';
 
 CREATE FUNCTION agent_guard.delegate(agent text, ttl interval, actions text[] DEFAULT NULL, objects text[] DEFAULT NULL,
-        max_depth integer DEFAULT NULL, require_proof boolean DEFAULT false) RETURNS text
+        max_depth integer DEFAULT NULL, require_proof boolean DEFAULT false, rows bigint DEFAULT NULL, bytes bigint DEFAULT NULL,
+        statements bigint DEFAULT NULL, uses bigint DEFAULT NULL, sessions bigint DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'delegate_wrapper';
-COMMENT ON FUNCTION agent_guard.delegate(text, interval, text[], text[], integer, boolean) IS
+COMMENT ON FUNCTION agent_guard.delegate(text, interval, text[], text[], integer, boolean, bigint, bigint, bigint, bigint,
+        bigint) IS
     'A token for a child agent, narrower than this session''s: the same as derived offline (docs/token.md)';
 
 -- What the planner puts in the place of built-ins whose arguments decide, in guarded sessions only.
@@ -683,9 +734,12 @@ CREATE VIEW agent_guard.policies AS
         (SELECT pg_catalog.count(*) FROM agent_guard.window_grant w
             WHERE w.policy_id OPERATOR(pg_catalog.=) p.id AND w.revoked_at IS NULL
               AND w.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()) AS open_windows,
-        p.created_by, p.created_at, p.changed_at
+        p.created_by, p.created_at, p.changed_at,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('rows_per_statement', p.rows_per_statement,
+            'rows_read', p.rows_read, 'rows_written', p.rows_written, 'bytes_read', p.bytes_read,
+            'statements', p.statements, 'statement_timeout', p.statement_timeout)) AS limits
     FROM agent_guard.policy p;
-COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows';
+COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows, and their limits';
 
 CREATE VIEW agent_guard.rules AS
     SELECT r.id, p.name AS policy, r.effect, r.actions, r.objects, r.columns, r.require_where, r.max_rows,
@@ -713,11 +767,40 @@ CREATE VIEW agent_guard.windows AS
             THEN w.expires_at OPERATOR(pg_catalog.-) clock.now
             ELSE '0'::pg_catalog.interval END AS remaining,
         w.granted_by, w.reason, w.max_depth, w.max_sessions, w.client_addr, w.require_proof,
-        w.revoked_at, w.revoked_by, w.revoke_reason
+        w.revoked_at, w.revoked_by, w.revoke_reason,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('rows_per_statement', l.rows_per_statement,
+            'rows_read', l.rows_read, 'rows_written', l.rows_written, 'bytes_read', l.bytes_read,
+            'statements', l.statements, 'statement_timeout', l.statement_timeout, 'uses', w.uses)) AS limits,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+            'rows_read', CASE WHEN l.rows_read IS NOT NULL THEN u.rows_read END,
+            'rows_written', CASE WHEN l.rows_written IS NOT NULL THEN u.rows_written END,
+            'bytes_read', CASE WHEN l.bytes_read IS NOT NULL THEN u.bytes_read END,
+            'statements', CASE WHEN l.statements IS NOT NULL THEN u.statements END,
+            'uses', CASE WHEN w.uses IS NOT NULL THEN u.uses END)) AS used,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+            'rows_read', l.rows_read OPERATOR(pg_catalog.-) LEAST(u.rows_read, l.rows_read),
+            'rows_written', l.rows_written OPERATOR(pg_catalog.-) LEAST(u.rows_written, l.rows_written),
+            'bytes_read', l.bytes_read OPERATOR(pg_catalog.-) LEAST(u.bytes_read, l.bytes_read),
+            'statements', l.statements OPERATOR(pg_catalog.-) LEAST(u.statements, l.statements),
+            'uses', w.uses OPERATOR(pg_catalog.-) LEAST(u.uses, w.uses))) AS "left"
     FROM agent_guard.window_grant w
     JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) w.policy_id
-    CROSS JOIN LATERAL (SELECT pg_catalog.clock_timestamp() AS now) clock;
-COMMENT ON VIEW agent_guard.windows IS 'Windows of this database, open and past';
+    LEFT JOIN agent_guard.list_ledger() live ON live.id OPERATOR(pg_catalog.=) pg_catalog.uuid_send(w.window_id)
+    LEFT JOIN agent_guard.ledger stored ON stored.id OPERATOR(pg_catalog.=) pg_catalog.uuid_send(w.window_id)
+    CROSS JOIN LATERAL (SELECT pg_catalog.clock_timestamp() AS now) clock
+    CROSS JOIN LATERAL (SELECT LEAST(w.rows_per_statement, p.rows_per_statement) AS rows_per_statement,
+        LEAST(w.rows_read, p.rows_read) AS rows_read, LEAST(w.rows_written, p.rows_written) AS rows_written,
+        LEAST(w.bytes_read, p.bytes_read) AS bytes_read, LEAST(w.statements, p.statements) AS statements,
+        LEAST(w.statement_timeout, p.statement_timeout) AS statement_timeout) l
+    CROSS JOIN LATERAL (SELECT COALESCE(live.rows_read, stored.rows_read, 0) AS rows_read,
+        COALESCE(live.rows_written, stored.rows_written, 0) AS rows_written,
+        COALESCE(live.bytes_read, stored.bytes_read, 0) AS bytes_read,
+        COALESCE(live.statements, stored.statements, 0) AS statements, COALESCE(live.uses, stored.uses, 0) AS uses) u;
+COMMENT ON VIEW agent_guard.windows IS
+    'Windows of this database, open and past; reading it needs EXECUTE on list_ledger() too';
+COMMENT ON COLUMN agent_guard.windows.limits IS 'The window''s own limits and its policy''s, the tighter of each.';
+COMMENT ON COLUMN agent_guard.windows.used IS
+    'What is used of each total, over all sessions and children; after a crash rounded up by a chunk at most.';
 
 CREATE VIEW agent_guard.signing_keys AS
     SELECT k.kid, k.state, k.created_at FROM agent_guard.list_signing_keys() k;
@@ -804,7 +887,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA agent_guard FROM PUBLIC;
 
 -- == agents: functions that a guarded session may call (begin) ==
 GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), agent_guard.describe_access(regclass),
-    agent_guard.delegate(text, interval, text[], text[], integer, boolean),
+    agent_guard.delegate(text, interval, text[], text[], integer, boolean, bigint, bigint, bigint, bigint, bigint),
     agent_guard.checked_set_config(text, text, boolean), agent_guard.checked_nextval(regclass),
     agent_guard.checked_currval(regclass), agent_guard.checked_setval(regclass, bigint),
     agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;

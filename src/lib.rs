@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod decision;
 pub mod keyring;
+pub mod limit;
 pub mod pattern;
 pub mod policy;
 pub mod refusal;

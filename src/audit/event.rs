@@ -6,6 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::audit::record::Head;
 use crate::request::{Kind, ObjectClass, Verb};
 
 /// The most bytes that an encoded event takes.
@@ -171,6 +172,26 @@ impl<'a> AuditEvent<'a> {
             sqlstate: None,
             message: "",
             policy_version: 0,
+        }
+    }
+
+    /// What differs from one run of the statement to the next.
+    pub fn head(&self) -> Head<'a> {
+        Head {
+            kind: self.kind,
+            decision: self.decision,
+            at: self.at,
+            pid: self.pid,
+            xid: self.xid,
+            level: self.level,
+            rows: self.rows,
+            duration_us: self.duration_us,
+            policy_version: self.policy_version,
+            statement_len: self.statement_len,
+            rule_id: self.rule_id,
+            sqlstate: self.sqlstate,
+            statement_sha256: self.statement_sha256,
+            parameters: self.parameters,
         }
     }
 }

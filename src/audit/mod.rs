@@ -4,6 +4,7 @@
 
 pub mod chain;
 pub mod crc32c;
+pub mod decode;
 pub mod event;
 pub mod journal;
 pub mod journal_text;

@@ -11,7 +11,8 @@ use super::own::own;
 use super::scan::{self, Key};
 use super::session;
 use super::session::{Session, authenticated_role};
-use super::{bindings, catalog, epoch, guc, keys};
+use super::{bindings, catalog, epoch, guc, keys, policies};
+use crate::limit::Limits;
 use crate::refusal::{Refusal, SqlState};
 use crate::token::refusals::no_token;
 use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
@@ -52,6 +53,7 @@ pub struct WindowRow {
     require_proof: bool,
     kid: u32,
     salt: [u8; 16],
+    limits: Limits,
     /// It was revoked.
     pub revoked: bool,
 }
@@ -86,11 +88,15 @@ pub fn window_row(window: &[u8; 16]) -> Option<WindowRow> {
                 kid: u32::try_from(row.column::<i32>(11)?).ok()?,
                 salt: row.sixteen(12)?,
                 revoked: row.datum(13).is_some(),
+                limits: policies::limits_at(row, WINDOW_LIMITS),
             })
         })();
     });
     found
 }
+
+/// The first column of the limits in the table window_grant.
+const WINDOW_LIMITS: usize = 18;
 
 /// array_out (src/include/catalog/pg_proc.dat).
 const ARRAY_OUT: u32 = 751;
@@ -186,28 +192,6 @@ pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Sessio
     establish(&row, serial, fresh_session_id()?, |facts, here| authentic.activate(facts, here))
 }
 
-/// Limits in a token's blocks are not counted by this version: a token that carries one is refused, so that a parent's
-/// limit on a child never silently means nothing.
-fn refuse_uncounted(token: &ActiveToken) -> Result<(), Refusal> {
-    let limits = token.limits();
-    let named = [
-        ("rows", limits.rows.is_some()),
-        ("bytes", limits.bytes.is_some()),
-        ("stmts", limits.stmts.is_some()),
-        ("uses", limits.uses.is_some()),
-        ("sess", limits.sess.is_some()),
-    ];
-    match named.iter().find(|limit| limit.1) {
-        None => Ok(()),
-        Some((name, _)) => Err(Refusal::handshake(
-            "not_ready",
-            "the token carries a limit that this server does not count",
-            format!("field={name} A limit that nobody counts would not hold."),
-            format!("Derive the token again without \"{name}\"."),
-        )),
-    }
-}
-
 /// The refusal of one session more than the window allows.
 pub fn too_many_sessions(limit: usize) -> Refusal {
     Refusal::new(
@@ -257,7 +241,6 @@ fn establish(
         utf8,
     };
     let token = activate(&facts, &here)?;
-    refuse_uncounted(&token)?;
     if serial != guc::WORKER_SERIAL {
         check_sessions(row)?;
     }
@@ -278,6 +261,8 @@ fn establish(
         role,
         address,
         max_sessions: row.max_sessions,
+        limits: row.limits,
+        window_ends: row.expires_at,
         checked: Cell::new(checked),
     })
 }

@@ -5,6 +5,8 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
+use super::process::PerProcess;
+
 /// The OIDs of one database's installation.
 #[derive(Clone, Copy)]
 pub struct Own {
@@ -30,6 +32,10 @@ pub struct Own {
     pub revoked_block: pg_sys::Oid,
     /// Index revoked_block_pkey.
     pub revoked_block_pkey: pg_sys::Oid,
+    /// Table ledger.
+    pub ledger: pg_sys::Oid,
+    /// Index ledger_pkey.
+    pub ledger_pkey: pg_sys::Oid,
     /// View session_policy.
     pub session_policy: pg_sys::Oid,
     /// Functions that stand in for set_config, nextval, currval and setval in an agent's plans; see `hooks::planner`.
@@ -51,9 +57,7 @@ pub struct StandIns {
     pub setval3: pg_sys::Oid,
 }
 
-thread_local! {
-    static OWN: Cell<Option<Own>> = const { Cell::new(None) };
-}
+static OWN: PerProcess<Cell<Option<Own>>> = PerProcess::new(Cell::new(None));
 
 /// Forgets the OIDs; called when a schema changed.
 pub fn forget() {
@@ -95,6 +99,8 @@ fn look_up() -> Option<Own> {
         window_grant_pkey: relation("window_grant_pkey")?,
         revoked_block: relation("revoked_block")?,
         revoked_block_pkey: relation("revoked_block_pkey")?,
+        ledger: relation("ledger")?,
+        ledger_pkey: relation("ledger_pkey")?,
         session_policy: relation("session_policy")?,
         stand_ins: StandIns {
             set_config: function("checked_set_config", &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::BOOLOID])?,

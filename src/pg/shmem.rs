@@ -9,7 +9,7 @@
 //! nobody: the writer reads them without a lock.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::prelude::*;
 
@@ -27,6 +27,8 @@ pub struct Control {
     pub launcher_pid: AtomicI32,
     /// The launcher's latch; stays valid after its death (it then is another process's, or nobody's).
     pub launcher_latch: AtomicPtr<pg_sys::Latch>,
+    /// When the last launcher began, in microseconds since the Unix epoch.
+    launcher_began: AtomicI64,
     /// Events of backends for which there was no slot at all.
     pub homeless: AtomicU64,
 }
@@ -186,6 +188,11 @@ impl Control {
         })
     }
 
+    /// A launcher begins; whether the one before began less than a second ago.
+    pub fn launcher_is_hasty(&self, now: i64) -> bool {
+        now.saturating_sub(self.launcher_began.swap(now, Ordering::SeqCst)) < 1_000_000
+    }
+
     /// Wakes the launcher, if there is one.
     pub fn wake_launcher(&self) {
         set_latch(&self.launcher_latch);
@@ -268,6 +275,15 @@ pub struct SharedCondition(UnsafeCell<pg_sys::ConditionVariable>);
 impl SharedCondition {
     fn get(&self) -> *mut pg_sys::ConditionVariable {
         self.0.get()
+    }
+
+    /// Makes it ready for use.
+    ///
+    /// # Safety
+    /// Nobody else knows the memory yet.
+    pub unsafe fn init(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { pg_sys::ConditionVariableInit(self.get()) };
     }
 
     /// Wakes everybody who waits.

@@ -39,6 +39,8 @@ pub struct Slot {
     pub state: AtomicU32,
     /// The server asks the writer to leave the database for a while. Set by anyone, cleared by the next claim.
     pub leave: AtomicU32,
+    /// Somebody wants marks of the ledger raised. Set by anyone, cleared by the writer before it looks.
+    pub ledger_due: AtomicU32,
     /// The writer's latch.
     pub writer_latch: AtomicPtr<pg_sys::Latch>,
     /// Bytes ever appended. Written under the slot's lock.
@@ -254,6 +256,7 @@ impl Slot {
         }
         self.leave.store(0, Ordering::SeqCst);
         self.journaled.store(0, Ordering::SeqCst);
+        self.ledger_due.store(0, Ordering::SeqCst);
         self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
         self.database.store(database, Ordering::SeqCst);
     }

@@ -10,10 +10,14 @@ use std::sync::Arc;
 
 use pgrx::pg_sys;
 
+use super::known::{Ending, Known};
+use super::process::PerProcess;
+use super::repeated::Repeated;
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
 use super::{connection, epoch, guc, quick, raise};
-use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
+use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text, length};
+use crate::audit::record::{Head, Tail};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
 use crate::refusal::Refusal;
@@ -29,6 +33,7 @@ pub enum Key {
 }
 
 /// One access as it was decided.
+#[derive(Clone)]
 pub struct Decided {
     /// What is done.
     pub action: Action,
@@ -63,6 +68,8 @@ pub struct Opening {
     pub command: &'static str,
     /// The text.
     pub text: Rc<str>,
+    /// What is known about it, where it is a query.
+    pub known: Option<Rc<Known>>,
     /// The binding that it runs under.
     pub session: Option<Rc<Session>>,
     /// The form through which its accesses come; `None` for that of the statement around it.
@@ -93,6 +100,9 @@ pub struct Open {
     command: &'static str,
     text: Rc<str>,
     parameters: Parameters,
+    known: Option<Rc<Known>>,
+    /// Accesses that were decided before; they come before the others.
+    repeated: Option<Rc<Repeated>>,
     accesses: Vec<Decided>,
     decision: AuditDecision,
     rule: Option<RuleId>,
@@ -117,7 +127,6 @@ pub struct Open {
     pub form: Form,
 }
 
-#[derive(Default)]
 #[expect(
     clippy::vec_box,
     reason = "statements are taken out and put back, and are too large to be copied each time"
@@ -133,9 +142,13 @@ struct Statements {
     next_utility: u64,
 }
 
-thread_local! {
-    static STATEMENTS: RefCell<Statements> = RefCell::new(Statements::default());
-}
+static STATEMENTS: PerProcess<RefCell<Statements>> = PerProcess::new(RefCell::new(Statements {
+    open: Vec::new(),
+    spare: None,
+    error: None,
+    recorded: false,
+    next_utility: 0,
+}));
 
 fn with<T>(body: impl FnOnce(&mut Statements) -> T) -> Option<T> {
     STATEMENTS.with(|statements| statements.try_borrow_mut().ok().map(|mut statements| body(&mut statements)))
@@ -158,7 +171,7 @@ pub fn next_utility() -> Key {
 /// # Errors
 /// 53100 when the trail cannot take the event.
 pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Refusal> {
-    let Opening { key, command, text, session, form, at } = opening;
+    let Opening { key, command, text, known, session, form, at } = opening;
     let cost = trail::cost(text.len());
     let (reservation, at) = match trail::reserve_at_once(cost)? {
         Some(reservation) => (reservation, at),
@@ -187,6 +200,8 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             command,
             text,
             parameters,
+            known,
+            repeated: None,
             accesses,
             decision: AuditDecision::Allow,
             rule: None,
@@ -247,16 +262,43 @@ pub fn with_key<T>(key: Key, body: impl FnOnce(&mut Open) -> T) -> Option<T> {
         .flatten()
 }
 
-/// Marks a statement as running or suspended. Cannot panic: outer hook frames call it without a guard.
+/// Marks a statement as running or suspended. Cannot panic, as the three below: outer hook frames call them without a
+/// guard.
 pub fn set_active(key: Key, active: bool) {
-    // An error would mean that the process ends.
-    let _ending = STATEMENTS.try_with(|statements| {
-        if let Ok(mut statements) = statements.try_borrow_mut()
-            && let Some(open) = statements.open.iter_mut().rev().find(|open| open.key == key)
-        {
-            open.active = active;
+    with_key(key, |open| open.active = active);
+}
+
+/// The executor has started a statement: it waits to be run. False where it has obligations to be looked at first.
+pub fn has_started(key: Key) -> bool {
+    with_key(key, |open| {
+        let free = open.where_required.is_empty() && !open.changes_limited;
+        open.active &= !free;
+        free
+    })
+    .unwrap_or(false)
+}
+
+/// A run of a statement begins. False where there is more to it: a further batch, another binding, a cap on rows.
+pub fn begins_run(key: Key) -> bool {
+    with_key(key, |open| {
+        let plain = !open.has_run && open.serial() == guc::active_serial() && open.obligations.is_empty();
+        (open.active, open.has_run) = (open.active || plain, open.has_run || plain);
+        plain
+    })
+    .unwrap_or(false)
+}
+
+/// A run of a statement has ended; the rows so far. False where they have to be compared with a limit.
+pub fn ends_run(key: Key, processed: i64) -> bool {
+    with_key(key, |open| {
+        let plain = open.obligations.is_empty();
+        if plain {
+            open.ran(processed);
+            open.active = false;
         }
-    });
+        plain
+    })
+    .unwrap_or(false)
 }
 
 impl Open {
@@ -276,6 +318,36 @@ impl Open {
         if self.accesses.len() < NOTED_MAX {
             self.accesses.push(decided);
         }
+    }
+
+    /// Adds what was decided before; false where this statement has more to tell already.
+    pub fn note_repeated(&mut self, repeated: &Rc<Repeated>) -> bool {
+        if self.repeated.is_some() || !self.accesses.is_empty() || self.decision != AuditDecision::Allow {
+            return false;
+        }
+        self.policy_version = repeated.policy_version;
+        self.rule = self.rule.or(repeated.rule);
+        self.observed = repeated.observed();
+        self.repeated = Some(Rc::clone(repeated));
+        true
+    }
+
+    /// Takes the accesses so far, with the rule, where all of them were allowed and nothing rides on that.
+    pub fn take_plain_accesses(&mut self) -> Option<(Vec<Decided>, Option<RuleId>)> {
+        let allowed = self.accesses.iter().all(|decided| decided.decision == AuditDecision::Allow);
+        let plain = allowed
+            && self.decision == AuditDecision::Allow
+            && self.failure.is_none()
+            && self.repeated.is_none()
+            && self.obligations.is_empty()
+            && self.where_required.is_empty()
+            && !self.changes_limited;
+        plain.then(|| (std::mem::take(&mut self.accesses), self.rule))
+    }
+
+    /// What is known about the statement, where it is a query.
+    pub fn known(&self) -> Option<Rc<Known>> {
+        self.known.clone()
     }
 
     /// Notes that the statement is refused.
@@ -332,6 +404,11 @@ impl Open {
         first && serial == guc::active_serial()
     }
 
+    /// Whether the client sent it, as opposed to a function or another statement.
+    pub fn is_top_level(&self) -> bool {
+        self.level == 0
+    }
+
     /// Whether it is a utility statement.
     pub fn is_utility(&self) -> bool {
         matches!(self.key, Key::Utility(_))
@@ -371,7 +448,7 @@ pub fn close(key: Key) -> bool {
     if let Some(mut open) = open {
         publish(&open);
         open.accesses.clear();
-        open.session = None;
+        (open.session, open.known, open.repeated) = (None, None, None);
         if open.text.len() > KEPT_TEXT_MAX {
             open.text = Rc::default();
         }
@@ -384,27 +461,65 @@ pub fn close(key: Key) -> bool {
 }
 
 fn publish(open: &Open) {
+    if publish_again(open).is_none() {
+        publish_whole(open);
+    }
+}
+
+/// Publishes the event of a statement that came before, was decided as it was then, and ran: its end is known.
+fn publish_again(open: &Open) -> Option<()> {
+    let (known, session) = (open.known.as_ref()?, open.session.as_deref()?);
+    let repeated = open.repeated.as_ref()?;
+    if !open.accesses.is_empty() || open.failure.is_some() || open.decision != AuditDecision::Allow {
+        return None;
+    }
+    let application = application_name();
+    let mut ending = known.ending.try_borrow_mut().ok()?;
+    let same = |it: &&mut Ending| {
+        Rc::ptr_eq(&it.repeated, repeated) && *it.application == *application && it.command == open.command
+    };
+    let ending = match ending.as_mut().filter(same) {
+        Some(ending) => ending,
+        None => {
+            let accesses: Vec<_> = repeated.accesses.iter().map(access_record).collect();
+            let mut event = who(EventKind::Statement, open.at, Some(session));
+            (event.command, event.statement, event.accesses) = (open.command, &open.text, &accesses);
+            let (repeated, application) = (Rc::clone(repeated), application.to_owned());
+            let fresh = Ending { repeated, application, command: open.command, tail: Tail::of(&event) };
+            ending.insert(fresh)
+        }
+    };
+    let head = Head {
+        kind: EventKind::Statement,
+        decision: AuditDecision::Allow,
+        at: open.at,
+        pid: process_id(),
+        xid: u64::from(quick::transaction()),
+        level: open.level,
+        rows: open.rows,
+        duration_us: epoch::clock().saturating_sub(open.at),
+        policy_version: open.policy_version,
+        statement_len: length(&open.text),
+        rule_id: open.rule,
+        sqlstate: None,
+        statement_sha256: None,
+        parameters: open.parameters.present.then_some(open.parameters.values.as_slice()),
+    };
+    trail::publish_again(&head, &ending.tail, open.reservation).then_some(())
+}
+
+fn publish_whole(open: &Open) {
     let refused = match &open.failure {
         Some((sqlstate, message)) => (Some(*sqlstate), message.as_str()),
         None => (None, ""),
     };
     // The writer redacts what it stores; a token is masked before it gets here (secrets.rs).
     let bounded = bounded_text(&open.text);
-    let (one, several);
-    let records: &[AccessRecord<'_>] = match open.accesses.as_slice() {
-        [only] => {
-            one = [access_record(only)];
-            &one
-        }
-        accesses => {
-            several = accesses.iter().map(access_record).collect::<Vec<_>>();
-            &several
-        }
-    };
+    let before = open.repeated.as_deref().map_or(&[][..], |repeated| repeated.accesses.as_slice());
+    let records: Vec<_> = before.iter().chain(&open.accesses).map(access_record).collect();
     let role = if open.session.is_none() { connection::login_name() } else { String::new() };
     // The server refused before anything was decided, by its own privileges for one.
-    let undecided =
-        open.accesses.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
+    let undecided = records.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
     let mut event = who(EventKind::Statement, open.at, open.session.as_deref());
     if open.session.is_none() {
         event.role = &role;
@@ -415,7 +530,7 @@ fn publish(open: &Open) {
     event.statement_len = bounded.full_len;
     event.statement_sha256 = bounded.sha256;
     event.parameters = open.parameters.present.then_some(open.parameters.values.as_slice());
-    event.accesses = records;
+    event.accesses = &records;
     event.decision = if undecided { AuditDecision::None } else { open.decision };
     event.rule_id = open.rule;
     event.rows = open.rows;
@@ -439,23 +554,25 @@ fn access_record(decided: &Decided) -> AccessRecord<'_> {
     }
 }
 
-/// The part of an event that says who: the session's where it is bound, else what the connection tells.
-#[inline(always)]
-fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
-    // SAFETY: plain values of this process; application_name is a NUL-terminated GUC string or null.
-    let (pid, xid, application_name) = unsafe {
+fn process_id() -> i32 {
+    // SAFETY: a plain value of this process.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// The client's application_name.
+fn application_name() -> &'static std::ffi::CStr {
+    // SAFETY: a NUL-terminated GUC string or null; whoever asks lets go of it before the setting can change.
+    unsafe {
         let name = pg_sys::application_name;
-        let name = if name.is_null() { c"" } else { std::ffi::CStr::from_ptr(name) };
-        // The server lets only ASCII in (check_application_name), which is quicker to check than UTF-8.
-        let name = match name.to_bytes() {
-            // SAFETY: ASCII is UTF-8.
-            ascii if ascii.is_ascii() => std::str::from_utf8_unchecked(ascii),
-            other => std::str::from_utf8(other).unwrap_or(""),
-        };
-        (pg_sys::MyProcPid, quick::transaction(), name)
-    };
+        if name.is_null() { c"" } else { std::ffi::CStr::from_ptr(name) }
+    }
+}
+
+/// The part of an event that says who: the session's where it is bound, else what the connection tells.
+fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
     let mut event = AuditEvent::bare(kind, at, [0; 16]);
-    (event.pid, event.xid, event.application_name) = (pid, u64::from(xid), application_name);
+    (event.pid, event.xid) = (process_id(), u64::from(quick::transaction()));
+    event.application_name = application_name().to_str().unwrap_or("");
     if let Some(session) = session {
         event.session_id = session.id;
         event.window_id = Some(*session.token.window());

@@ -96,16 +96,6 @@ pub(super) fn resource_limit(detail: String, hint: &str) -> Refusal {
     Refusal::handshake("resource_limit", "the token would be too large", detail, hint)
 }
 
-/// A counter or slot of the server that is used up.
-pub fn resource_exhausted(which: &str) -> Refusal {
-    Refusal::handshake(
-        "resource_limit",
-        "the server has no room for this token",
-        which,
-        "Wait until other sessions of this window have ended, or ask a DBA to raise that limit.",
-    )
-}
-
 /// Too early.
 pub(super) fn not_yet_valid(block: usize, nbf: i64, now: i64) -> Refusal {
     Refusal::handshake(
@@ -251,16 +241,6 @@ fn out_of_scope(block: usize, name: &str, fact: &str) -> Refusal {
     )
 }
 
-/// A budget, use or session slot of a block that is used up.
-pub fn limit_exhausted(name: &str, block: usize, id: &BlockId) -> Refusal {
-    Refusal::handshake(
-        "limit_exhausted",
-        "a limit of the token is used up",
-        format!("{}, id {}", field(Decider::Block(block), name), hex(id)),
-        format!("Ask the agent that derived block {block} for a new token; a used limit is never refilled."),
-    )
-}
-
 /// The setting came from somewhere else than a session.
 pub fn session_only() -> Refusal {
     Refusal::handshake(
@@ -268,6 +248,16 @@ pub fn session_only() -> Refusal {
         "agent_guard.token can only be set in a session",
         "A token stored on a role, a database, a function or in a file would be readable and would outlive its session.",
         "Run SET agent_guard.token = '...' after connecting, or pass it in the connection's options.",
+    )
+}
+
+/// A token for the whole session where it may be given for a transaction only.
+pub fn local_only() -> Refusal {
+    Refusal::handshake(
+        "local_only",
+        "this server takes a token for one transaction only",
+        "agent_guard.require_local is on, because a pooler hands the session on after each transaction.",
+        "Run BEGIN, then SET LOCAL agent_guard.token = '...', then the work, then COMMIT.",
     )
 }
 

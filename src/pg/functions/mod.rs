@@ -8,6 +8,7 @@ pub mod audit;
 mod check;
 mod delegate;
 mod keys;
+mod limits;
 mod policy;
 mod role;
 mod sessions;

@@ -176,6 +176,7 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
             name: name.to_owned(),
             description: policy.description,
             mode: Mode::parse(&policy.mode)?,
+            limits: store::limits(policy.id)?,
             rules: store::rules(policy.id)?,
         };
         Ok(JsonB(document.to_json()))
@@ -184,7 +185,7 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
 }
 
 /// The policy, locked.
-fn locked(name: &str) -> AdminResult<PolicyRow> {
+pub(super) fn locked(name: &str) -> AdminResult<PolicyRow> {
     store::lock_policy(name)?.ok_or_else(|| store::unknown_policy(name))
 }
 
@@ -214,6 +215,10 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
     }
     if policy.description != document.description || policy.mode != document.mode.word() {
         store::describe_policy(policy.id, &document.description, document.mode)?;
+    }
+    if store::limits(policy.id)? != document.limits {
+        store::set_limits(policy.id, &document.limits)?;
+        told("changed limits", document.limits_text());
     }
     let present = store::rules(policy.id)?;
     // A rule that stands as it is written is not held against the catalogue again: its object may have been renamed,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{guc, raise, secrets, statement, synced, text, warden};
+use super::super::{door, guc, raise, secrets, statement, synced, text, warden};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -47,8 +47,12 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
         hide(&mut *data);
         if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
             guarded(|| {
-                explain_end(&mut *data);
+                let explained = explain_end(&mut *data);
                 note(data);
+                // The warden's words carry nothing of anybody's.
+                if !explained {
+                    door::cap_error(&mut *data);
+                }
                 if synced::wanted() {
                     answer_when_recorded(&mut *data);
                 }
@@ -81,12 +85,10 @@ unsafe fn hide(data: &mut pg_sys::ErrorData) {
     }
 }
 
-/// A cancel that the warden sent reads as one of anybody until here, where the report goes to its readers.
-fn explain_end(data: &mut pg_sys::ErrorData) {
-    if !warden::is_end(data.sqlerrcode) {
-        return;
-    }
-    if let Some((message, detail)) = warden::verdict() {
+/// A cancel that the warden sent reads as one of anybody until here, where the report goes to its readers. Whether it was one.
+fn explain_end(data: &mut pg_sys::ErrorData) -> bool {
+    let verdict = if warden::is_end(data.sqlerrcode) { warden::verdict() } else { None };
+    if let Some((message, detail)) = verdict {
         // SAFETY: the report's own memory context is current (EmitErrorReport in elog.c), and its texts are freed there one
         // by one when it is done with a FATAL.
         let copy = |text: &CStr| unsafe { pg_sys::pstrdup(text.as_ptr()) };
@@ -94,6 +96,7 @@ fn explain_end(data: &mut pg_sys::ErrorData) {
         data.detail = copy(detail);
         data.hint = copy(warden::HINT);
     }
+    verdict.is_some()
 }
 
 /// The client must not read of a failure that is not recorded: if that fails, it reads of this failure instead.

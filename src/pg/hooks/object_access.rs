@@ -10,9 +10,10 @@ use pgrx::pg_sys;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
 use super::super::gather::utility::Permit;
+use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, policies, session, synced, text, trail};
+use super::super::{calls, catalog, drops, guc, meter, policies, session, synced, text, trail};
 use super::{checked, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
@@ -43,9 +44,7 @@ struct Frame {
     subtransaction: u32,
 }
 
-thread_local! {
-    static FRAMES: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
-}
+static FRAMES: PerProcess<RefCell<Vec<Frame>>> = PerProcess::new(RefCell::new(Vec::new()));
 
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
@@ -257,6 +256,9 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         }
     };
     trail::release(trail::reserve(trail::cost(0))?);
+    meter::opened(&session, || false).inspect_err(|refusal| {
+        statement::record_refused_alone("FASTPATH", &name, None, refusal);
+    })?;
     let wanted = match execution {
         Execution::ServerOnly => Some(Wanted {
             never: true,

@@ -8,7 +8,9 @@ use pgrx::pg_sys;
 
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, synced, text};
+use super::super::{
+    calls, catalog, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings, synced, text,
+};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -46,6 +48,8 @@ struct Frame {
     resets_all: bool,
     key: Key,
     sets_token: bool,
+    /// COPY FROM, whose rows the executor does not count.
+    copies_in: bool,
 }
 
 unsafe extern "C-unwind" fn utility(
@@ -119,6 +123,10 @@ fn before(
     let command = unsafe {
         CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
     };
+    // SAFETY: it sets the token.
+    if sets_token && unsafe { settings::outlives_transaction(node) } {
+        session::for_the_session()?;
+    }
     let key = statement::next_utility();
     let session = session::current();
     // SAFETY: as above.
@@ -141,8 +149,15 @@ fn before(
             Needs::ordinary()
         }
         (Err(refusal), Ok(_)) => {
-            let opening =
-                Opening { key, command, text, session: session.ok(), form: Some(Form::Plain), at: None };
+            let opening = Opening {
+                key,
+                command,
+                text,
+                known: None,
+                session: session.ok(),
+                form: Some(Form::Plain),
+                at: None,
+            };
             statement::open(opening, |_| {})?;
             statement::with_key(key, |open| open.refuse(&refusal, false));
             return Err(refusal);
@@ -156,18 +171,72 @@ fn before(
     let voice = if derived { Voice::View } else { calls::voice() };
     wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
     let session = session.ok();
-    let opening = Opening { key, command, text, session: session.clone(), form: Some(form), at: None };
+    let opening =
+        Opening { key, command, text, known: None, session: session.clone(), form: Some(form), at: None };
     statement::open(opening, |_| {})?;
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }
     if let Some(session) = &session {
+        let top = statement::with_key(key, |open| open.is_top_level()) == Some(true);
+        // SAFETY: as above.
+        let free = || sets_token || resets_all || unsafe { free_of_charge(node) };
+        let opened = if top { meter::opened(session, free) } else { Ok(()) };
+        opened.inspect_err(|refusal| {
+            statement::with_key(key, |open| open.refuse(refusal, false));
+        })?;
         enforce::enforce(session, &wanted, form)?;
+        // SAFETY: as above.
+        if unsafe { (*node).type_ == pg_sys::NodeTag::T_TruncateStmt }
+            && let Some(refusal) = meter::uncounted("a table cannot be truncated")
+        {
+            limited(key, refusal)?;
+        }
     }
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
-    unsafe { *frame = Some(Frame { resets_all, key, sets_token }) };
+    unsafe { *frame = Some(Frame { resets_all, key, sets_token, copies_in: copies_in(node) }) };
     Ok(())
+}
+
+/// Whether it is a statement that a session needs to leave, whatever it has used up: the end of a transaction, or the
+/// challenge for another token's proof.
+///
+/// # Safety
+/// `statement` is a valid utility statement.
+unsafe fn free_of_charge(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_TransactionStmt => true,
+            pg_sys::NodeTag::T_VariableShowStmt => {
+                catalog::text((*statement.cast::<pg_sys::VariableShowStmt>()).name)
+                    .is_some_and(|name| name.eq_ignore_ascii_case("agent_guard.challenge"))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether it is COPY FROM.
+///
+/// # Safety
+/// `statement` is a valid utility statement.
+unsafe fn copies_in(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        (*statement).type_ == pg_sys::NodeTag::T_CopyStmt && (*statement.cast::<pg_sys::CopyStmt>()).is_from
+    }
+}
+
+/// A limit is passed: an error, unless the policy only observes.
+fn limited(key: Key, refusal: Refusal) -> Result<(), Refusal> {
+    let observed = statement::with_key(key, |open| {
+        let observed = open.session().is_some_and(|session| enforce::observing(&session));
+        open.refuse(&refusal, observed);
+        observed
+    });
+    if observed == Some(true) { Ok(()) } else { Err(refusal) }
 }
 
 /// Whether a statement would make lasting what the transaction wrote under a token that is no longer good.
@@ -190,7 +259,7 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
     // SAFETY: the completion is null or the server's own.
     let rows =
         unsafe { completion.as_ref() }.and_then(|completion| i64::try_from(completion.nprocessed).ok());
-    let limited = statement::with_key(frame.key, |open| {
+    let too_many = statement::with_key(frame.key, |open| {
         if let Some(rows) = rows {
             open.set_rows(rows);
         }
@@ -202,16 +271,26 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
         }
     })
     .flatten();
-    if let Some(refusal) = refused.or(limited) {
+    if let Some(refusal) = refused.or(too_many) {
         statement::with_key(frame.key, |open| open.refuse(&refusal, false));
         return Err(refusal);
+    }
+    if meter::limited() {
+        let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
+        if frame.copies_in {
+            meter::wrote(rows).or_else(|refusal| limited(frame.key, refusal))?;
+        }
+        if statement::with_key(frame.key, |open| open.is_top_level()) == Some(true) {
+            meter::completed(rows).or_else(|refusal| limited(frame.key, refusal))?;
+            limit_timer::disarm();
+        }
     }
     statement::close(frame.key);
     if frame.resets_all {
         guc::unbind();
     }
     if frame.sets_token {
-        session::settle();
+        return session::settle();
     }
     Ok(())
 }
