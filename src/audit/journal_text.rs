@@ -84,7 +84,8 @@ mod tests {
         columns.item(None);
         columns.integer(9, 4);
         let entry = Entry { seq: 12, hash: [0xab; 32], columns: &bytes };
-        let header = "seq seq,at timestamp,duration interval,id uuid,statement text,accesses json,lineage list";
+        let header =
+            "seq seq,at timestamp,duration interval,id uuid,statement text,accesses json,lineage list";
         assert_eq!(
             line(header, &entry),
             format!(

@@ -5,7 +5,7 @@
 
 use pgrx::prelude::*;
 
-use super::row::{input, inet_in, jsonb_in, varlena};
+use super::row::{inet_in, input, jsonb_in, varlena};
 use crate::audit::chain::{Columns, Value};
 
 /// The most columns that a segment may have: their numbers are bytes.
@@ -293,9 +293,9 @@ pub unsafe fn fill(
             (Kind::Bytes, Value::Bytes(bytes)) => varlena(bytes),
             (Kind::Address, Value::Bytes(bytes)) => input(inet_in, bytes),
             (Kind::Json, Value::Bytes(bytes)) => input(jsonb_in, bytes),
-            (Kind::List, Value::List(items)) => super::row::array_of(
-                items.iter().map(|item| item.map(std::borrow::Cow::Borrowed)),
-            ),
+            (Kind::List, Value::List(items)) => {
+                super::row::array_of(items.iter().map(|item| item.map(std::borrow::Cow::Borrowed)))
+            }
             _ => return false,
         };
         *cell = datum;

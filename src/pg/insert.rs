@@ -123,7 +123,9 @@ impl Inserter {
                     Rows::Restored(restored) => {
                         let Some((seq, columns)) = restored.get(n) else { break };
                         if !columns::fill(self.sealer.layout(), columns, values, nulls) {
-                            error!("event {seq} of the audit journal has columns that the trail does not have");
+                            error!(
+                                "event {seq} of the audit journal has columns that the trail does not have"
+                            );
                         }
                         if let (Some(value), Some(null)) = (values.first_mut(), nulls.first_mut()) {
                             (*value, *null) = (pg_sys::Datum::from(*seq), false);

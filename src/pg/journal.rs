@@ -44,8 +44,7 @@ impl Journal {
     pub fn open(database: u32, columns: String) -> io::Result<Journal> {
         let directory = guc_audit::journal_directory().join(database.to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let mut journal =
-            Journal { directory, database, columns, open: None, head: None, repaired: None };
+        let mut journal = Journal { directory, database, columns, open: None, head: None, repaired: None };
         while let Some((_, path)) = journal.files()?.pop() {
             if journal.take_up(&path)? {
                 break;
@@ -80,7 +79,8 @@ impl Journal {
             let lost = length(&bytes).saturating_sub(checked.good);
             let name = path.display();
             let torn = matches!(damage, Damage::Torn) || bytes.is_empty();
-            let words = format!("{}: {lost} bytes behind event {} of {name}", damage.word(), checked.head.seq);
+            let words =
+                format!("{}: {lost} bytes behind event {} of {name}", damage.word(), checked.head.seq);
             if torn {
                 warning!("the audit journal is cut: {words}");
             } else {
@@ -183,7 +183,8 @@ impl Journal {
         let bytes = header.bytes();
         // Under another name until it is whole: a file without a header would be damage.
         let unborn = path.with_extension("new");
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unborn)?;
+        let mut file =
+            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unborn)?;
         file.write_all(&bytes).and_then(|()| sync(&file))?;
         if path.exists() {
             // A chain begun anew at a number that was there before.

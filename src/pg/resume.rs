@@ -44,7 +44,10 @@ pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
         let head = in_table.filter(|stored| stored.seq > known.seq).unwrap_or(known);
         if in_table.is_none() && anchored.is_none() {
             set_anchor(head)?;
-            news.push((EventKind::ChainBegin, "the trail's tables are new: events before this one are gone".to_owned()));
+            news.push((
+                EventKind::ChainBegin,
+                "the trail's tables are new: events before this one are gone".to_owned(),
+            ));
         }
         head
     } else if let Some(in_table) = in_table {
@@ -194,7 +197,10 @@ impl Restoring<'_> {
         let before = reader.header().before;
         if self.behind.is_none() && self.head != Some(before) {
             if let Some(head) = self.head {
-                let gap = format!("the journal has a gap behind event {}: the trail begins behind event {}", head.seq, before.seq);
+                let gap = format!(
+                    "the journal has a gap behind event {}: the trail begins behind event {}",
+                    head.seq, before.seq
+                );
                 self.news.push((EventKind::Fault, gap));
             }
             self.begin_behind(before)?;
@@ -244,7 +250,10 @@ impl Restoring<'_> {
         let Some(behind) = self.behind else { return Ok(true) };
         if entry.seq == behind.seq {
             if entry.hash != behind.hash {
-                let why = format!("event {} of {name} is not the one in the trail; move one of them away", entry.seq);
+                let why = format!(
+                    "event {} of {name} is not the one in the trail; move one of them away",
+                    entry.seq
+                );
                 return Err(outside(why));
             }
             self.writer.inserter.sealer.set_head(behind);
@@ -302,7 +311,11 @@ fn bring_up(writer: &mut Writer, anchored: Option<Head>, news: &mut News) -> Res
             return Err(outside(format!("the journal cannot be written: {error}")));
         }
         if walk.head() != head {
-            let why = format!("the trail's chain is broken behind event {}: the journal goes on behind event {}", walk.head().seq, head.seq);
+            let why = format!(
+                "the trail's chain is broken behind event {}: the journal goes on behind event {}",
+                walk.head().seq,
+                head.seq
+            );
             news.push((EventKind::Fault, why));
         }
     }

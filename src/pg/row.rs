@@ -201,9 +201,9 @@ pub fn input(function: InputFunction, bytes: &[u8]) -> pg_sys::Datum {
 
 /// A text[] datum.
 fn array<'a>(items: impl Iterator<Item = Option<&'a str>>, text: &ServerText) -> pg_sys::Datum {
-    array_of(items.map(|item| {
-        item.map(|item| Cow::Owned(text.bytes(&text.clean(&redact(item))).into_owned()))
-    }))
+    array_of(
+        items.map(|item| item.map(|item| Cow::Owned(text.bytes(&text.clean(&redact(item))).into_owned()))),
+    )
 }
 
 /// A text[] datum of texts that are the server's already.

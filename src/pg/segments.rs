@@ -50,8 +50,7 @@ impl Segment {
             self.last = u64::try_from(number(2)?).unwrap_or(0);
             self.first_at = number(3)?;
             self.last_at = number(4)?;
-            self.last_hash =
-                row.get::<Vec<u8>>(5)?.and_then(|hash| hash.try_into().ok()).unwrap_or([0; 32]);
+            self.last_hash = row.get::<Vec<u8>>(5)?.and_then(|hash| hash.try_into().ok()).unwrap_or([0; 32]);
             Ok(())
         })
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::encoding::ServerText;
 use super::checkpoint::Checkpoints;
+use super::encoding::ServerText;
 use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
 use super::launcher::{asked_to_end, attach_signals, serve, wait};
@@ -212,18 +212,12 @@ fn trouble(caught: &CaughtError) -> Trouble {
 }
 
 /// Commits rows; if that fails, segments and chain are as they were.
-pub fn store(
-    segments: &mut Segments,
-    inserter: &mut Inserter,
-    rows: Rows<'_>,
-) -> Result<(), Trouble> {
+pub fn store(segments: &mut Segments, inserter: &mut Inserter, rows: Rows<'_>) -> Result<(), Trouble> {
     let mut tried = *segments;
     let mark = inserter.sealer.mark();
     let outcome = in_transaction(|| match tried.write(rows, inserter) {
         Written::All => Ok(()),
-        Written::Locked => {
-            Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned()))
-        }
+        Written::Locked => Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned())),
         Written::Gone => Err(Trouble::Gone),
     });
     match outcome {

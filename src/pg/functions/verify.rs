@@ -42,10 +42,7 @@ struct Seen {
 
 /// One row: whether the chain holds, and where it does not.
 #[pg_extern(sql = false)]
-fn verify_audit(
-    checkpoint_seq: Option<i64>,
-    checkpoint_hash: Option<&str>,
-) -> Result<Verdict, ErrorReport> {
+fn verify_audit(checkpoint_seq: Option<i64>, checkpoint_hash: Option<&str>) -> Result<Verdict, ErrorReport> {
     Ok(verdict(checkpoint_seq, checkpoint_hash)?)
 }
 
@@ -68,7 +65,8 @@ fn verdict(checkpoint_seq: Option<i64>, checkpoint_hash: Option<&str>) -> AdminR
         Ok(head) => {
             let held = match checkpoint {
                 Some(checkpoint) if checkpoint.seq < anchor.seq => {
-                    "the chain holds; the checkpoint is older than the trail and was not held against it".to_owned()
+                    "the chain holds; the checkpoint is older than the trail and was not held against it"
+                        .to_owned()
                 }
                 Some(_) => "the chain holds, and holds to the checkpoint".to_owned(),
                 None => "the chain holds".to_owned(),
@@ -201,14 +199,8 @@ fn entries(path: &str) -> AdminResult<Entries> {
     Ok(TableIterator::new(rows))
 }
 
-type EntryRow = (
-    String,
-    Option<i64>,
-    Option<TimestampWithTimeZone>,
-    Option<JsonB>,
-    Option<String>,
-    Option<String>,
-);
+type EntryRow =
+    (String, Option<i64>, Option<TimestampWithTimeZone>, Option<JsonB>, Option<String>, Option<String>);
 
 fn read_file(file: &Path, head: &mut Option<Head>) -> Vec<EntryRow> {
     let name = file.display().to_string();
@@ -226,7 +218,10 @@ fn read_file(file: &Path, head: &mut Option<Head>) -> Vec<EntryRow> {
     if let Some(head) = *head
         && head != before
     {
-        rows.push(problem(format!("it does not continue the file before, which ends with event {}", head.seq)));
+        rows.push(problem(format!(
+            "it does not continue the file before, which ends with event {}",
+            head.seq
+        )));
     }
     loop {
         let columns = reader.header().columns.clone();

@@ -9,7 +9,8 @@ use pgrx::pg_sys;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    calls, catalog, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings, synced, text,
+    calls, catalog, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings, synced,
+    text,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
