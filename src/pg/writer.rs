@@ -30,6 +30,8 @@ const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
 const GATHER: Duration = Duration::from_millis(10);
 /// A writer that has had nothing to do for so long leaves, so that its slot and its connection are free.
 const REST_AFTER: Duration = Duration::from_secs(60);
+/// An idle writer looks after the trail so often.
+const UPKEEP: Duration = Duration::from_secs(5);
 /// How long a writer that is to end waits for events of statements that are ending too.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long it waits before it tries again what failed for a reason outside the events.
@@ -315,7 +317,7 @@ impl Writer {
         self.slot.state.store(writer_state::IDLE, Ordering::SeqCst);
         // INVARIANT: looked at after the state is visible; an append after this look sets the latch.
         if self.slot.used() == 0 && !ledger_store::is_due(self.slot) {
-            wait(Some(longest.max(GATHER)));
+            wait(Some(longest.clamp(GATHER, UPKEEP)));
         }
         self.slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
         let size = shmem::control().map_or(0, |control| control.ring_size);
@@ -329,6 +331,9 @@ impl Writer {
 
     /// What is due by time: segments beyond age or a lowered capacity, and checkpoints.
     fn upkeep(&mut self) {
+        if let Err(Trouble::Outside(why) | Trouble::Event(why)) = resume::follow_setting(self) {
+            self.complain(&why);
+        }
         if !self.checkpoints.look_again() {
             return;
         }
