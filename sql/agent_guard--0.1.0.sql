@@ -163,7 +163,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_00 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_00 (seq);
 CREATE INDEX ON agent_guard.audit_segment_00 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_00 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_00 (at);
 CREATE INDEX ON agent_guard.audit_segment_00 (decision);
 CREATE INDEX ON agent_guard.audit_segment_00 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_00 USING gin (accesses jsonb_path_ops);
@@ -173,7 +173,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_01 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_01 (seq);
 CREATE INDEX ON agent_guard.audit_segment_01 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_01 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_01 (at);
 CREATE INDEX ON agent_guard.audit_segment_01 (decision);
 CREATE INDEX ON agent_guard.audit_segment_01 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_01 USING gin (accesses jsonb_path_ops);
@@ -183,7 +183,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_02 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_02 (seq);
 CREATE INDEX ON agent_guard.audit_segment_02 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_02 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_02 (at);
 CREATE INDEX ON agent_guard.audit_segment_02 (decision);
 CREATE INDEX ON agent_guard.audit_segment_02 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_02 USING gin (accesses jsonb_path_ops);
@@ -193,7 +193,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_03 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_03 (seq);
 CREATE INDEX ON agent_guard.audit_segment_03 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_03 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_03 (at);
 CREATE INDEX ON agent_guard.audit_segment_03 (decision);
 CREATE INDEX ON agent_guard.audit_segment_03 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_03 USING gin (accesses jsonb_path_ops);
@@ -203,7 +203,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_04 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_04 (seq);
 CREATE INDEX ON agent_guard.audit_segment_04 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_04 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_04 (at);
 CREATE INDEX ON agent_guard.audit_segment_04 (decision);
 CREATE INDEX ON agent_guard.audit_segment_04 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_04 USING gin (accesses jsonb_path_ops);
@@ -213,7 +213,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_05 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_05 (seq);
 CREATE INDEX ON agent_guard.audit_segment_05 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_05 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_05 (at);
 CREATE INDEX ON agent_guard.audit_segment_05 (decision);
 CREATE INDEX ON agent_guard.audit_segment_05 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_05 USING gin (accesses jsonb_path_ops);
@@ -223,7 +223,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_06 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_06 (seq);
 CREATE INDEX ON agent_guard.audit_segment_06 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_06 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_06 (at);
 CREATE INDEX ON agent_guard.audit_segment_06 (decision);
 CREATE INDEX ON agent_guard.audit_segment_06 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_06 USING gin (accesses jsonb_path_ops);
@@ -233,7 +233,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_07 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_07 (seq);
 CREATE INDEX ON agent_guard.audit_segment_07 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_07 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_07 (at);
 CREATE INDEX ON agent_guard.audit_segment_07 (decision);
 CREATE INDEX ON agent_guard.audit_segment_07 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_07 USING gin (accesses jsonb_path_ops);
@@ -243,7 +243,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_08 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_08 (seq);
 CREATE INDEX ON agent_guard.audit_segment_08 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_08 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_08 (at);
 CREATE INDEX ON agent_guard.audit_segment_08 (decision);
 CREATE INDEX ON agent_guard.audit_segment_08 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_08 USING gin (accesses jsonb_path_ops);
@@ -253,7 +253,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_09 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_09 (seq);
 CREATE INDEX ON agent_guard.audit_segment_09 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_09 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_09 (at);
 CREATE INDEX ON agent_guard.audit_segment_09 (decision);
 CREATE INDEX ON agent_guard.audit_segment_09 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_09 USING gin (accesses jsonb_path_ops);
@@ -263,7 +263,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_10 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_10 (seq);
 CREATE INDEX ON agent_guard.audit_segment_10 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_10 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_10 (at);
 CREATE INDEX ON agent_guard.audit_segment_10 (decision);
 CREATE INDEX ON agent_guard.audit_segment_10 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_10 USING gin (accesses jsonb_path_ops);
@@ -273,7 +273,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_11 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_11 (seq);
 CREATE INDEX ON agent_guard.audit_segment_11 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_11 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_11 (at);
 CREATE INDEX ON agent_guard.audit_segment_11 (decision);
 CREATE INDEX ON agent_guard.audit_segment_11 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_11 USING gin (accesses jsonb_path_ops);
@@ -283,7 +283,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_12 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_12 (seq);
 CREATE INDEX ON agent_guard.audit_segment_12 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_12 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_12 (at);
 CREATE INDEX ON agent_guard.audit_segment_12 (decision);
 CREATE INDEX ON agent_guard.audit_segment_12 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_12 USING gin (accesses jsonb_path_ops);
@@ -293,7 +293,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_13 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_13 (seq);
 CREATE INDEX ON agent_guard.audit_segment_13 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_13 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_13 (at);
 CREATE INDEX ON agent_guard.audit_segment_13 (decision);
 CREATE INDEX ON agent_guard.audit_segment_13 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_13 USING gin (accesses jsonb_path_ops);
@@ -303,7 +303,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_14 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_14 (seq);
 CREATE INDEX ON agent_guard.audit_segment_14 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_14 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_14 (at);
 CREATE INDEX ON agent_guard.audit_segment_14 (decision);
 CREATE INDEX ON agent_guard.audit_segment_14 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_14 USING gin (accesses jsonb_path_ops);
@@ -313,7 +313,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_15 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_15 (seq);
 CREATE INDEX ON agent_guard.audit_segment_15 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_15 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_15 (at);
 CREATE INDEX ON agent_guard.audit_segment_15 (decision);
 CREATE INDEX ON agent_guard.audit_segment_15 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_15 USING gin (accesses jsonb_path_ops);

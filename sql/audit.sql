@@ -39,7 +39,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_00 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_00 (seq);
 CREATE INDEX ON agent_guard.audit_segment_00 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_00 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_00 (at);
 CREATE INDEX ON agent_guard.audit_segment_00 (decision);
 CREATE INDEX ON agent_guard.audit_segment_00 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_00 USING gin (accesses jsonb_path_ops);
@@ -49,7 +49,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_01 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_01 (seq);
 CREATE INDEX ON agent_guard.audit_segment_01 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_01 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_01 (at);
 CREATE INDEX ON agent_guard.audit_segment_01 (decision);
 CREATE INDEX ON agent_guard.audit_segment_01 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_01 USING gin (accesses jsonb_path_ops);
@@ -59,7 +59,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_02 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_02 (seq);
 CREATE INDEX ON agent_guard.audit_segment_02 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_02 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_02 (at);
 CREATE INDEX ON agent_guard.audit_segment_02 (decision);
 CREATE INDEX ON agent_guard.audit_segment_02 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_02 USING gin (accesses jsonb_path_ops);
@@ -69,7 +69,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_03 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_03 (seq);
 CREATE INDEX ON agent_guard.audit_segment_03 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_03 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_03 (at);
 CREATE INDEX ON agent_guard.audit_segment_03 (decision);
 CREATE INDEX ON agent_guard.audit_segment_03 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_03 USING gin (accesses jsonb_path_ops);
@@ -79,7 +79,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_04 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_04 (seq);
 CREATE INDEX ON agent_guard.audit_segment_04 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_04 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_04 (at);
 CREATE INDEX ON agent_guard.audit_segment_04 (decision);
 CREATE INDEX ON agent_guard.audit_segment_04 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_04 USING gin (accesses jsonb_path_ops);
@@ -89,7 +89,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_05 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_05 (seq);
 CREATE INDEX ON agent_guard.audit_segment_05 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_05 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_05 (at);
 CREATE INDEX ON agent_guard.audit_segment_05 (decision);
 CREATE INDEX ON agent_guard.audit_segment_05 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_05 USING gin (accesses jsonb_path_ops);
@@ -99,7 +99,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_06 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_06 (seq);
 CREATE INDEX ON agent_guard.audit_segment_06 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_06 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_06 (at);
 CREATE INDEX ON agent_guard.audit_segment_06 (decision);
 CREATE INDEX ON agent_guard.audit_segment_06 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_06 USING gin (accesses jsonb_path_ops);
@@ -109,7 +109,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_07 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_07 (seq);
 CREATE INDEX ON agent_guard.audit_segment_07 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_07 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_07 (at);
 CREATE INDEX ON agent_guard.audit_segment_07 (decision);
 CREATE INDEX ON agent_guard.audit_segment_07 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_07 USING gin (accesses jsonb_path_ops);
@@ -119,7 +119,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_08 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_08 (seq);
 CREATE INDEX ON agent_guard.audit_segment_08 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_08 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_08 (at);
 CREATE INDEX ON agent_guard.audit_segment_08 (decision);
 CREATE INDEX ON agent_guard.audit_segment_08 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_08 USING gin (accesses jsonb_path_ops);
@@ -129,7 +129,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_09 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_09 (seq);
 CREATE INDEX ON agent_guard.audit_segment_09 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_09 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_09 (at);
 CREATE INDEX ON agent_guard.audit_segment_09 (decision);
 CREATE INDEX ON agent_guard.audit_segment_09 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_09 USING gin (accesses jsonb_path_ops);
@@ -139,7 +139,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_10 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_10 (seq);
 CREATE INDEX ON agent_guard.audit_segment_10 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_10 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_10 (at);
 CREATE INDEX ON agent_guard.audit_segment_10 (decision);
 CREATE INDEX ON agent_guard.audit_segment_10 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_10 USING gin (accesses jsonb_path_ops);
@@ -149,7 +149,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_11 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_11 (seq);
 CREATE INDEX ON agent_guard.audit_segment_11 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_11 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_11 (at);
 CREATE INDEX ON agent_guard.audit_segment_11 (decision);
 CREATE INDEX ON agent_guard.audit_segment_11 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_11 USING gin (accesses jsonb_path_ops);
@@ -159,7 +159,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_12 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_12 (seq);
 CREATE INDEX ON agent_guard.audit_segment_12 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_12 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_12 (at);
 CREATE INDEX ON agent_guard.audit_segment_12 (decision);
 CREATE INDEX ON agent_guard.audit_segment_12 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_12 USING gin (accesses jsonb_path_ops);
@@ -169,7 +169,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_13 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_13 (seq);
 CREATE INDEX ON agent_guard.audit_segment_13 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_13 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_13 (at);
 CREATE INDEX ON agent_guard.audit_segment_13 (decision);
 CREATE INDEX ON agent_guard.audit_segment_13 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_13 USING gin (accesses jsonb_path_ops);
@@ -179,7 +179,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_14 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_14 (seq);
 CREATE INDEX ON agent_guard.audit_segment_14 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_14 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_14 (at);
 CREATE INDEX ON agent_guard.audit_segment_14 (decision);
 CREATE INDEX ON agent_guard.audit_segment_14 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_14 USING gin (accesses jsonb_path_ops);
@@ -189,7 +189,7 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment_15 () INHERITS (agent_guard.audi
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_15 (seq);
 CREATE INDEX ON agent_guard.audit_segment_15 (session_id, seq);
-CREATE INDEX ON agent_guard.audit_segment_15 USING brin (at) WITH (pages_per_range = 16);
+CREATE INDEX ON agent_guard.audit_segment_15 (at);
 CREATE INDEX ON agent_guard.audit_segment_15 (decision);
 CREATE INDEX ON agent_guard.audit_segment_15 USING gin (lineage);
 CREATE INDEX ON agent_guard.audit_segment_15 USING gin (accesses jsonb_path_ops);

@@ -240,14 +240,14 @@ def test_capacity_and_retention_change_at_reload(server):
         assert len(other.audit()) > 400
         other.run("alter system set agent_guard.audit_capacity = 160")
         other.run("select pg_reload_conf()")
-        eventually(lambda: len(other.audit()) <= 260, "the oldest events are gone")
+        eventually(lambda: len(other.audit()) <= 260, "the oldest events are gone", 40)
         with other.connect() as connection:
             assert verdict(connection)[0], verdict(connection)
         anchor = other.value("select seq from agent_guard.audit_anchor")
         assert other.value("select min(seq) from agent_guard.audit") == anchor + 1
         other.run("alter system set agent_guard.audit_retention = '1s'")
         other.run("select pg_reload_conf()")
-        eventually(lambda: not other.audit(), "all events are too old")
+        eventually(lambda: not other.audit(), "all events are too old", 40)
         work(other, 2)
         with other.connect() as connection:
             assert verdict(connection)[0], verdict(connection)

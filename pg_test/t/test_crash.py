@@ -6,13 +6,14 @@ CRASH_CYCLES says how often (default 4), CRASH_SEED repeats a run.
 
 import os
 import random
+import signal
 import threading
 import time
 
 import psycopg
 
 import guard
-from guard import eventually
+from guard import eventually, expect
 
 CYCLES = int(os.environ.get("CRASH_CYCLES", "4"))
 SEED = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
@@ -160,6 +161,64 @@ def test_what_was_answered_is_in_the_trail(server):
         assert answered, "nothing was answered before the kill"
     check(server, everybody)
     print(f"# {CYCLES} cycles, killed {killed}, {total} statements answered, {events} events in the trail", flush=True)
+
+
+def patience(server, time):
+    server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
+    server.run("select pg_reload_conf()")
+    eventually(lambda: server.value("show agent_guard.audit_timeout") == time, "reloaded")
+
+
+def test_nothing_is_answered_while_the_writer_stands_still(server):
+    """Whatever becomes of a statement and however it is sent: no answer before its event is on disk, and it is undone."""
+    token = server.window("crasher", "p")[1]
+    length = server.value("select 'pg_catalog.length(text)'::regprocedure::oid::int")
+    patience(server, "500ms")
+    connection = server.connect("crasher", options=f"-c agent_guard.token={token}")
+    wire = server.wire("crasher", options=f"-c agent_guard.token={token}")
+    connection.execute("select 1")
+    assert not wire.query("select 1").errors
+    rows = server.value("select count(*) from app.t")
+    writer = server.value("select writer_pid from agent_guard.stat")
+    os.kill(writer, signal.SIGSTOP)
+    try:
+        sent = [
+            ("select count(*) from app.t", None),
+            ("select count(*) from app.t where id = %s", (1,)),
+            ("insert into app.t values (77777, 'undone')", None),
+            ("insert into app.t values (%s, 'undone')", (77777,)),
+            ("selec", None),
+            ("select 1 / 0", None),
+            ("select * from app.secret", None),
+            ("drop table app.t", None),
+            ("show work_mem", None),
+            ("explain select * from app.t", None),
+        ]
+        for statement, values in sent:
+            expect("53100", connection.execute, statement, values, match="audit_unsynced")
+        expect("53100", connection.execute, "begin", match="audit_unsynced")
+        connection.execute("rollback") if connection.info.transaction_status else None
+        # In an open transaction the extended protocol leaves the portal open; the answer waits all the same.
+        reply = wire.extended("select count(*) from app.t")
+        assert reply.sqlstate == "53100", reply
+        reply = wire.query("copy app.t to stdout")
+        assert reply.sqlstate == "53100", reply
+        reply = wire.call(length, ["ABC"])
+        assert reply.sqlstate == "53100", reply
+        cancelled = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        expect("53100", cancelled.execute, "select 1")
+        cancelled.close()
+    finally:
+        os.kill(writer, signal.SIGCONT)
+        patience(server, "20s")
+    assert server.value("select count(*) from app.t") == rows
+    assert connection.execute("select 1").fetchone() == (1,)
+    with connection.transaction():
+        connection.execute("select count(*), %s::int from app.t /* in the middle */", (7,))
+        found = server.audit("statement like %s", "%in the middle%")
+        assert len(found) == 1, "answered in an open transaction, and recorded"
+    connection.close()
+    wire.close()
 
 
 if __name__ == "__main__":
