@@ -78,7 +78,7 @@ CREATE FUNCTION agent_guard.rebind_policies() RETURNS bigint
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'rebind_policies_wrapper';
 COMMENT ON FUNCTION agent_guard.rebind_policies() IS
-    'Binds every rule anew to the objects that have the names now, as after a restore; returns how many were bound';
+    'Binds every rule anew to the objects that have the names now and rebuilds the masks, as after a restore; returns how many were bound';
 
 CREATE FUNCTION agent_guard.apply_policy(doc jsonb) RETURNS TABLE (change text, item text)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+import guard
 import proc
 from servers import Variant, flush
 from slices import Line, Workload, query
@@ -75,8 +76,10 @@ def drain(variant: Variant, messages: list[bytes], statement: str = "") -> dict:
     """How many events a second the writer commits: it is stopped while the ring fills, then let go alone."""
     server = variant.server
     line = Line(variant, Workload("drain", statement, lambda *_: [], 0, 0), 1)
+    # There is none before the first event.
+    line.exchange(messages[:1])
     flush(server)
-    writer = _stat(server, "writer_pid")
+    writer = guard.eventually(lambda: _stat(server, "writer_pid"), "there is a writer")
     os.kill(writer, signal.SIGSTOP)
     try:
         line.exchange(messages)

@@ -5,7 +5,7 @@
 use crate::audit::event::{AuditDecision, EventKind, class_of_byte};
 use crate::audit::record::{
     CUT_ACCESSES, CUT_OTHER, CUT_PARAMETERS, HAS_PARAMETERS, HAS_RULE, HAS_SHA256, HAS_SQLSTATE, HAS_WINDOW,
-    NO_KIND, NULL_LENGTH, VERSION,
+    NO_KIND, NULL_LENGTH, VERSION, decider_of_byte,
 };
 use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
 use crate::request::{Kind, Verb};
@@ -36,10 +36,12 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
     let kind = EventKind::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
     let decision = AuditDecision::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
     let flags = rest.byte()?;
+    let decided_by = decider_of_byte(rest.byte()?);
     let has = |bit: u8| flags & bit != 0;
     let event = OwnedEvent {
         kind,
         decision,
+        decided_by,
         at: i64::from_le_bytes(rest.array()?),
         pid: i32::from_le_bytes(rest.array()?),
         xid: u64::from_le_bytes(rest.array()?),

@@ -7,6 +7,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::audit::record::Head;
+use crate::refusal::Decider;
 use crate::request::{Kind, ObjectClass, Verb};
 
 /// The most bytes that an encoded event takes.
@@ -53,6 +54,8 @@ bytes_and_words! {
         Fault = 5, Some("fault");
         /// A hash chain begins, because nothing of an earlier one is at hand.
         ChainBegin = 32, Some("chain_begin");
+        /// Somebody administered agent_guard: a policy, a role, a window, a key.
+        Admin = 48, Some("admin");
     }
 }
 
@@ -112,7 +115,7 @@ pub struct AuditEvent<'a> {
     pub application_name: &'a str,
     /// The backend's process id.
     pub pid: i32,
-    /// The transaction's id; 0 where it has none.
+    /// The innermost transaction's full id; 0 where it has none.
     pub xid: u64,
     /// The nesting level: 0 for what the client sent.
     pub level: u16,
@@ -142,6 +145,8 @@ pub struct AuditEvent<'a> {
     pub message: &'a str,
     /// The version of the policy that decided; 0 for none.
     pub policy_version: i64,
+    /// Which part of the token decided, where it was the token that did.
+    pub decided_by: Option<Decider>,
 }
 
 impl<'a> AuditEvent<'a> {
@@ -172,6 +177,7 @@ impl<'a> AuditEvent<'a> {
             sqlstate: None,
             message: "",
             policy_version: 0,
+            decided_by: None,
         }
     }
 
@@ -180,6 +186,7 @@ impl<'a> AuditEvent<'a> {
         Head {
             kind: self.kind,
             decision: self.decision,
+            decided_by: self.decided_by,
             at: self.at,
             pid: self.pid,
             xid: self.xid,

@@ -4,7 +4,7 @@
 //! event says so. Read back by `decode.rs`.
 //!
 //! ```text
-//! head  version kind decision flags  at pid xid level rows duration policy_version statement_len
+//! head  version kind decision flags decider  at pid xid level rows duration policy_version statement_len
 //!       [rule_id] [sqlstate] [statement_sha256] [parameters]                                  (by flags)
 //! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses
 //! ```
@@ -21,14 +21,18 @@ use crate::audit::event::{
     AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, prefix,
 };
 pub use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
+use crate::refusal::Decider;
 
 /// The least room in which every event fits, however much of it has to be cut.
 pub const MIN_EVENT: usize = 1024;
 
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 const MAX_ACCESSES: usize = 256;
 pub(super) const NULL_LENGTH: u32 = u32::MAX;
 pub(super) const NO_KIND: u8 = u8::MAX;
+/// The byte of the decider: a block's index, or one of these.
+const NO_DECIDER: u8 = u8::MAX;
+const WINDOW_DECIDES: u8 = u8::MAX - 1;
 
 pub(super) const HAS_WINDOW: u8 = 1;
 pub(super) const HAS_SHA256: u8 = 2;
@@ -102,6 +106,7 @@ pub fn encode_within(event: &AuditEvent, limit: usize, out: &mut Vec<u8>) {
 pub struct Head<'a> {
     pub kind: EventKind,
     pub decision: AuditDecision,
+    pub decided_by: Option<Decider>,
     pub at: i64,
     pub pid: i32,
     pub xid: u64,
@@ -200,7 +205,7 @@ fn put_tail(event: &AuditEvent, statement: &str, caps: &Caps, out: &mut Vec<u8>)
 }
 
 /// The bytes of the fixed part.
-const FIXED: usize = 58;
+const FIXED: usize = 59;
 /// Where the flags are in it.
 const FLAGS_AT: usize = 3;
 
@@ -208,7 +213,8 @@ const FLAGS_AT: usize = 3;
 fn fixed_part(head: &Head, flags: u8) -> [u8; FIXED] {
     let mut fixed = [0; FIXED];
     let mut rest = fixed.as_mut_slice();
-    put_fixed([VERSION, head.kind as u8, head.decision as u8, flags], &mut rest);
+    let decider = decider_byte(head.decided_by);
+    put_fixed([VERSION, head.kind as u8, head.decision as u8, flags, decider], &mut rest);
     put_fixed(head.at.to_le_bytes(), &mut rest);
     put_fixed(head.pid.to_le_bytes(), &mut rest);
     put_fixed(head.xid.to_le_bytes(), &mut rest);
@@ -218,6 +224,23 @@ fn fixed_part(head: &Head, flags: u8) -> [u8; FIXED] {
     put_fixed(head.policy_version.to_le_bytes(), &mut rest);
     put_fixed(head.statement_len.to_le_bytes(), &mut rest);
     fixed
+}
+
+fn decider_byte(decider: Option<Decider>) -> u8 {
+    match decider {
+        None => NO_DECIDER,
+        Some(Decider::Window) => WINDOW_DECIDES,
+        // A chain has eight blocks at most.
+        Some(Decider::Block(index)) => u8::try_from(index).unwrap_or(NO_DECIDER),
+    }
+}
+
+pub(super) fn decider_of_byte(byte: u8) -> Option<Decider> {
+    match byte {
+        NO_DECIDER => None,
+        WINDOW_DECIDES => Some(Decider::Window),
+        index => Some(Decider::Block(usize::from(index))),
+    }
 }
 
 #[inline(always)]

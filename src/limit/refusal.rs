@@ -90,6 +90,20 @@ pub fn statement_timeout(microseconds: u64) -> Refusal {
     )
 }
 
+/// A call by the wire protocol's own message, which no timer could end in time.
+pub fn untimed(microseconds: u64) -> Refusal {
+    Refusal::new(
+        SqlState::ConfigurationLimitExceeded,
+        "limit_uncounted",
+        "a function cannot be called past SQL where a limit holds the time of a statement",
+        format!(
+            "limit=statement_timeout value={}ms The end of such a call is not seen.",
+            microseconds / 1000
+        ),
+        "Call it by SELECT.",
+    )
+}
+
 /// No room for another counter.
 pub fn no_room(detail: String) -> Refusal {
     Refusal::new(

@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Option<u64> {
 
 /// Milliseconds in the longest unit that leaves a whole number.
 pub fn text(milliseconds: u64) -> String {
-    let whole = UNITS.iter().find(|(_, length)| milliseconds % length == 0).copied();
+    let whole = UNITS.iter().find(|(_, length)| milliseconds.is_multiple_of(*length)).copied();
     let (unit, length) = whole.unwrap_or(("ms", 1));
     format!("{} {unit}", milliseconds / length)
 }

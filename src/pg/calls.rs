@@ -91,6 +91,11 @@ pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
         .is_some_and(|compiled| compiled.scope.allows_exactly())
 }
 
+/// Whether any function that is not built in is running. Cannot panic: asked inside the server's error reporting.
+pub fn any() -> bool {
+    CALLS.try_borrow().map(|calls| !calls.stack.is_empty()).unwrap_or(true)
+}
+
 /// A call begins.
 pub fn push(function: pg_sys::Oid, lends: bool) {
     let under_foreign_key = quick::in_foreign_key();

@@ -277,6 +277,13 @@ pub fn enforce_under(
     Ok(())
 }
 
+/// Notes a refusal that no rule made with the statement that is being worked on, or by itself.
+pub fn note_refusal(refusal: &Refusal) {
+    if statement::with_current(|open| open.refuse(refusal, false)).is_none() {
+        statement::record_refused_alone("", &super::text::current(), None, refusal);
+    }
+}
+
 fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<(), Refusal> {
     let Outcome { decided, refusal, obligations } = outcome;
     let enforced = decided.decision == AuditDecision::Deny;

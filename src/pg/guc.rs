@@ -71,6 +71,25 @@ pub fn guarded() -> bool {
     GUARDED.load(Ordering::Relaxed)
 }
 
+/// While it lives the hooks take this session for one that is not guarded: for the extension's own statements, whose
+/// texts and effects no agent chooses. Dropped also while an error unwinds.
+pub struct OwnWork {
+    guarded: bool,
+}
+
+impl OwnWork {
+    /// Begins it.
+    pub fn begin() -> OwnWork {
+        OwnWork { guarded: GUARDED.swap(false, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for OwnWork {
+    fn drop(&mut self) {
+        GUARDED.store(self.guarded, Ordering::Relaxed);
+    }
+}
+
 /// Notes at login that the role carries the label of `guard_role`.
 pub fn guarded_by_label() {
     GUARDED_BY_LABEL.store(true, Ordering::Relaxed);

@@ -31,6 +31,7 @@ static BUFFER: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 static DATABASES: GucSetting<i32> = GucSetting::<i32>::new(4);
 static CAPACITY: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 static OVERFLOW: GucSetting<Overflow> = GucSetting::<Overflow>::new(Overflow::wait);
+static LOG_JSON: GucSetting<bool> = GucSetting::<bool>::new(false);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 static CHECKPOINT_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(100_000);
@@ -82,6 +83,14 @@ pub fn init() {
         c"What an agent's statement does when the audit ring is full.",
         c"\"wait\" makes it wait and then denies it; \"drop\" runs it and counts the lost event.",
         &OVERFLOW,
+        GucContext::Sighup,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_bool_guc(
+        c"agent_guard.log_json",
+        c"Writes each audit event to the server log too, as one line of JSON.",
+        c"",
+        &LOG_JSON,
         GucContext::Sighup,
         GucFlags::empty(),
     );
@@ -195,6 +204,11 @@ pub fn capacity() -> u64 {
 /// What a full ring means.
 pub fn overflow() -> Overflow {
     OVERFLOW.get()
+}
+
+/// Whether events go to the server log too.
+pub fn log_json() -> bool {
+    LOG_JSON.get()
 }
 
 /// How long to wait for room or for the writer.

@@ -13,7 +13,7 @@ use super::session;
 use super::session::{Session, authenticated_role};
 use super::{bindings, catalog, epoch, guc, keys, policies};
 use crate::limit::Limits;
-use crate::refusal::{Refusal, SqlState};
+use crate::refusal::{Refusal, RefusedToken, SqlState};
 use crate::token::refusals::no_token;
 use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
 
@@ -167,11 +167,40 @@ fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
     Ok((facts, policy))
 }
 
+/// How a token was presented.
+#[derive(Clone, Copy)]
+pub enum Shown<'a> {
+    /// By a statement, with the challenge that was open.
+    Set(Option<&'a str>),
+    /// In the connection's options.
+    AtConnect,
+}
+
 /// Verifies a presented token against its window, this session and this moment.
 ///
 /// # Errors
 /// Every refusal of a handshake.
-pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
+pub fn verify(text: &str, serial: u64, shown: Shown<'_>) -> Result<Session, Refusal> {
+    verify_unnamed(text, serial, shown).map_err(|refusal| named(text, refusal))
+}
+
+/// A refusal that comes after the signature names the token for the record. Before it, anybody could have put another's ids
+/// there.
+fn named(text: &str, refusal: Refusal) -> Refusal {
+    let signed = !["token_refused", "proof_stale"].contains(&refusal.reason);
+    let token = PresentedToken::parse(text).ok().filter(|_| signed);
+    let token =
+        token.map(|token| Box::new(RefusedToken { window: *token.window(), blocks: token.block_ids() }));
+    Refusal { token, ..refusal }
+}
+
+fn verify_unnamed(text: &str, serial: u64, shown: Shown<'_>) -> Result<Session, Refusal> {
+    let challenge = match shown {
+        Shown::Set(challenge) => challenge,
+        // A proof of the startup packet cannot have seen a challenge.
+        Shown::AtConnect => None,
+    };
+    let at_connect = matches!(shown, Shown::AtConnect);
     let presented = PresentedToken::parse(text)?;
     if presented.form() == token::Form::Proof && challenge.is_none() {
         return Err(token::refusals::proof_stale());
@@ -189,7 +218,7 @@ pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Sessio
     };
     let key = key_of(&row)?;
     let authentic = presented.authenticate(&key, challenge)?;
-    establish(&row, serial, fresh_session_id()?, |facts, here| authentic.activate(facts, here))
+    establish(&row, serial, token::fresh_id()?, at_connect, |facts, here| authentic.activate(facts, here))
 }
 
 /// The refusal of one session more than the window allows.
@@ -216,6 +245,7 @@ fn establish(
     row: &WindowRow,
     serial: u64,
     id: [u8; 16],
+    at_connect: bool,
     activate: impl FnOnce(&WindowFacts, &Circumstance<'_>) -> Result<ActiveToken, Refusal>,
 ) -> Result<Session, Refusal> {
     let (facts, policy) = judged_by(row)?;
@@ -236,6 +266,7 @@ fn establish(
         peer,
         system_user: None,
         proof_only: guc::proof_only(),
+        at_connect,
         depth_ceiling: guc::max_delegation_depth(),
         is_revoked: &is_revoked,
         utf8,
@@ -267,24 +298,6 @@ fn establish(
     })
 }
 
-fn fresh_session_id() -> Result<[u8; 16], Refusal> {
-    let mut id = [0u8; 16];
-    getrandom::fill(&mut id).map_err(|_| {
-        Refusal::new(
-            SqlState::InternalError,
-            "fault",
-            "no random numbers are to be had from the system",
-            "",
-            "",
-        )
-    })?;
-    // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
-    let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
-    *version = (*version & 0x0f) | 0x40;
-    *variant = (*variant & 0x3f) | 0x80;
-    Ok(id)
-}
-
 /// The binding of a parallel worker: that of its leader.
 ///
 /// # Errors
@@ -292,5 +305,7 @@ fn fresh_session_id() -> Result<[u8; 16], Refusal> {
 pub fn from_leader() -> Result<Session, Refusal> {
     let (window, id, public) = bindings::leader().ok_or_else(no_token)?;
     let row = window_row(&window).ok_or_else(no_token)?;
-    establish(&row, guc::WORKER_SERIAL, id, |facts, here| ActiveToken::from_public_text(&public, facts, here))
+    establish(&row, guc::WORKER_SERIAL, id, false, |facts, here| {
+        ActiveToken::from_public_text(&public, facts, here)
+    })
 }

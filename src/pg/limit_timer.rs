@@ -64,6 +64,11 @@ pub fn disarm() {
     }
 }
 
+/// Whether it may go off.
+pub fn armed() -> bool {
+    ARMED.load(Ordering::Relaxed)
+}
+
 /// The limit that the running statement has passed, in microseconds; `None` where the timer has not gone off.
 pub fn passed() -> Option<u64> {
     let fired = ARMED.load(Ordering::Relaxed) && FIRED.load(Ordering::Relaxed) > 0;

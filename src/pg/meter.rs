@@ -231,9 +231,6 @@ fn begin(free: impl FnOnce() -> bool) -> Result<(), Refusal> {
     let Some(account) = account() else { return Ok(()) };
     RETURNED.set(0);
     CHANGED.set(0);
-    if let Some(timeout) = account.statement_timeout {
-        limit_timer::arm(timeout);
-    }
     if !account.counts(Meter::Statements) || free() {
         return Ok(());
     }
@@ -251,11 +248,33 @@ fn enforced(account: &Account, outcome: Result<(), Refusal>) -> Result<(), Refus
     }
 }
 
-/// A query of the client is run on, which has returned so many rows before.
-pub fn runs_on(sent: i64) {
+/// A query of the client is run, at first or further on, which has returned and changed so many rows before.
+pub fn runs(sent: i64, changed: u64) {
     RETURNED.set(u64::try_from(sent).unwrap_or(0));
+    CHANGED.set(changed);
+    begins();
+}
+
+/// The time of a statement of the client begins. Not where it is opened: a portal may wait for its client then.
+pub fn begins() {
     if let Some(timeout) = account().and_then(|account| account.statement_timeout) {
         limit_timer::arm(timeout);
+    }
+}
+
+/// The rows that the statement of the client has changed.
+pub fn changed() -> u64 {
+    CHANGED.get()
+}
+
+/// A fast-path call is a statement whose end nobody sees.
+///
+/// # Errors
+/// 53400 where the time of statements is limited.
+pub fn untimed() -> Result<(), Refusal> {
+    match account().and_then(|account| account.statement_timeout) {
+        Some(limit) => Err(refusal::untimed(limit)),
+        None => Ok(()),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Kept only where every access was allowed without an obligation. INVARIANT: the circumstances compared here are all
 //! that such a decision depends on: the binding (hence the token's blocks and the policy), the policy's version, the
-//! catalogue, the text, the form, the relations and columns, and that no function, foreign key or view asks.
+//! catalogue, the text, the form, the relations and columns, and that no function, foreign key or view asks. Where
+//! anything is masked or filtered, or a statement's texts are withheld, everything is looked at again.
 
 use std::rc::Rc;
 
@@ -10,7 +11,8 @@ use super::gather::relations::{Asked, Entry};
 use super::policies::Policy;
 use super::session::Session;
 use super::statement::{self, Decided};
-use super::{calls, epoch, guc, policies};
+use super::withhold::Texts;
+use super::{calls, epoch, guc, masks, policies};
 use crate::decision::RuleId;
 use crate::request::Form;
 
@@ -50,6 +52,9 @@ impl Repeated {
 
 /// Notes with the current statement what was decided on these entries before, if that counts; whether it does.
 pub fn note(entries: &[Entry]) -> bool {
+    if masks::any() {
+        return false;
+    }
     let noted = statement::with_current(|open| {
         let known = open.known()?;
         let repeated = known.decided.try_borrow().ok()?;
@@ -65,6 +70,7 @@ pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generatio
     statement::with_current(|open| {
         let known = open.known().filter(|known| known.came_again())?;
         let same = session.serial == open.serial()
+            && open.texts == Texts::PLAIN
             && policy.epoch() == epoch::policies()
             && policies::generation() == generation
             && calls::nobody_else_asks();

@@ -9,12 +9,14 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::bindings::Published;
-use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
+use super::handshake::{
+    Shown, block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row,
+};
 use super::own::own;
 use super::process::PerProcess;
 use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, warden};
 use crate::limit::{self, Holder, Limits};
-use crate::refusal::Refusal;
+use crate::refusal::{Decider, Refusal};
 use crate::token::refusals::{local_only, no_token};
 use crate::token::{self, ActiveToken, PresentedToken};
 
@@ -156,7 +158,7 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
     // An answer closes the challenge, whatever comes of it.
     let answers = text.split_once('.').is_some_and(|(form, _)| form == token::Form::Proof.word());
     let open = if answers { challenge::take() } else { None };
-    let session = Rc::new(verify(text, serial, open.as_deref())?);
+    let session = Rc::new(verify(text, serial, Shown::Set(open.as_deref()))?);
     let public = session.token.public_id();
     with_state(|state| {
         state.refused = 0;
@@ -267,16 +269,16 @@ fn window_revoked() -> Refusal {
         "Every token of the window ends with it.",
         "Ask a DBA for a new window.",
     )
+    .by(Decider::Window)
 }
 
 /// Replaces the binding by the one that belongs to `serial`, or by none.
 fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
-    let pending = with_state(|state| {
-        state.bound = None;
+    let (before, pending) = with_state(|state| {
         let pending = state.pending.take();
-        pending.filter(|pending| pending.0 == serial).map(|pending| pending.1)
+        (state.bound.take(), pending.filter(|pending| pending.0 == serial).map(|pending| pending.1))
     })
-    .flatten();
+    .unwrap_or_default();
     if !super::statement::any_active() {
         meter::leave();
     }
@@ -285,7 +287,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         if !bindings::unbind(now) {
             endings::outlived(now);
         }
-        super::statement::record_unbound();
+        super::statement::record_unbound(before.as_deref());
         super::policies::forget();
         forget_plans();
     }
@@ -295,8 +297,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     let startup = matches!(pending, Some(Pending::Deferred(_)));
     let session = match pending {
         Some(Pending::Verified(session)) => session,
-        // A proof of the startup packet cannot have seen a challenge.
-        Some(Pending::Deferred(text)) => match verify(&text, serial, None) {
+        Some(Pending::Deferred(text)) => match verify(&text, serial, Shown::AtConnect) {
             Ok(session) => Rc::new(session),
             Err(refusal) => return Err(keep_refused(refusal)),
         },
@@ -304,10 +305,10 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None if serial == guc::WORKER_SERIAL => Rc::new(from_leader()?),
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
-    if serial != guc::WORKER_SERIAL {
-        if let Err(refusal) = publish(&session) {
-            return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
-        }
+    if serial != guc::WORKER_SERIAL
+        && let Err(refusal) = publish(&session)
+    {
+        return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
     }
     with_state(|state| {
         state.bound = Some(Rc::clone(&session));

@@ -220,6 +220,24 @@ impl RingBytes {
         Some(RingBytes { start, size })
     }
 
+    /// Asks the processor for the bytes at a position, without waiting for them.
+    pub fn fetch(&self, position: u64, length: usize) {
+        let offset = position.checked_rem(self.size).unwrap_or(0);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(start) = self.span(offset, length) {
+            for line in (0..length).step_by(64) {
+                // SAFETY: a hint, which cannot fault; `span` checked the range.
+                unsafe {
+                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                        start.add(line).cast(),
+                    )
+                };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (offset, length);
+    }
+
     fn span(&self, offset: u64, length: usize) -> Option<*mut u8> {
         let offset = usize::try_from(offset).ok()?;
         let end = u64::try_from(offset.checked_add(length)?).ok()?;

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
@@ -15,12 +16,13 @@ use super::process::PerProcess;
 use super::repeated::Repeated;
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
+use super::withhold::Texts;
 use super::{connection, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text, length};
 use crate::audit::record::{Head, Tail};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
-use crate::refusal::Refusal;
+use crate::refusal::{Decider, Refusal};
 use crate::request::{Action, Form, Object, ObjectClass};
 
 /// What a statement is known by while it is open.
@@ -106,6 +108,7 @@ pub struct Open {
     accesses: Vec<Decided>,
     decision: AuditDecision,
     rule: Option<RuleId>,
+    decided_by: Option<Decider>,
     policy_version: i64,
     rows: i64,
     failure: Option<([u8; 5], String)>,
@@ -123,8 +126,14 @@ pub struct Open {
     pub changes_limited: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
+    /// Rows that it and what it called have changed so far, where a limit counts them.
+    pub changed: u64,
     /// The form through which the statement's accesses come.
     pub form: Form,
+    /// Which texts of its reports are withheld.
+    pub texts: Texts,
+    /// The policy epoch under which its plan was looked at.
+    pub policies: u64,
 }
 
 #[expect(
@@ -205,6 +214,7 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             accesses,
             decision: AuditDecision::Allow,
             rule: None,
+            decided_by: None,
             policy_version: 0,
             rows: -1,
             failure: None,
@@ -216,7 +226,10 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             observed: false,
             changes_limited: false,
             sent: 0,
+            changed: 0,
             form,
+            texts: Texts::PLAIN,
+            policies: epoch::policies(),
         };
         let mut open = match place.take() {
             Some(mut place) => {
@@ -238,6 +251,16 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
 pub fn with_current<T>(body: impl FnOnce(&mut Open) -> T) -> Option<T> {
     with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(|open| body(open)))
         .flatten()
+}
+
+/// Which texts the statements that are being worked on withhold, and whether the innermost fires what was deferred; `None`
+/// between statements. Cannot panic: asked inside the server's error reporting. Everything, where it cannot be told.
+pub fn texts() -> Option<(Texts, bool)> {
+    let Ok(statements) = STATEMENTS.try_borrow() else { return Some((Texts::RAW, false)) };
+    let active = || statements.open.iter().rev().filter(|open| open.active);
+    let innermost = active().next()?;
+    let texts = active().fold(Texts::PLAIN, |texts, open| texts.and(open.texts));
+    Some((texts, matches!(innermost.command, "SET CONSTRAINTS" | "COMMIT" | "PREPARE TRANSACTION")))
 }
 
 /// Whether any statement is being worked on.
@@ -352,6 +375,7 @@ impl Open {
 
     /// Notes that the statement is refused.
     pub fn refuse(&mut self, refusal: &Refusal, observed: bool) {
+        self.decided_by = refusal.decided_by;
         if observed {
             self.decision = AuditDecision::Observe;
             return;
@@ -492,9 +516,10 @@ fn publish_again(open: &Open) -> Option<()> {
     let head = Head {
         kind: EventKind::Statement,
         decision: AuditDecision::Allow,
+        decided_by: None,
         at: open.at,
         pid: process_id(),
-        xid: u64::from(quick::transaction()),
+        xid: quick::full_transaction(),
         level: open.level,
         rows: open.rows,
         duration_us: epoch::clock().saturating_sub(open.at),
@@ -537,6 +562,7 @@ fn publish_whole(open: &Open) {
     event.duration_us = epoch::clock().saturating_sub(open.at);
     (event.sqlstate, event.message) = refused;
     event.policy_version = open.policy_version;
+    event.decided_by = open.decided_by;
     trail::publish(&event, open.reservation);
 }
 
@@ -571,7 +597,7 @@ fn application_name() -> &'static std::ffi::CStr {
 /// The part of an event that says who: the session's where it is bound, else what the connection tells.
 fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
     let mut event = AuditEvent::bare(kind, at, [0; 16]);
-    (event.pid, event.xid) = (process_id(), u64::from(quick::transaction()));
+    (event.pid, event.xid) = (process_id(), quick::full_transaction());
     event.application_name = application_name().to_str().unwrap_or("");
     if let Some(session) = session {
         event.session_id = session.id;
@@ -601,8 +627,28 @@ fn publish_alone(
     });
 }
 
+/// Sees to it, once in each process, that the end of a connection whose session is still bound is recorded.
+fn register_connection_end() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: registers a plain function without an argument.
+        unsafe { pg_sys::before_shmem_exit(Some(connection_ends), pg_sys::Datum::from(0_usize)) };
+    }
+}
+
+unsafe extern "C-unwind" fn connection_ends(code: i32, _arg: pg_sys::Datum) {
+    if let Some(session) = session::bound() {
+        // proc_exit(0) is the client's going, or its being told to; anything else a FATAL error.
+        let message = if code == 0 { "connection closed" } else { "connection ended by an error" };
+        publish_alone(EventKind::Unbind, Some(&session), |event, publish| {
+            publish(&AuditEvent { message, ..event });
+        });
+    }
+}
+
 /// A token came into force.
 pub fn record_bound(session: &Session) {
+    register_connection_end();
     // The view `sessions` knows a past session's blocks from here.
     let blocks: Vec<_> = session.token.block_ids().iter().map(|id| Some(crate::token::hex(id))).collect();
     publish_alone(EventKind::Bind, Some(session), |event, publish| {
@@ -617,17 +663,40 @@ pub fn record_bound(session: &Session) {
 }
 
 /// The session's token is no longer in force.
-pub fn record_unbound() {
-    publish_alone(EventKind::Unbind, session::bound().as_deref(), |event, publish| {
+pub fn record_unbound(session: Option<&Session>) {
+    publish_alone(EventKind::Unbind, session, |event, publish| {
         publish(&AuditEvent { message: "token no longer in force", ..event });
+    });
+}
+
+/// Somebody has administered agent_guard. Never waits: a trail that takes nothing must not keep anybody from revoking.
+pub fn record_admin(action: &str, what: &str, window: Option<[u8; 16]>) {
+    let text = redact(&super::text::current()).into_owned();
+    let bounded = bounded_text(&text);
+    publish_alone(EventKind::Admin, None, |event, publish| {
+        publish(&AuditEvent {
+            window_id: window,
+            command: action,
+            message: what,
+            statement: bounded.text,
+            statement_len: bounded.full_len,
+            statement_sha256: bounded.sha256,
+            ..event
+        });
     });
 }
 
 /// A token was refused.
 pub fn record_refused_handshake(refusal: &Refusal) {
+    let refused = refusal.token.as_deref();
+    let blocks: Option<Vec<_>> =
+        refused.map(|token| token.blocks.iter().map(|id| Some(crate::token::hex(id))).collect());
     publish_alone(EventKind::HandshakeRefused, session::bound().as_deref(), |event, publish| {
         publish(&AuditEvent {
             command: "SET",
+            window_id: refused.map(|token| token.window).or(event.window_id),
+            parameters: blocks.as_deref(),
+            decided_by: refusal.decided_by,
             decision: AuditDecision::Deny,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &format!("{}: {}", refusal.reason, refusal.message),
@@ -651,6 +720,7 @@ pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>
             accesses: &records,
             decision: AuditDecision::Deny,
             rule_id: refusal.rule,
+            decided_by: refusal.decided_by,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &refusal.message,
             ..event

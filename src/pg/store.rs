@@ -5,8 +5,10 @@
 //! The two exceptions (role.rs) are utility statements, which take none: they quote one identifier.
 
 pub mod catalogue;
+pub mod mask;
 pub mod policy;
 pub mod role;
+pub mod trail;
 pub mod window;
 
 use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};

@@ -130,7 +130,7 @@ pub fn publish(event: &AuditEvent, reservation: Reservation) {
                 record::encode_within(event, limit, scratch);
             }
         }
-        let stored = slot.append(n, my_database(), scratch);
+        let stored = slot.append(n, my_database(), event.kind, scratch);
         give_back(n, slot, held);
         stored
     });
@@ -151,7 +151,7 @@ pub fn publish_again(head: &Head, tail: &Tail, reservation: Reservation) -> bool
     let Some(slot) = slot_at(n).filter(|_| held > 0) else { return false };
     let stored = with_scratch(|scratch| {
         record::encode_again(head, tail, scratch);
-        ring::footprint(scratch.len()) <= held && slot.append(n, my_database(), scratch)
+        ring::footprint(scratch.len()) <= held && slot.append(n, my_database(), head.kind, scratch)
     });
     if stored != Some(true) {
         return false;
@@ -223,15 +223,17 @@ fn ordinary_limit() -> u64 {
 
 fn hold(n: usize, bytes: u64) {
     if let Some(mine) = OUTSTANDING.get(n) {
-        mine.fetch_add(bytes, Ordering::Relaxed);
+        // This process's own; not even a signal handler looks at it.
+        mine.store(mine.load(Ordering::Relaxed).saturating_add(bytes), Ordering::Relaxed);
     }
 }
 
 fn give_back(n: usize, slot: &Slot, bytes: u64) {
     let Some(mine) = OUTSTANDING.get(n) else { return };
     // A reservation given back twice must not take another backend's.
-    let bytes = bytes.min(mine.load(Ordering::Relaxed));
-    mine.fetch_sub(bytes, Ordering::Relaxed);
+    let held = mine.load(Ordering::Relaxed);
+    let bytes = bytes.min(held);
+    mine.store(held.saturating_sub(bytes), Ordering::Relaxed);
     slot.give_back(bytes);
 }
 
@@ -245,6 +247,7 @@ fn try_reserve(n: usize, slot: &Slot, need: u64) -> Option<Reservation> {
         return None;
     }
     hold(n, need);
+    slot.fetch_ahead(n);
     Some(Reservation { bytes: u32::try_from(need).unwrap_or(0), slot: u16::try_from(n).unwrap_or(0) })
 }
 
@@ -344,7 +347,7 @@ fn push(event: &AuditEvent, limit: u64) -> bool {
         if !slot.reserve(need, limit) {
             return false;
         }
-        let stored = slot.append(n, my_database(), scratch);
+        let stored = slot.append(n, my_database(), event.kind, scratch);
         slot.give_back(need);
         stored
     });
@@ -385,11 +388,8 @@ fn with_scratch<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
     Some(work(&mut scratch))
 }
 
+/// Counts what `append` does not.
 fn count(slot: &Slot, kind: EventKind, decision: AuditDecision) {
-    slot.events.fetch_add(1, Ordering::Relaxed);
-    if kind == EventKind::Statement {
-        slot.statements.fetch_add(1, Ordering::Relaxed);
-    }
     let refused = kind == EventKind::HandshakeRefused;
     if refused || decision == AuditDecision::Deny {
         slot.denied.fetch_add(1, Ordering::Relaxed);

@@ -16,6 +16,7 @@ use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
 use super::launcher::{asked_to_end, attach_signals, serve, wait};
 use super::ledger_store;
+use super::log_json;
 use super::resume;
 use super::row::fault;
 use super::segments::Segments;
@@ -218,7 +219,10 @@ pub fn store(segments: &mut Segments, inserter: &mut Inserter, rows: Rows<'_>) -
     let mut tried = *segments;
     let mark = inserter.sealer.mark();
     let outcome = in_transaction(|| match tried.write(rows, inserter) {
-        Written::All => Ok(()),
+        Written::All => {
+            log_json::prepare();
+            Ok(())
+        }
         Written::Locked => Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned())),
         Written::Gone => Err(Trouble::Gone),
     });
@@ -487,6 +491,7 @@ impl Writer {
         store(&mut self.segments, &mut self.inserter, Rows::Events(rows))?;
         self.slot.set_head(self.inserter.sealer.head());
         let segments = self.segments;
+        log_json::emit(rows);
         if segments.blocked && !self.said_blocked {
             warning!(
                 "the oldest audit segment is in use and cannot be emptied; the trail grows past its capacity"

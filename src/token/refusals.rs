@@ -9,16 +9,8 @@ use std::fmt;
 use super::BlockId;
 use super::json::Malformed;
 use super::wire::hex;
+pub(super) use crate::refusal::Decider;
 use crate::refusal::Refusal;
-
-/// What decided: the window's row or one of the token's blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decider {
-    /// The row of the window.
-    Window,
-    /// The block with this index; 0 is the one that the server minted.
-    Block(usize),
-}
 
 impl fmt::Display for Decider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,6 +75,7 @@ pub(super) fn caveat_malformed(block: usize, fault: &Malformed) -> Refusal {
         detail,
         format!("Ask the agent that derived block {block} to derive it again with that corrected."),
     )
+    .by(Decider::Block(block))
 }
 
 /// A key as it may be shown: short and plain, so that no holder can put other text into our messages.
@@ -104,6 +97,7 @@ pub(super) fn not_yet_valid(block: usize, nbf: i64, now: i64) -> Refusal {
         format!("{}: {} s to go", field(Decider::Block(block), "nbf"), nbf.saturating_sub(now)),
         "Wait that long and present the token again.",
     )
+    .by(Decider::Block(block))
 }
 
 /// Too late.
@@ -119,16 +113,17 @@ pub(super) fn expired(decider: Decider, at: i64, now: i64) -> Refusal {
         format!("{}: {} s ago", field(decider, name), now.saturating_sub(at)),
         hint,
     )
+    .by(decider)
 }
 
 /// The window has been revoked.
 pub(super) fn window_revoked() -> Refusal {
-    revoked("the window".to_owned())
+    revoked("the window".to_owned()).by(Decider::Window)
 }
 
 /// A block has been revoked.
 pub(super) fn block_revoked(block: usize, id: &BlockId) -> Refusal {
-    revoked(format!("block {block}, id {}", hex(id)))
+    revoked(format!("block {block}, id {}", hex(id))).by(Decider::Block(block))
 }
 
 fn revoked(detail: String) -> Refusal {
@@ -152,6 +147,7 @@ pub(super) fn too_deep(block: usize) -> Refusal {
         ),
         "Use the parent's token, or ask for one whose \"depth\" allows another derivation.",
     )
+    .by(Decider::Block(block))
 }
 
 /// A child that claims more than its parent.
@@ -164,6 +160,7 @@ pub(super) fn wider_than_parent(block: usize, name: &str, fact: &str) -> Refusal
             "Derive block {block} again without \"{name}\", which inherits it, or with a narrower value."
         ),
     )
+    .by(Decider::Block(block))
 }
 
 /// Another session role.
@@ -174,6 +171,7 @@ pub(super) fn wrong_role(decider: Decider) -> Refusal {
         field(decider, "role"),
         "Connect as the role that the token was issued for.",
     )
+    .by(decider)
 }
 
 /// Another database.
@@ -184,6 +182,7 @@ pub(super) fn wrong_database(decider: Decider) -> Refusal {
         field(decider, "db"),
         "Connect to the database that the token was issued for.",
     )
+    .by(decider)
 }
 
 /// Another client address.
@@ -198,6 +197,7 @@ pub(super) fn wrong_address(decider: Decider) -> Refusal {
         field(decider, name),
         "Connect from an address that the token allows; behind a pooler the server sees the pooler's address.",
     )
+    .by(decider)
 }
 
 /// Another authenticated principal.
@@ -208,6 +208,7 @@ pub(super) fn wrong_principal(decider: Decider) -> Refusal {
         field(decider, "auth"),
         "Authenticate as the principal that the token was issued for, or ask that principal's agent to act.",
     )
+    .by(decider)
 }
 
 /// A block that waits for an approval.
@@ -218,6 +219,7 @@ pub(super) fn approval_missing(block: usize, id: &BlockId) -> Refusal {
         format!("{}, id {}", field(Decider::Block(block), "appr"), hex(id)),
         "Ask the parent agent for a token without \"appr\", or the approvers to approve that id.",
     )
+    .by(Decider::Block(block))
 }
 
 /// A policy that the blocks leave out.
@@ -239,6 +241,7 @@ fn out_of_scope(block: usize, name: &str, fact: &str) -> Refusal {
             "Derive block {block} again with a \"{name}\" that has something in common with its parent's."
         ),
     )
+    .by(Decider::Block(block))
 }
 
 /// The setting came from somewhere else than a session.

@@ -57,6 +57,23 @@ impl Entry {
     fn sets(&self) -> [*const pg_sys::Bitmapset; 3] {
         [self.selected, self.inserted, self.updated].map(<*mut _>::cast_const)
     }
+
+    /// The relation.
+    pub fn relation(&self) -> pg_sys::Oid {
+        self.relid
+    }
+
+    /// The columns that it reads; `None` where it reads nothing.
+    pub fn read(&self) -> Option<Columns> {
+        (self.required & pg_sys::ACL_SELECT != 0).then(|| columns(self.selected))
+    }
+
+    /// Whether it inserts or changes rows.
+    pub fn changes(&self) -> bool {
+        // FOR UPDATE and its like ask for UPDATE without naming a column.
+        self.required & (pg_sys::ACL_INSERT | pg_sys::ACL_DELETE) != 0
+            || (self.required & pg_sys::ACL_UPDATE != 0 && !self.updated.is_null())
+    }
 }
 
 /// The entries of what ExecutorCheckPerms_hook is given: range table entries up to 15, permission infos from 16 on.

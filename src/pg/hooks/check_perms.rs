@@ -5,6 +5,7 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 use super::super::enforce::{Target, Wanted};
+use super::super::gather::masked_reads;
 use super::super::gather::relations::{self, Entry};
 use super::super::process::PerProcess;
 use super::super::raise::{self, Raised};
@@ -122,6 +123,7 @@ fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Ref
         return Ok(());
     }
     enforce::enforce_under(&session, &policy, wanted, form)?;
+    masked_reads::check(entries, &policy, form)?;
     if form == Form::Copy {
         rows::refuse_plain_copy()?;
     }

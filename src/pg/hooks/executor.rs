@@ -5,7 +5,10 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, conditions, epoch, guc, known, limit_timer, meter, rows, session, synced};
+use super::super::{
+    calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session, synced,
+    withhold,
+};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -102,22 +105,33 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             return Err(refusal);
         }
     };
+    // Inside a trigger of a masked relation, text and parameters may hold what the trigger sees.
+    let raw = withhold::inside_raw();
+    let text = if raw && !calls::in_foreign_key() { withhold::TEXT.into() } else { text };
     let form = (operation == pg_sys::CmdType::CMD_MERGE).then_some(Form::Merge);
     let (key, command) = (key(query), command(operation));
     let bound = session.clone();
     let (mut told, mut top) = (false, false);
-    statement::open(
-        Opening { key, command, text, known: Some(known), session, form, at: Some(now) },
-        |open| {
-            if let Some(refusal) = &observed {
-                open.refuse(refusal, true);
-            }
-            top = open.is_top_level();
-            // SAFETY: the parameters belong to the query; only read.
-            told = open
-                .set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
-        },
-    )?;
+    // What the text is replaced by is no statement that comes again.
+    let known = (!raw).then_some(known);
+    statement::open(Opening { key, command, text, known, session, form, at: Some(now) }, |open| {
+        if let Some(refusal) = &observed {
+            open.refuse(refusal, true);
+        }
+        top = open.is_top_level();
+        // SAFETY: the parameters belong to the query; only read.
+        told = raw
+            || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
+    })?;
+    if masks::any() {
+        // SAFETY: the plan is complete.
+        let texts = unsafe { second_line::check(plan, false) };
+        let texts = texts.inspect_err(|refusal| {
+            statement::with_key(key, |open| open.refuse(refusal, false));
+        })?;
+        statement::with_key(key, |open| open.texts = texts);
+        withhold::begin(texts);
+    }
     if !told {
         // With the statement open, so that an error of an output function is recorded as the statement's.
         // SAFETY: as above.
@@ -186,8 +200,9 @@ unsafe extern "C-unwind" fn run(
     unsafe {
         let guard = guc::guarded();
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if guard && (meter::limited() || !statement::begins_run(key(query))) {
+        if guard && (meter::limited() || masks::any() || !statement::begins_run(key(query))) {
             raise_if(checked(|| before_run(query, &raw mut receiver)));
+            withhold::stay();
         }
         match PREV_RUN {
             Some(previous) => previous(query, direction, count, once),
@@ -242,10 +257,11 @@ fn before_run(
 ) -> Result<(), Refusal> {
     let open = statement::with_key(key(query), |open| {
         open.set_running();
-        let sent = open.is_top_level().then_some(open.sent);
-        (open.serial(), open.starts_running(), open.obligations.max_rows.is_some(), sent)
+        let sent = open.is_top_level().then_some((open.sent, open.changed));
+        let capped = open.obligations.max_rows.is_some();
+        (open.serial(), open.starts_running(), capped, sent, open.policies)
     });
-    let Some((serial, first, capped, sent)) = open else { return Ok(()) };
+    let Some((serial, first, capped, sent, policies)) = open else { return Ok(()) };
     if serial != 0 && !first {
         let outcome = session::current()
             .and_then(|session| if session.serial == serial { Ok(()) } else { Err(rows::another_scope()) });
@@ -254,8 +270,16 @@ fn before_run(
             return Err(refusal);
         }
     }
-    if let Some(sent) = sent.filter(|_| !first && meter::limited()) {
-        meter::runs_on(sent);
+    if let Some((sent, changed)) = sent.filter(|_| meter::limited()) {
+        meter::runs(sent, changed);
+    }
+    if policies != epoch::policies() && masks::any() {
+        // A mask may have come since it was opened, or since the last batch.
+        // SAFETY: the plan is complete.
+        let outcome = unsafe { second_line::check((*query).plannedstmt, true) };
+        outcome.inspect_err(|refusal| {
+            statement::with_key(key(query), |open| open.refuse(refusal, false));
+        })?;
     }
     if capped {
         // SAFETY: the outer frame's local.
@@ -298,7 +322,11 @@ fn count(query: *mut pg_sys::QueryDesc, processed: u64) -> Result<(), Refusal> {
     {
         unmet(query, refusal)?;
     }
-    if reads && !modifies && statement::with_key(key(query), |open| open.is_top_level()) == Some(true) {
+    let top = statement::with_key(key(query), |open| {
+        open.changed = meter::changed();
+        open.is_top_level()
+    });
+    if reads && !modifies && top == Some(true) {
         limit_timer::disarm();
     }
     Ok(())
@@ -311,6 +339,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
         let guard = guc::guarded();
         if guard {
             statement::set_active(key(query), true);
+            withhold::stay();
         }
         match PREV_FINISH {
             Some(previous) => previous(query),
@@ -331,7 +360,7 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
         }
         if guc::guarded() {
             let closed = guarded(|| {
-                if meter::limited()
+                if limit_timer::armed()
                     && statement::with_key(key(query), |open| open.is_top_level()) == Some(true)
                 {
                     limit_timer::disarm();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{door, guc, raise, secrets, statement, synced, text, warden};
+use super::super::{door, guc, raise, secrets, statement, synced, text, warden, withhold};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -44,6 +44,12 @@ pub fn see_every_error() {
 unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     // SAFETY: outer frame; the server hands its own ErrorData, whose texts are palloc'd or constants.
     unsafe {
+        if withhold::answer(data) {
+            return;
+        }
+        if guc::guarded() {
+            withhold::at_last(data);
+        }
         hide(&mut *data);
         if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
             guarded(|| {

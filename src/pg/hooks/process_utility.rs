@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    calls, catalog, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings, synced,
-    text,
+    calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings,
+    synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -49,8 +50,19 @@ struct Frame {
     resets_all: bool,
     key: Key,
     sets_token: bool,
-    /// COPY FROM, whose rows the executor does not count.
-    copies_in: bool,
+    /// What the number of rows is that the server tells at the end.
+    counts: Counts,
+}
+
+/// What the number of rows is that the server tells at the end of a utility statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// Rows that have been returned, or that the executor has counted.
+    Returned,
+    /// COPY FROM: rows that nobody else has counted.
+    Written,
+    /// MOVE: rows that went nowhere.
+    Nothing,
 }
 
 unsafe extern "C-unwind" fn utility(
@@ -69,8 +81,13 @@ unsafe extern "C-unwind" fn utility(
             guarded(|| databases::vacate((*statement).utilityStmt));
         }
         let mut frame: Option<Frame> = None;
+        let mut statement = statement;
         if guc::guarded() {
             raise_if(checked(|| before(statement, source, context, &raw mut frame)));
+            raise_if(checked(|| rewrite(&raw mut statement)));
+        }
+        if upkeep::needs_a_look((*statement).utilityStmt) {
+            guarded(|| upkeep::look((*statement).utilityStmt));
         }
         match PREVIOUS {
             Some(previous) => previous(
@@ -93,6 +110,10 @@ unsafe extern "C-unwind" fn utility(
                 receiver,
                 completion,
             ),
+        }
+        // A statement that another was taken apart into leaves a relation half altered.
+        if upkeep::pending() && context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND {
+            guarded(upkeep::settle);
         }
         if let Some(frame) = frame {
             raise_if(checked(|| after(frame, completion)));
@@ -119,7 +140,11 @@ fn before(
         (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token, resets_all)
     };
     // SAFETY: the source is NUL-terminated.
-    let text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    let mut text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    withhold::stay();
+    if withhold::inside_raw() && calls::any() {
+        text = withhold::TEXT.into();
+    }
     // SAFETY: a valid utility statement; the tag's name is a static string.
     let command = unsafe {
         CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
@@ -182,7 +207,7 @@ fn before(
         let top = statement::with_key(key, |open| open.is_top_level()) == Some(true);
         // SAFETY: as above.
         let free = || sets_token || resets_all || unsafe { free_of_charge(node) };
-        let opened = if top { meter::opened(session, free) } else { Ok(()) };
+        let opened = if top { meter::opened(session, free).map(|()| meter::begins()) } else { Ok(()) };
         opened.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
@@ -194,9 +219,11 @@ fn before(
             limited(key, refusal)?;
         }
     }
+    // SAFETY: as above.
+    unsafe { masked_ddl::check(node) }.inspect_err(enforce::note_refusal)?;
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
-    unsafe { *frame = Some(Frame { resets_all, key, sets_token, copies_in: copies_in(node) }) };
+    unsafe { *frame = Some(Frame { resets_all, key, sets_token, counts: counts(node) }) };
     Ok(())
 }
 
@@ -219,14 +246,20 @@ unsafe fn free_of_charge(statement: *mut pg_sys::Node) -> bool {
     }
 }
 
-/// Whether it is COPY FROM.
+/// What the number of rows of a statement will be.
 ///
 /// # Safety
 /// `statement` is a valid utility statement.
-unsafe fn copies_in(statement: *mut pg_sys::Node) -> bool {
+unsafe fn counts(statement: *mut pg_sys::Node) -> Counts {
     // SAFETY: the tag decides the cast.
     unsafe {
-        (*statement).type_ == pg_sys::NodeTag::T_CopyStmt && (*statement.cast::<pg_sys::CopyStmt>()).is_from
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_CopyStmt if (*statement.cast::<pg_sys::CopyStmt>()).is_from => Counts::Written,
+            pg_sys::NodeTag::T_FetchStmt if (*statement.cast::<pg_sys::FetchStmt>()).ismove => {
+                Counts::Nothing
+            }
+            _ => Counts::Returned,
+        }
     }
 }
 
@@ -238,6 +271,17 @@ fn limited(key: Key, refusal: Refusal) -> Result<(), Refusal> {
         observed
     });
     if observed == Some(true) { Ok(()) } else { Err(refusal) }
+}
+
+/// COPY of a masked table becomes COPY of a query.
+fn rewrite(statement: *mut *mut pg_sys::PlannedStmt) -> Result<(), Refusal> {
+    // SAFETY: the outer frame's local, which holds the hook's argument.
+    unsafe {
+        if let Some(changed) = copy::as_query(*statement).inspect_err(enforce::note_refusal)? {
+            *statement = changed;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a statement would make lasting what the transaction wrote under a token that is no longer good.
@@ -276,13 +320,15 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
         statement::with_key(frame.key, |open| open.refuse(&refusal, false));
         return Err(refusal);
     }
-    if meter::limited() {
+    if meter::limited() || limit_timer::armed() {
         let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
-        if frame.copies_in {
+        if frame.counts == Counts::Written {
             meter::wrote(rows).or_else(|refusal| limited(frame.key, refusal))?;
         }
         if statement::with_key(frame.key, |open| open.is_top_level()) == Some(true) {
-            meter::completed(rows).or_else(|refusal| limited(frame.key, refusal))?;
+            if frame.counts != Counts::Nothing {
+                meter::completed(rows).or_else(|refusal| limited(frame.key, refusal))?;
+            }
             limit_timer::disarm();
         }
     }

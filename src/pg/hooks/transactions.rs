@@ -5,7 +5,9 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, endings, epoch, guc, limit_timer, own, policies, session, statement};
+use super::super::{
+    calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep, withhold,
+};
 use super::{checked, object_access, raise_if};
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -28,10 +30,16 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     epoch::transaction_ended(event);
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
+        withhold::transaction_ended();
+    }
+    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        upkeep::forget();
+    }
     if !guc::guarded() {
         return;
     }
-    if event == pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT {
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE) {
         // The last word on a transaction one of whose tokens has ended: a function may have caught the cancel.
         // SAFETY: outer frame; see hooks/mod.rs.
         unsafe { raise_if(checked(session::may_commit)) };
@@ -67,14 +75,17 @@ unsafe extern "C-unwind" fn subtransaction(
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
     if guc::guarded() {
         policies::forget_compiled();
+        masks::forget_compiled();
     }
 }
 
 unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i32, _hash: u32) {
+    // Administrative functions ask for our own objects too, in sessions that are not guarded.
+    if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
+        own::forget();
+    }
     if guc::guarded() {
         policies::forget_compiled();
-        if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
-            own::forget();
-        }
+        masks::forget_compiled();
     }
 }
