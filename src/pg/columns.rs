@@ -262,8 +262,7 @@ pub unsafe fn fill(
     nulls.fill(true);
     for (number, value) in read {
         let n = usize::from(*number).wrapping_sub(1);
-        let Some((((_, kind), cell), null)) =
-            layout.get(n).zip(values.get_mut(n)).zip(nulls.get_mut(n)).map(|((k, c), n)| ((k, c), n))
+        let Some((((_, kind), cell), null)) = layout.get(n).zip(values.get_mut(n)).zip(nulls.get_mut(n))
         else {
             return false;
         };
