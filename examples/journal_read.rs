@@ -11,7 +11,7 @@ use agent_guard::audit::journal_text::line;
 fn main() -> ExitCode {
     let files: Vec<String> = std::env::args().skip(1).collect();
     if files.is_empty() {
-        let _ = writeln!(io::stderr(), "usage: journal_read FILE… (in the order of their names)");
+        let _ = writeln!(io::stderr(), "usage: journal_read FILE... (in the order of their names)");
         return ExitCode::from(2);
     }
     let mut head = None;
