@@ -30,7 +30,8 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment (
     statement_sha256 bytea,
     truncated text[],
     block_ids text[],
-    decided_by text
+    decided_by text,
+    hash bytea NOT NULL
 ) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE agent_guard.audit_segment IS 'Parent of the audit trail''s segments; itself always empty. Read the view audit instead.';
 REVOKE ALL ON agent_guard.audit_segment FROM PUBLIC;
@@ -39,81 +40,161 @@ REVOKE ALL ON agent_guard.audit_segment FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_00 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_00 (seq);
+CREATE INDEX ON agent_guard.audit_segment_00 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_00 (at);
+CREATE INDEX ON agent_guard.audit_segment_00 (decision);
+CREATE INDEX ON agent_guard.audit_segment_00 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_00 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_00 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_00 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_01 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_01 (seq);
+CREATE INDEX ON agent_guard.audit_segment_01 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_01 (at);
+CREATE INDEX ON agent_guard.audit_segment_01 (decision);
+CREATE INDEX ON agent_guard.audit_segment_01 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_01 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_01 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_01 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_02 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_02 (seq);
+CREATE INDEX ON agent_guard.audit_segment_02 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_02 (at);
+CREATE INDEX ON agent_guard.audit_segment_02 (decision);
+CREATE INDEX ON agent_guard.audit_segment_02 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_02 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_02 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_02 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_03 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_03 (seq);
+CREATE INDEX ON agent_guard.audit_segment_03 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_03 (at);
+CREATE INDEX ON agent_guard.audit_segment_03 (decision);
+CREATE INDEX ON agent_guard.audit_segment_03 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_03 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_03 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_03 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_04 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_04 (seq);
+CREATE INDEX ON agent_guard.audit_segment_04 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_04 (at);
+CREATE INDEX ON agent_guard.audit_segment_04 (decision);
+CREATE INDEX ON agent_guard.audit_segment_04 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_04 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_04 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_04 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_05 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_05 (seq);
+CREATE INDEX ON agent_guard.audit_segment_05 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_05 (at);
+CREATE INDEX ON agent_guard.audit_segment_05 (decision);
+CREATE INDEX ON agent_guard.audit_segment_05 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_05 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_05 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_05 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_06 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_06 (seq);
+CREATE INDEX ON agent_guard.audit_segment_06 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_06 (at);
+CREATE INDEX ON agent_guard.audit_segment_06 (decision);
+CREATE INDEX ON agent_guard.audit_segment_06 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_06 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_06 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_06 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_07 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_07 (seq);
+CREATE INDEX ON agent_guard.audit_segment_07 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_07 (at);
+CREATE INDEX ON agent_guard.audit_segment_07 (decision);
+CREATE INDEX ON agent_guard.audit_segment_07 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_07 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_07 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_07 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_08 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_08 (seq);
+CREATE INDEX ON agent_guard.audit_segment_08 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_08 (at);
+CREATE INDEX ON agent_guard.audit_segment_08 (decision);
+CREATE INDEX ON agent_guard.audit_segment_08 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_08 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_08 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_08 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_09 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_09 (seq);
+CREATE INDEX ON agent_guard.audit_segment_09 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_09 (at);
+CREATE INDEX ON agent_guard.audit_segment_09 (decision);
+CREATE INDEX ON agent_guard.audit_segment_09 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_09 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_09 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_09 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_10 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_10 (seq);
+CREATE INDEX ON agent_guard.audit_segment_10 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_10 (at);
+CREATE INDEX ON agent_guard.audit_segment_10 (decision);
+CREATE INDEX ON agent_guard.audit_segment_10 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_10 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_10 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_10 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_11 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_11 (seq);
+CREATE INDEX ON agent_guard.audit_segment_11 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_11 (at);
+CREATE INDEX ON agent_guard.audit_segment_11 (decision);
+CREATE INDEX ON agent_guard.audit_segment_11 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_11 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_11 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_11 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_12 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_12 (seq);
+CREATE INDEX ON agent_guard.audit_segment_12 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_12 (at);
+CREATE INDEX ON agent_guard.audit_segment_12 (decision);
+CREATE INDEX ON agent_guard.audit_segment_12 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_12 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_12 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_12 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_13 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_13 (seq);
+CREATE INDEX ON agent_guard.audit_segment_13 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_13 (at);
+CREATE INDEX ON agent_guard.audit_segment_13 (decision);
+CREATE INDEX ON agent_guard.audit_segment_13 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_13 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_13 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_13 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_14 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_14 (seq);
+CREATE INDEX ON agent_guard.audit_segment_14 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_14 (at);
+CREATE INDEX ON agent_guard.audit_segment_14 (decision);
+CREATE INDEX ON agent_guard.audit_segment_14 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_14 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_14 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_14 FROM PUBLIC;
 CREATE UNLOGGED TABLE agent_guard.audit_segment_15 () INHERITS (agent_guard.audit_segment)
     WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
 CREATE INDEX ON agent_guard.audit_segment_15 (seq);
+CREATE INDEX ON agent_guard.audit_segment_15 (session_id, seq);
+CREATE INDEX ON agent_guard.audit_segment_15 (at);
+CREATE INDEX ON agent_guard.audit_segment_15 (decision);
+CREATE INDEX ON agent_guard.audit_segment_15 USING gin (lineage);
+CREATE INDEX ON agent_guard.audit_segment_15 USING gin (accesses jsonb_path_ops);
 COMMENT ON TABLE agent_guard.audit_segment_15 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_15 FROM PUBLIC;
 
@@ -147,7 +228,8 @@ SELECT
     policy_version,
     truncated,
     block_ids,
-    decided_by
+    decided_by,
+    hash
 FROM agent_guard.audit_segment;
 COMMENT ON VIEW agent_guard.audit IS 'The audit trail of this database: one row for each event, the oldest gone beyond agent_guard.audit_capacity.';
 COMMENT ON COLUMN agent_guard.audit.seq IS 'Number of the event; grows by one.';
@@ -179,7 +261,37 @@ COMMENT ON COLUMN agent_guard.audit.policy_version IS 'Version of the policy tha
 COMMENT ON COLUMN agent_guard.audit.truncated IS 'Names of the columns that are not whole.';
 COMMENT ON COLUMN agent_guard.audit.block_ids IS 'The blocks of the session''s token, the root''s first, as revoke_block takes them; for a refused handshake those of the refused token, where its signature was right.';
 COMMENT ON COLUMN agent_guard.audit.decided_by IS 'What of a token refused: window, or the id of the block.';
+COMMENT ON COLUMN agent_guard.audit.hash IS 'SHA-256 over the event and the hash of the event before it.';
 REVOKE ALL ON agent_guard.audit FROM PUBLIC;
+
+-- Logged, unlike the segments. Written by the audit writer alone.
+CREATE TABLE agent_guard.audit_anchor (
+    seq bigint NOT NULL,
+    hash bytea NOT NULL,
+    at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE agent_guard.audit_anchor IS 'The event that the audit trail begins behind: the last one that was removed, with its hash.';
+REVOKE ALL ON agent_guard.audit_anchor FROM PUBLIC;
+
+CREATE FUNCTION agent_guard.verify_audit(checkpoint_seq bigint DEFAULT NULL, checkpoint_hash text DEFAULT NULL,
+    OUT intact boolean, OUT events bigint, OUT first_seq bigint, OUT last_seq bigint, OUT last_hash text,
+    OUT broken_seq bigint, OUT break text, OUT detail text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'verify_audit_wrapper';
+COMMENT ON FUNCTION agent_guard.verify_audit(bigint, text) IS 'Walks the hash chain of the audit trail and names the first break; with a checkpoint of the server log, holds the chain against that too.';
+REVOKE ALL ON FUNCTION agent_guard.verify_audit(bigint, text) FROM PUBLIC;
+
+CREATE FUNCTION agent_guard.journal_read(path text,
+    OUT file text, OUT seq bigint, OUT at timestamptz, OUT event jsonb, OUT hash text, OUT problem text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'journal_read_wrapper';
+COMMENT ON FUNCTION agent_guard.journal_read(text) IS 'Reads a file of an audit journal, or all files of a directory, and holds each event against the hash chain; a row with a problem says where that ends.';
+REVOKE ALL ON FUNCTION agent_guard.journal_read(text) FROM PUBLIC;
 
 CREATE FUNCTION agent_guard.audit_flush() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED

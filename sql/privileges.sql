@@ -23,6 +23,7 @@ GRANT EXECUTE ON FUNCTION agent_guard.mask_hash(text), agent_guard.mask_hash(int
     agent_guard.mask_month(timestamptz), agent_guard.mask_bucket(double precision, double precision),
     agent_guard.mask_json(json, text[]), agent_guard.mask_json(jsonb, text[]) TO PUBLIC;
 -- == agents (end) ==
+GRANT EXECUTE ON FUNCTION agent_guard.journal_read(text) TO pg_read_server_files;
 
 -- pg_dump carries policies and their rules. Never windows, revocations, keys and the record, which belong to one
 -- server, nor bindings, which are OIDs of one database: after a restore names decide until rebind_policies().

@@ -52,6 +52,8 @@ bytes_and_words! {
         HandshakeRefused = 4, Some("handshake_refused");
         /// The trail itself has something to tell: an event that could not be stored as it was.
         Fault = 5, Some("fault");
+        /// A hash chain begins, because nothing of an earlier one is at hand.
+        ChainBegin = 32, Some("chain_begin");
         /// Somebody administered agent_guard: a policy, a role, a window, a key.
         Admin = 48, Some("admin");
     }

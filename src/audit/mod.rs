@@ -2,8 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chain;
+pub mod crc32c;
 pub mod decode;
 pub mod event;
+pub mod journal;
+pub mod journal_text;
 pub mod jsonb;
 pub mod line;
 pub mod record;

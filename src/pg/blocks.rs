@@ -30,7 +30,7 @@ impl Blocks {
                 self.alone = told();
                 return &self.alone;
             }
-            EventKind::Fault | EventKind::Admin => return &[],
+            EventKind::Fault | EventKind::ChainBegin | EventKind::Admin => return &[],
             EventKind::Statement | EventKind::Bind | EventKind::Unbind => {}
         }
         if event.session_id == [0; 16] {

@@ -4,8 +4,12 @@
 use pgrx::prelude::*;
 
 use super::blocks::Blocks;
+use super::columns;
 use super::encoding::ServerText;
 use super::row::{COLUMNS, RowMaker};
+use super::scan::POSTGRES_EPOCH_MICROS;
+use super::seal::Sealer;
+use crate::audit::chain::Value;
 use crate::audit::record::OwnedEvent;
 
 /// Rows formed and inserted at once.
@@ -24,8 +28,67 @@ pub enum Written {
     Gone,
 }
 
+/// What is to be inserted, in the order of its numbers.
+#[derive(Clone, Copy)]
+pub enum Rows<'a> {
+    /// Events out of the ring.
+    Events(&'a [(u64, OwnedEvent)]),
+    /// Events out of the journal, by their columns.
+    Restored(&'a [(u64, Vec<(u8, Value<'a>)>)]),
+}
+
+impl<'a> Rows<'a> {
+    /// How many there are.
+    pub fn len(self) -> usize {
+        match self {
+            Rows::Events(rows) => rows.len(),
+            Rows::Restored(rows) => rows.len(),
+        }
+    }
+
+    /// The numbers of the first and the last one.
+    pub fn ends(self) -> Option<(u64, u64)> {
+        match self {
+            Rows::Events(rows) => Some((rows.first()?.0, rows.last()?.0)),
+            Rows::Restored(rows) => Some((rows.first()?.0, rows.last()?.0)),
+        }
+    }
+
+    /// When the first and the last one began: microseconds since the Unix epoch.
+    pub fn times(self) -> Option<(i64, i64)> {
+        /// The column `at`, in PostgreSQL's own time.
+        fn at(columns: &[(u8, Value<'_>)]) -> i64 {
+            let found = columns.iter().find(|(number, _)| *number == 2);
+            match found {
+                Some((_, Value::Integer(at))) => at.saturating_add(POSTGRES_EPOCH_MICROS),
+                _ => 0,
+            }
+        }
+        match self {
+            Rows::Events(rows) => Some((rows.first()?.1.at, rows.last()?.1.at)),
+            Rows::Restored(rows) => Some((at(&rows.first()?.1), at(&rows.last()?.1))),
+        }
+    }
+
+    /// The first `count` ones, and the others.
+    pub fn split(self, count: usize) -> (Rows<'a>, Rows<'a>) {
+        match self {
+            Rows::Events(rows) => {
+                let (taken, rest) = rows.split_at_checked(count).unwrap_or((rows, &[]));
+                (Rows::Events(taken), Rows::Events(rest))
+            }
+            Rows::Restored(rows) => {
+                let (taken, rest) = rows.split_at_checked(count).unwrap_or((rows, &[]));
+                (Rows::Restored(taken), Rows::Restored(rest))
+            }
+        }
+    }
+}
+
 /// Tuple slots that serve every batch: making them costs more than filling them.
 pub struct Inserter {
+    /// Gives every row its hash.
+    pub sealer: Sealer,
     text: ServerText,
     blocks: Blocks,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
@@ -36,12 +99,13 @@ pub struct Inserter {
 impl Inserter {
     /// An inserter for texts that become `text`.
     pub fn new(text: ServerText) -> Inserter {
-        Inserter { text, blocks: Blocks::default(), slots: Vec::new(), datums: std::ptr::null_mut() }
+        let (sealer, blocks) = (Sealer::default(), Blocks::default());
+        Inserter { sealer, text, blocks, slots: Vec::new(), datums: std::ptr::null_mut() }
     }
 
     /// Inserts rows, at most `CHUNK`, and their index entries; in the caller's transaction. Indexes that a DBA has
     /// added are served too, as long as no expression is to be evaluated for them.
-    pub fn insert(&mut self, relation: pg_sys::Oid, rows: &[(u64, OwnedEvent)]) -> Written {
+    pub fn insert(&mut self, relation: pg_sys::Oid, rows: Rows<'_>) -> Written {
         let relation = match open(relation, pg_sys::RowExclusiveLock) {
             Ok(relation) => relation,
             Err(why) => return why,
@@ -54,10 +118,30 @@ impl Inserter {
             let before = pg_sys::MemoryContextSwitchTo(self.datums);
             let mut maker = RowMaker::new(&self.text, &mut self.blocks);
             let mut count = 0;
-            for ((seq, event), slot) in rows.iter().zip(self.slots.iter().copied()) {
-                let values = std::slice::from_raw_parts_mut((*slot).tts_values, COLUMNS);
-                let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, COLUMNS);
-                maker.fill(*seq, event, values, nulls);
+            self.sealer.begin((*relation).rd_att);
+            for (n, slot) in self.slots.iter().copied().take(rows.len()).enumerate() {
+                let values = std::slice::from_raw_parts_mut((*slot).tts_values, COLUMNS + 1);
+                let nulls = std::slice::from_raw_parts_mut((*slot).tts_isnull, COLUMNS + 1);
+                let seq = match rows {
+                    Rows::Events(events) => {
+                        let Some((seq, event)) = events.get(n) else { break };
+                        maker.fill(*seq, event, values, nulls);
+                        *seq
+                    }
+                    Rows::Restored(restored) => {
+                        let Some((seq, columns)) = restored.get(n) else { break };
+                        if !columns::fill(self.sealer.layout(), columns, values, nulls) {
+                            error!(
+                                "event {seq} of the audit journal has columns that the trail does not have"
+                            );
+                        }
+                        if let (Some(value), Some(null)) = (values.first_mut(), nulls.first_mut()) {
+                            (*value, *null) = (pg_sys::Datum::from(*seq), false);
+                        }
+                        *seq
+                    }
+                };
+                self.sealer.seal(seq, values, nulls);
                 pg_sys::ExecStoreVirtualTuple(slot);
                 count += 1;
             }
@@ -86,7 +170,7 @@ impl Inserter {
     unsafe fn prepare(&mut self, relation: pg_sys::Relation) {
         // SAFETY: the descriptor is copied into memory that lives as long as the process, and the slots with it.
         unsafe {
-            if usize::try_from((*(*relation).rd_att).natts) != Ok(COLUMNS) {
+            if usize::try_from((*(*relation).rd_att).natts) != Ok(COLUMNS + 1) {
                 error!("agent_guard's audit tables are of another version of the extension");
             }
             if self.slots.is_empty() {

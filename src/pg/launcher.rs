@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::guc_audit::{self, Journal};
 use super::shmem::{self, Control, is_set};
 use super::slot::Slot;
 use super::{epoch, warden};
@@ -88,9 +89,14 @@ pub fn wait(longest: Option<Duration>) -> bool {
         pg_sys::ResetLatch(pg_sys::MyLatch);
         woken
     };
+    serve();
+    u32::try_from(woken).unwrap_or(0) & pg_sys::WL_LATCH_SET != 0
+}
+
+/// Does what the server asks of every process between two pieces of work; for one that works without waiting, too.
+pub fn serve() {
     pgrx::check_for_interrupts!();
     reload();
-    u32::try_from(woken).unwrap_or(0) & pg_sys::WL_LATCH_SET != 0
 }
 
 /// Reads the configuration again if the server was told to.
@@ -126,6 +132,7 @@ pub extern "C-unwind" fn agent_guard_audit_launcher(_arg: pg_sys::Datum) {
         control.launcher_latch.store(pg_sys::MyLatch, Ordering::SeqCst);
         control.launcher_pid.store(pg_sys::MyProcPid, Ordering::SeqCst);
     }
+    restore_journaled(control);
     let mut starts: Vec<Option<Start>> = control.slots().map(|_| None).collect();
     // What has ended while there was no launcher comes first. Should one die young again and again, its successors take
     // time before the rest.
@@ -149,6 +156,22 @@ pub extern "C-unwind" fn agent_guard_audit_launcher(_arg: pg_sys::Datum) {
     // Anything but 0, or the postmaster would not start it again.
     // SAFETY: ends this process in the orderly way.
     unsafe { pg_sys::proc_exit(1) };
+}
+
+/// Databases with a journal get their writers at once: a crash may have emptied their tables.
+fn restore_journaled(control: &Control) {
+    if guc_audit::journal() == Journal::off {
+        return;
+    }
+    let Ok(directories) = std::fs::read_dir(guc_audit::journal_directory()) else { return };
+    for directory in directories.flatten() {
+        let database = directory.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        if let Some(database) = database.filter(|database| database_exists(*database))
+            && let Some((_, slot)) = control.claim_slot(pg_sys::Oid::from(database))
+        {
+            slot.want_writer();
+        }
+    }
 }
 
 unsafe extern "C-unwind" fn launcher_gone(_code: i32, _arg: pg_sys::Datum) {

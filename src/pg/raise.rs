@@ -29,6 +29,17 @@ pub struct Raised {
     column: *const c_char,
 }
 
+impl Raised {
+    /// Puts the refusal in the place of another error that is being reported.
+    pub fn replace(self, data: &mut pg_sys::ErrorData) {
+        data.sqlerrcode = self.sqlerrcode;
+        data.message = self.message.cast_mut();
+        data.detail = self.detail.cast_mut();
+        data.detail_log = std::ptr::null_mut();
+        data.hint = self.hint.cast_mut();
+    }
+}
+
 /// Copies `text` into PostgreSQL's current memory context.
 fn palloc_text(text: &str) -> *const c_char {
     let clean: Vec<u8> = text.bytes().filter(|byte| *byte != 0).collect();

@@ -1,5 +1,6 @@
 //! An event as a row of a segment table: one datum for each column, in the current memory context.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::os::raw::c_char;
 
@@ -13,14 +14,15 @@ use crate::audit::record::{self, OwnedAccess, OwnedEvent};
 use crate::audit::redact::redact;
 use crate::refusal::Decider;
 
-/// Columns of a segment table (sql/audit.sql); `fill` is in their order.
+/// Columns of a segment table (sql/audit.sql) without the hash behind them; `fill` is in their order.
 pub const COLUMNS: usize = 28;
 
 /// Microseconds from the Unix epoch to PostgreSQL's.
 const EPOCH: i64 = 946_684_800_000_000;
 
 unsafe extern "C-unwind" {
-    fn inet_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    pub fn jsonb_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+    pub fn inet_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 }
 
 /// What stands in the place of an event that cannot be stored as it is.
@@ -162,7 +164,7 @@ fn filled(value: &str, text: &ServerText) -> Option<pg_sys::Datum> {
 }
 
 /// A text or bytea datum.
-fn varlena(bytes: &[u8]) -> pg_sys::Datum {
+pub fn varlena(bytes: &[u8]) -> pg_sys::Datum {
     let length = bytes.len().saturating_add(pg_sys::VARHDRSZ);
     // SAFETY: palloc gives `length` bytes, or raises; SET_VARSIZE writes the first four.
     unsafe {
@@ -199,10 +201,11 @@ fn address(text: &str) -> Option<pg_sys::Datum> {
     Some(input(inet_in, address.to_string().as_bytes()))
 }
 
-type InputFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+/// A type's input function, version 1.
+pub type InputFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 
 /// Calls a type's input function on text that it is known to take.
-fn input(function: InputFunction, bytes: &[u8]) -> pg_sys::Datum {
+pub fn input(function: InputFunction, bytes: &[u8]) -> pg_sys::Datum {
     let text: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).chain([0]).collect();
     // SAFETY: the argument is a NUL-terminated string; these input functions look at nothing else.
     unsafe {
@@ -216,13 +219,17 @@ fn input(function: InputFunction, bytes: &[u8]) -> pg_sys::Datum {
 
 /// A text[] datum.
 fn array<'a>(items: impl Iterator<Item = Option<&'a str>>, text: &ServerText) -> pg_sys::Datum {
+    array_of(
+        items.map(|item| item.map(|item| Cow::Owned(text.bytes(&text.clean(&redact(item))).into_owned()))),
+    )
+}
+
+/// A text[] datum of texts that are the server's already.
+pub fn array_of<'a>(items: impl Iterator<Item = Option<Cow<'a, [u8]>>>) -> pg_sys::Datum {
     let (mut values, mut nulls) = (Vec::new(), Vec::new());
     for item in items {
         nulls.push(item.is_none());
-        values.push(match item {
-            Some(item) => varlena(&text.bytes(&text.clean(&redact(item)))),
-            None => pg_sys::Datum::from(0_usize),
-        });
+        values.push(item.map_or(pg_sys::Datum::from(0_usize), |item| varlena(&item)));
     }
     // SAFETY: the arrays have as many entries as `length` says; text is a varlena of int alignment.
     unsafe {

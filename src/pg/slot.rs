@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use pgrx::prelude::*;
 
 use super::shmem::{RingBytes, SharedCondition, control, is_set, locked, set_latch};
+use crate::audit::chain::Head;
 use crate::audit::event::EventKind;
 use crate::audit::ring;
 
@@ -73,6 +74,12 @@ pub struct Slot {
     pub faults: AtomicU64,
     /// How many writers have begun.
     pub writers: AtomicU64,
+    /// Whether what is in the trail is in the journal too. Written by the writer.
+    pub journaled: AtomicU32,
+    /// The number of the last event in the trail; 0 while none is known. Written by the writer.
+    head_seq: AtomicU64,
+    /// Its hash. Written by the writer, between two changes of `head_seq`.
+    head_hash: [AtomicU64; 4],
     /// Woken when there is room again, and when a writer is ready.
     pub space: SharedCondition,
     /// Woken when events have become queryable.
@@ -194,6 +201,26 @@ impl Slot {
         self.flushed.broadcast();
     }
 
+    /// Tells where the chain stands. Called by the writer only.
+    pub fn set_head(&self, head: Head) {
+        // INVARIANT: whoever reads sees 0 while the hash is not whole.
+        self.head_seq.store(0, Ordering::SeqCst);
+        for (word, bytes) in self.head_hash.iter().zip(head.hash.chunks_exact(8)) {
+            word.store(u64::from_le_bytes(bytes.try_into().unwrap_or_default()), Ordering::SeqCst);
+        }
+        self.head_seq.store(head.seq, Ordering::SeqCst);
+    }
+
+    /// Where the chain stands; `None` where that is not known, or is just changing.
+    pub fn head_of_chain(&self) -> Option<Head> {
+        let seq = self.head_seq.load(Ordering::SeqCst);
+        let mut hash = [0; 32];
+        for (bytes, word) in hash.chunks_exact_mut(8).zip(&self.head_hash) {
+            bytes.copy_from_slice(&word.load(Ordering::SeqCst).to_le_bytes());
+        }
+        (seq != 0 && seq == self.head_seq.load(Ordering::SeqCst)).then_some(Head { seq, hash })
+    }
+
     /// Takes a resting slot from its database: no writer, no events, no reservations. Under the table's lock.
     pub fn retire(&self, n: usize) -> bool {
         locked(n.saturating_add(1), || {
@@ -241,12 +268,14 @@ impl Slot {
             &self.refused,
             &self.faults,
             &self.writers,
+            &self.head_seq,
             &self.next,
             &self.done,
         ] {
             counter.store(0, Ordering::SeqCst);
         }
         self.leave.store(0, Ordering::SeqCst);
+        self.journaled.store(0, Ordering::SeqCst);
         self.ledger_due.store(0, Ordering::SeqCst);
         self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
         self.database.store(database, Ordering::SeqCst);

@@ -461,13 +461,14 @@ fn sqlstate_bytes(code: &str) -> [u8; 5] {
 /// A longer text does not wait with a spare statement until the next one.
 const KEPT_TEXT_MAX: usize = 4096;
 
-/// Ends a statement that ran to its end.
-pub fn close(key: Key) {
+/// Ends a statement that ran to its end; false where that was known already.
+pub fn close(key: Key) -> bool {
     let open = with(|statements| {
         let at = statements.open.iter().rposition(|open| open.key == key)?;
         Some(statements.open.remove(at))
     })
     .flatten();
+    let found = open.is_some();
     if let Some(mut open) = open {
         publish(&open);
         open.accesses.clear();
@@ -480,6 +481,7 @@ pub fn close(key: Key) {
         }
         with(|statements| statements.spare = Some(open));
     }
+    found
 }
 
 fn publish(open: &Open) {
@@ -769,6 +771,22 @@ pub fn failing(sqlerrcode: i32, message: &str, statement: &str) {
                 ..event
             });
         });
+    }
+}
+
+/// The error that `failing` was told of is about to go to the client: what it ends is published before that, instead of
+/// when the transaction aborts.
+pub fn publish_failed() {
+    let (ended, failure) = with(|statements| {
+        let open = std::mem::take(&mut statements.open);
+        let (ended, kept) = open.into_iter().partition::<Vec<_>, _>(|open| open.active);
+        statements.open = kept;
+        (ended, statements.error.clone())
+    })
+    .unwrap_or_default();
+    for mut open in ended.into_iter().rev() {
+        open.failure = open.failure.take().or_else(|| failure.clone());
+        publish(&open);
     }
 }
 

@@ -53,3 +53,25 @@ pub fn hoarding() -> Refusal {
         "Close cursors that are not needed any more.",
     )
 }
+
+/// The event waits, but is not on disk.
+pub fn unsynced() -> Refusal {
+    Refusal::new(
+        SqlState::DiskFull,
+        "audit_unsynced",
+        "the audit journal has not taken the event",
+        "agent_guard.journal is sync, and the event did not reach the disk within agent_guard.audit_timeout; the statement is undone",
+        "Look for the audit writer's messages in the server log: the disk of the journal may be full.",
+    )
+}
+
+/// The wait for the disk was ended from outside.
+pub fn unsynced_cancelled() -> Refusal {
+    Refusal::new(
+        SqlState::QueryCanceled,
+        "audit_wait_cancelled",
+        "canceling statement while it waits for the audit journal",
+        "the statement is undone",
+        "",
+    )
+}

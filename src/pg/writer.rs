@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::checkpoint::Checkpoints;
 use super::encoding::ServerText;
-use super::insert::{Inserter, Written};
-use super::launcher::{asked_to_end, attach_signals, wait};
+use super::insert::{Inserter, Rows, Written};
+use super::journal::Journal;
+use super::launcher::{asked_to_end, attach_signals, serve, wait};
 use super::ledger_store;
 use super::log_json;
+use super::resume;
 use super::row::fault;
 use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
@@ -28,16 +31,20 @@ const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
 const GATHER: Duration = Duration::from_millis(10);
 /// A writer that has had nothing to do for so long leaves, so that its slot and its connection are free.
 const REST_AFTER: Duration = Duration::from_secs(60);
+/// An idle writer looks after the trail so often.
+const UPKEEP: Duration = Duration::from_secs(5);
 /// How long a writer that is to end waits for events of statements that are ending too.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long it waits before it tries again what failed for a reason outside the events.
 const RETRY: Duration = Duration::from_millis(500);
 
-struct Writer {
+pub struct Writer {
     n: usize,
-    slot: &'static Slot,
-    segments: Segments,
-    inserter: Inserter,
+    pub(super) slot: &'static Slot,
+    pub(super) segments: Segments,
+    pub(super) inserter: Inserter,
+    pub(super) journal: Option<Journal>,
+    checkpoints: Checkpoints,
     batch: Batch,
     rows: Vec<(u64, OwnedEvent)>,
     stuck_since: Option<Instant>,
@@ -91,17 +98,31 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
     slot.writers.fetch_add(1, Ordering::SeqCst);
     slot.leave.store(0, Ordering::SeqCst);
     match in_transaction(|| {
-        Ok((Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))?, ServerText::of_database()))
+        let segments = Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))?;
+        Ok((segments, ServerText::of_database(), Checkpoints::of_database()))
     }) {
-        Ok((Some(segments), text)) => {
-            if slot.base.load(Ordering::SeqCst) == 0 {
-                slot.base.store(segments.last().saturating_add(1), Ordering::SeqCst);
-            }
+        Ok((Some(segments), text, checkpoints)) => {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
-            Writer { n, slot, segments, inserter, batch, rows, stuck_since: None, said_blocked: false }.run();
+            let (journal, stuck_since) = (None, None);
+            let said_blocked = false;
+            let mut writer = Writer {
+                n,
+                slot,
+                segments,
+                inserter,
+                journal,
+                checkpoints,
+                batch,
+                rows,
+                stuck_since,
+                said_blocked,
+            };
+            if writer.resume() {
+                writer.run();
+            }
         }
-        Ok((None, _)) => leave_for_good(n, slot),
+        Ok((None, ..)) => leave_for_good(n, slot),
         Err(Trouble::Outside(why) | Trouble::Event(why)) => {
             warning!("the audit writer cannot read its tables: {why}");
         }
@@ -193,13 +214,60 @@ fn trouble(caught: &CaughtError) -> Trouble {
     }
 }
 
+/// Commits rows; if that fails, segments and chain are as they were.
+pub fn store(segments: &mut Segments, inserter: &mut Inserter, rows: Rows<'_>) -> Result<(), Trouble> {
+    let mut tried = *segments;
+    let mark = inserter.sealer.mark();
+    let outcome = in_transaction(|| match tried.write(rows, inserter) {
+        Written::All => {
+            log_json::prepare();
+            Ok(())
+        }
+        Written::Locked => Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned())),
+        Written::Gone => Err(Trouble::Gone),
+    });
+    match outcome {
+        Ok(()) => *segments = tried,
+        Err(_) => inserter.sealer.back_to(mark),
+    }
+    outcome
+}
+
 impl Writer {
+    /// Takes up the chain and the journal where they were left; false if the process is to end before that succeeds.
+    fn resume(&mut self) -> bool {
+        loop {
+            match resume::resume(self) {
+                Ok(()) => return true,
+                Err(Trouble::Gone) => {
+                    leave_for_good(self.n, self.slot);
+                    return false;
+                }
+                Err(Trouble::Outside(why) | Trouble::Event(why)) => self.complain(&why),
+            }
+            if asked_to_end() || is_set(&self.slot.leave) {
+                return false;
+            }
+            wait(Some(RETRY));
+        }
+    }
+
+    /// Says, once a minute, why nothing is stored.
+    fn complain(&mut self, why: &str) {
+        if self.stuck_since.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
+            self.stuck_since = Some(Instant::now());
+            warning!("audit events cannot be stored, agents wait: {why}");
+        }
+    }
+
     fn run(&mut self) {
         self.slot.ready.store(1, Ordering::SeqCst);
         self.slot.space.broadcast();
         let mut ending: Option<Ending> = None;
         let mut quiet_since = Instant::now();
         while is_set(&self.slot.ready) {
+            serve();
+            self.upkeep();
             if ledger_store::is_due(self.slot) {
                 ledger_store::serve(self.slot);
             }
@@ -217,6 +285,7 @@ impl Writer {
                 ledger_store::settle(self.slot);
                 // Terminated, it stays wanted, and the launcher starts another one.
                 if asked_to_end() || self.rest() {
+                    self.checkpoints.now(self.inserter.sealer.head());
                     return;
                 }
                 self.slot.leave.store(0, Ordering::SeqCst);
@@ -234,6 +303,7 @@ impl Writer {
             } else if quiet_since.elapsed() < REST_AFTER {
                 self.idle(REST_AFTER.saturating_sub(quiet_since.elapsed()));
             } else if self.settle_and_rest() {
+                self.checkpoints.now(self.inserter.sealer.head());
                 return;
             } else {
                 quiet_since = Instant::now();
@@ -251,7 +321,7 @@ impl Writer {
         self.slot.state.store(writer_state::IDLE, Ordering::SeqCst);
         // INVARIANT: looked at after the state is visible; an append after this look sets the latch.
         if self.slot.used() == 0 && !ledger_store::is_due(self.slot) {
-            wait(Some(longest.max(GATHER)));
+            wait(Some(longest.clamp(GATHER, UPKEEP)));
         }
         self.slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
         let size = shmem::control().map_or(0, |control| control.ring_size);
@@ -261,6 +331,36 @@ impl Writer {
             wait(Some(GATHER));
         }
         self.slot.state.store(writer_state::BUSY, Ordering::SeqCst);
+    }
+
+    /// What is due by time: segments beyond age or a lowered capacity, and checkpoints.
+    fn upkeep(&mut self) {
+        if let Err(Trouble::Outside(why) | Trouble::Event(why)) = resume::follow_setting(self) {
+            self.complain(&why);
+        }
+        if !self.checkpoints.look_again() {
+            return;
+        }
+        self.checkpoints.by_time(self.inserter.sealer.head());
+        if self.segments.excess() && !self.segments.blocked {
+            let mut segments = self.segments;
+            let trimmed = in_transaction(|| match segments.trim() {
+                Written::Gone => Err(Trouble::Gone),
+                Written::All | Written::Locked => Ok(()),
+            });
+            match trimmed {
+                Ok(()) => self.segments = segments,
+                Err(Trouble::Gone) => {}
+                Err(Trouble::Outside(why) | Trouble::Event(why)) => {
+                    warning!("audit segments cannot be emptied: {why}");
+                }
+            }
+        }
+        if let Some(journal) = &self.journal
+            && let Err(error) = journal.remove_old()
+        {
+            warning!("old files of the audit journal cannot be removed: {error}");
+        }
     }
 
     fn flush_is_due(&self) -> bool {
@@ -319,7 +419,10 @@ impl Writer {
         let all = self.rows.len();
         // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
         let probed = if self.stuck_since.is_some() { 1.min(all) } else { 0 };
-        let committed = match self.commit(0..probed).and_then(|()| self.commit(probed..all)) {
+        let committed = resume::follow_setting(self)
+            .and_then(|()| self.commit(0..probed))
+            .and_then(|()| self.commit(probed..all));
+        let committed = match committed {
             Err(Trouble::Event(why)) => {
                 if self.stuck_since.is_none() {
                     warning!("a batch of audit events failed and is stored one by one: {why}");
@@ -328,8 +431,9 @@ impl Writer {
             }
             other => other,
         };
-        match committed {
+        match committed.and_then(|()| self.keep()) {
             Ok(()) => {
+                self.checkpoints.by_events(self.inserter.sealer.head());
                 self.stuck_since = None;
                 self.slot.faults.fetch_add(faults, Ordering::SeqCst);
                 self.slot.advance(end);
@@ -340,13 +444,26 @@ impl Writer {
                 false
             }
             Err(Trouble::Outside(why) | Trouble::Event(why)) => {
-                if self.stuck_since.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
-                    self.stuck_since = Some(Instant::now());
-                    warning!("audit events cannot be stored, agents wait: {why}");
-                }
+                self.complain(&why);
                 false
             }
         }
+    }
+
+    /// Puts what is committed into the journal. What fails here is tried again with the next batch; should the writer die
+    /// before, its successor finds it in the table.
+    fn keep(&mut self) -> Result<(), Trouble> {
+        let sealer = &mut self.inserter.sealer;
+        let (records, before) = sealer.pending();
+        if let Some(journal) = &mut self.journal
+            && !records.is_empty()
+        {
+            journal
+                .append(records, before, sealer.head())
+                .map_err(|error| Trouble::Outside(format!("the journal cannot be written: {error}")))?;
+        }
+        sealer.written();
+        Ok(())
     }
 
     /// Commits the rows one by one; a row that still fails is replaced by the news of it, under its own number.
@@ -371,19 +488,9 @@ impl Writer {
 
     fn commit(&mut self, range: std::ops::Range<usize>) -> Result<(), Trouble> {
         let Some(rows) = self.rows.get(range).filter(|rows| !rows.is_empty()) else { return Ok(()) };
-        let mut segments = self.segments;
-        let inserter = &mut self.inserter;
-        in_transaction(|| match segments.write(rows, inserter) {
-            Written::All => {
-                log_json::prepare();
-                Ok(())
-            }
-            Written::Locked => {
-                Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned()))
-            }
-            Written::Gone => Err(Trouble::Gone),
-        })?;
-        self.segments = segments;
+        store(&mut self.segments, &mut self.inserter, Rows::Events(rows))?;
+        self.slot.set_head(self.inserter.sealer.head());
+        let segments = self.segments;
         log_json::emit(rows);
         if segments.blocked && !self.said_blocked {
             warning!(
@@ -397,7 +504,12 @@ impl Writer {
     /// The tables are not what they were: DROP EXTENSION, perhaps with a CREATE EXTENSION behind it.
     fn lost_tables(&mut self) {
         match in_transaction(|| Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))) {
-            Ok(Some(segments)) => self.segments = segments,
+            Ok(Some(segments)) => {
+                self.segments = segments;
+                if let Err(Trouble::Outside(why) | Trouble::Event(why)) = resume::resume(self) {
+                    self.complain(&why);
+                }
+            }
             Ok(None) => leave_for_good(self.n, self.slot),
             Err(_) => {}
         }

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::pg::guc_audit;
+use crate::pg::guc_audit::{self, Journal};
 use crate::pg::shmem::{self, SharedCondition, is_set};
+use crate::pg::slot::Slot;
 use crate::pg::trail;
 
 /// Returns when every event up to now is queryable; raises 53100 when the writer makes no progress.
 #[pg_extern(sql = false)]
 fn audit_flush() {
-    let Some((n, slot)) = trail::my_slot() else { return };
+    let Some((n, slot)) = trail::my_slot().or_else(slot_to_restore) else { return };
+    let restores = guc_audit::journal() != Journal::off;
     let target = slot.front(n).number;
     let patience = guc_audit::timeout().max(Duration::from_secs(5));
     let mut done = slot.done.load(Ordering::SeqCst);
@@ -21,7 +23,9 @@ fn audit_flush() {
     loop {
         slot.flushed.prepare();
         let now_done = slot.done.load(Ordering::SeqCst);
-        if now_done >= target || trail::my_slot().is_none_or(|(mine, _)| mine != n) {
+        // After a crash the first writer fills the table from the journal before it takes anything.
+        let restored = !restores || slot.base.load(Ordering::SeqCst) != 0;
+        if (now_done >= target && restored) || trail::my_slot().is_none_or(|(mine, _)| mine != n) {
             break;
         }
         if now_done != done {
@@ -49,6 +53,16 @@ fn audit_flush() {
         slot.flushed.sleep(200);
     }
     SharedCondition::cancel();
+}
+
+/// With a journal there may be events of the server's life before, whether or not there are new ones.
+fn slot_to_restore() -> Option<(usize, &'static Slot)> {
+    // SAFETY: reads shared memory, and a plain variable of this process.
+    let (standby, database) = unsafe { (pg_sys::RecoveryInProgress(), pg_sys::MyDatabaseId) };
+    if standby || guc_audit::journal() == Journal::off {
+        return None;
+    }
+    shmem::control()?.claim_slot(database)
 }
 
 type Counters = TableIterator<

@@ -19,6 +19,7 @@ mod role;
 mod sessions;
 mod simulate;
 mod stand_in;
+mod verify;
 mod window;
 
 use std::ffi::CStr;

@@ -6,7 +6,8 @@ use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session, withhold,
+    calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session, synced,
+    withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -215,8 +216,32 @@ unsafe extern "C-unwind" fn run(
             if meter::limited() || !statement::ends_run(key(query), processed) {
                 raise_if(checked(|| after_run(query, processed)));
             }
+            if synced::wanted() {
+                raise_if(checked(|| after_last_run(query, direction, count)));
+            }
         }
     }
+}
+
+/// The extended protocol answers a SELECT when it has run, and ends it when the portal goes: its event must not wait
+/// for that. Cursors are run within FETCH, which is answered itself.
+fn after_last_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) -> Result<(), Refusal> {
+    // SAFETY: as in `after_run`; the plan is complete.
+    let (processed, plain) = unsafe {
+        let plan = &*(*query).plannedstmt;
+        let processed = (*query).estate.as_ref().map_or(0, |estate| estate.es_processed);
+        (processed, (*query).operation == pg_sys::CmdType::CMD_SELECT && !plan.hasModifyingCTE)
+    };
+    let forward = direction == pg_sys::ScanDirection::ForwardScanDirection;
+    let complete = plain && forward && (count == 0 || processed < count);
+    if complete && !statement::any_active() && statement::close(key(query)) {
+        return synced::wait_at_top();
+    }
+    Ok(())
 }
 
 fn processed(query: *mut pg_sys::QueryDesc) -> i64 {
@@ -334,14 +359,17 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
             None => raw_end(query),
         }
         if guc::guarded() {
-            guarded(|| {
+            let closed = guarded(|| {
                 if limit_timer::armed()
                     && statement::with_key(key(query), |open| open.is_top_level()) == Some(true)
                 {
                     limit_timer::disarm();
                 }
-                statement::close(key(query));
+                statement::close(key(query))
             });
+            if closed && synced::wanted() {
+                raise_if(checked(synced::wait_at_top));
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{door, guc, secrets, statement, text, warden, withhold};
+use super::super::{door, guc, raise, secrets, statement, synced, text, warden, withhold};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -59,6 +59,9 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
                 if !explained {
                     door::cap_error(&mut *data);
                 }
+                if synced::wanted() {
+                    answer_when_recorded(&mut *data);
+                }
             });
             // The server's log stays as it was asked for.
             if (*data).elevel < THRESHOLD.load(Ordering::Relaxed) {
@@ -100,6 +103,22 @@ fn explain_end(data: &mut pg_sys::ErrorData) -> bool {
         data.hint = copy(warden::HINT);
     }
     verdict.is_some()
+}
+
+/// The client must not read of a failure that is not recorded: if that fails, it reads of this failure instead.
+fn answer_when_recorded(data: &mut pg_sys::ErrorData) {
+    if data.elevel > i32::try_from(pg_sys::PGERROR).unwrap_or(21) {
+        // The connection ends: nothing is answered.
+        return;
+    }
+    statement::publish_failed();
+    // SAFETY: an error that reaches this hook has reached the top, and the first thing that the server does with it
+    // afterwards is this (AbortTransaction in xact.c). Nothing may be held while the writer is waited for.
+    unsafe { pg_sys::LWLockReleaseAll() };
+    if let Err(refusal) = synced::wait() {
+        let raised = raise::prepare(&refusal);
+        raised.replace(data);
+    }
 }
 
 fn note(data: *mut pg_sys::ErrorData) {

@@ -14,7 +14,7 @@ use super::super::gather::utility::Permit;
 use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, meter, policies, session, text, trail, upkeep};
+use super::super::{calls, catalog, drops, guc, meter, policies, session, synced, text, trail, upkeep};
 use super::{checked, guarded, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
@@ -305,7 +305,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         }
         Some((decided, _)) => {
             statement::record_alone("FASTPATH", &name, &decided);
-            Ok(())
+            synced::wait_at_top()
         }
         None => {
             let decided = Decided {
@@ -317,7 +317,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
                 rule: None,
             };
             statement::record_alone("FASTPATH", &name, &decided);
-            Ok(())
+            synced::wait_at_top()
         }
     }
 }

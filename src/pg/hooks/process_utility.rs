@@ -11,7 +11,7 @@ use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
     calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings,
-    text, upkeep, withhold,
+    synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -117,6 +117,9 @@ unsafe extern "C-unwind" fn utility(
         }
         if let Some(frame) = frame {
             raise_if(checked(|| after(frame, completion)));
+            if synced::wanted() {
+                raise_if(checked(synced::wait_at_top));
+            }
         }
     }
 }

@@ -1,0 +1,309 @@
+"""Whoever tampers with the record, a superuser in the database or somebody with the journal's files, is found; and no
+disk that is full lets an agent act unrecorded.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+
+import psycopg
+
+import guard
+import scene
+from guard import eventually, expect
+from scene import Agent
+
+RULES = [("allow", ["select", "insert"], "app.*")]
+CONF = ["agent_guard.journal = on", "agent_guard.journal_file_size = '64kB'", "agent_guard.audit_checkpoint_events = 50"]
+
+
+def setup(server):
+    scene.setup(server)
+    work(server, 200)
+
+
+def work(server, count):
+    with Agent(server, *RULES) as agent:
+        for n in range(count):
+            agent.connection.execute("select count(*) from app.open where id > %s /* " + "x" * 300 + " */", (n,))
+    server.audit("false")
+
+
+def verdict(connection, *checkpoint):
+    call = "verify_audit(%s, %s)" if checkpoint else "verify_audit()"
+    return connection.execute(f"select intact, break, broken_seq, detail from agent_guard.{call}", checkpoint or None).fetchone()
+
+
+def journal(server):
+    oid = server.value("select oid from pg_database where datname = current_database()")
+    return pathlib.Path(server.variables["GUARD_DATA"]) / "agent_guard_journal" / str(oid)
+
+
+def read(server, path):
+    return server.rows("select seq, hash, problem from agent_guard.journal_read(%s)", str(path))
+
+
+def middle(connection):
+    connection.execute("select agent_guard.audit_flush()")
+    query = "select seq from agent_guard.audit where event = 'statement' order by seq offset 10 limit 1"
+    return connection.execute(query).fetchone()[0]
+
+
+# What a superuser does -> what is told of it, at which distance from the event in question.
+TAMPERING = [
+    ("update agent_guard.audit_segment set statement = 'select 1' where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set decision = 'deny' where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set role = 'somebody' where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set client_addr = '10.0.0.1' where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set parameters = '{{666}}' where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set parameters = '[0:0]={{10}}' where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set duration = duration + '1 mon' where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set accesses = jsonb_set(accesses, '{{0,object}}', '\"app.harmless\"') where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set hash = sha256('') where seq = {seq}", "altered", 0),
+    ("update agent_guard.audit_segment set at = at - interval '1 hour'", "altered", None),
+    ("delete from agent_guard.audit_segment where seq = {seq}", "missing", 0),
+    ("delete from agent_guard.audit_segment where seq >= {seq}", "missing", 0),
+    ("delete from agent_guard.audit_segment where seq <= {seq}", "missing", None),
+    ("truncate agent_guard.audit_segment", "missing", None),
+    ("update agent_guard.audit_segment set seq = seq + 1 where seq >= {seq}", "reordered", 0),
+    ("update agent_guard.audit_segment set seq = 2 * {seq} + 1 - seq where seq in ({seq}, {seq} + 1)", "reordered", 0),
+    ("insert into agent_guard.audit_segment_00 select * from agent_guard.audit_segment where seq = {seq}", "inserted", 0),
+    ("insert into agent_guard.audit_segment select * from agent_guard.audit_segment where seq = {seq}", "inserted", 0),
+]
+
+
+def test_every_way_of_tampering_with_the_table_is_found(server):
+    wrong = []
+    with server.connect(autocommit=False) as connection:
+        seq = middle(connection)
+        assert verdict(connection)[0], verdict(connection)
+        for statement, kind, at in TAMPERING:
+            connection.execute(statement.format(seq=seq))
+            intact, found, place, detail = verdict(connection)
+            connection.rollback()
+            if intact or found != kind or (at is not None and place != seq + at):
+                wrong.append(f"{statement}: {found} at {place} ({detail}), expected {kind} at {seq}")
+        assert verdict(connection)[0], "a rollback leaves it as it was"
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_a_chain_made_anew_does_not_hold_to_the_checkpoint_in_the_log(server):
+    work(server, 60)
+    lines = eventually(lambda: re.findall(r'audit checkpoint of database "postgres": seq (\d+) hash ([0-9a-f]{64})', server.log()), "a checkpoint")
+    seq, digest = int(lines[-1][0]), lines[-1][1]
+    with server.connect(autocommit=False) as connection:
+        assert verdict(connection, seq, digest)[0]
+        forged = digest.replace(digest[0], "0" if digest[0] != "0" else "1")
+        assert verdict(connection, seq, forged)[1:3] == ("rewritten", seq)
+        # Somebody empties the trail and its anchor, and pretends that it begins later.
+        connection.execute("delete from agent_guard.audit_segment where seq <= %s", (seq - 1,))
+        connection.execute("delete from agent_guard.audit_anchor")
+        connection.execute("insert into agent_guard.audit_anchor (seq, hash) values (%s, sha256(''))", (seq - 1,))
+        assert verdict(connection)[0] is False
+        connection.rollback()
+
+
+def test_the_journal_has_what_the_trail_has(server):
+    files = sorted(journal(server).glob("*.journal"))
+    assert len(files) > 1, "it has rotated"
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files) and journal(server).stat().st_mode & 0o777 == 0o700
+    kept = read(server, journal(server))
+    trail = server.rows("select seq, encode(hash, 'hex'), null from agent_guard.audit order by seq")
+    assert kept == trail, f"{len(kept)} in the journal, {len(trail)} in the trail"
+    differing = server.rows(
+        """select a.seq from agent_guard.audit a join agent_guard.journal_read(%s) j using (seq)
+           where a.statement is distinct from j.event ->> 'statement' or a.role is distinct from j.event ->> 'role'
+              or a.accesses is distinct from j.event -> 'accesses' or a.decision is distinct from j.event ->> 'decision'
+              or to_jsonb(a.lineage) is distinct from j.event -> 'lineage' or a.at <> j.at""",
+        str(journal(server)),
+    )
+    assert not differing, differing
+
+
+def test_a_changed_byte_of_the_journal_is_found(server):
+    file = sorted(journal(server).glob("*.journal"))[0]
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        copy = pathlib.Path(place) / file.name
+        whole = file.read_bytes()
+        copy.write_bytes(whole)
+        good = read(server, copy)
+        assert all(row[2] is None for row in good)
+        for at in (60, len(whole) // 2, len(whole) - 1):
+            copy.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            found = read(server, copy)
+            assert found[-1][2] and len(found) <= len(good), f"byte {at}: {found[-1]}"
+        copy.write_bytes(whole[:-10])
+        found = read(server, copy)
+        assert len(found) == len(good) and "torn" in found[-1][2], found[-1]
+
+
+def test_only_readers_of_server_files_read_the_journal(server):
+    with server.connect() as connection:
+        connection.execute("create role peeper login; grant usage on schema agent_guard to peeper; grant execute on function agent_guard.journal_read(text) to peeper")
+    with server.connect("peeper") as connection:
+        expect("42501", connection.execute, "select * from agent_guard.journal_read('agent_guard_journal')")
+        expect("42501", connection.execute, "select * from agent_guard.audit_anchor")
+
+
+def crash(server):
+    """Kills the writer, which restarts the server with empty unlogged tables."""
+    pid = eventually(lambda: server.rows("select pid from pg_stat_activity where backend_type = 'agent_guard audit writer'"), "a writer")[0][0]
+    server.kill(pid)
+    time.sleep(0.1)
+
+    def back():
+        try:
+            return server.value("select 1")
+        except psycopg.Error:
+            return None
+
+    eventually(back, "the server comes back", 60)
+
+
+def test_a_crash_leaves_the_trail(server):
+    before = server.audit(columns="seq, statement, hash")
+    crash(server)
+    after = server.audit("seq <= %s", before[-1][0], columns="seq, statement, hash")
+    assert after == before, f"{len(before)} events before the crash, {len(after)} after it"
+    work(server, 5)
+    with server.connect() as connection:
+        assert verdict(connection)[0], verdict(connection)
+
+
+def replace_journal(server, change):
+    """Stops the server as a crash would, changes the last file, starts it again."""
+    server._script("stop")
+    data = pathlib.Path(server.variables["GUARD_DATA"])
+    file = sorted((data / "agent_guard_journal").glob("*/*.journal"))[-1]
+    owner = file.stat()
+    file.write_bytes(change(file.read_bytes()))
+    os.chown(file, owner.st_uid, owner.st_gid)
+    server.restart()
+    crash(server)
+
+
+def test_a_torn_end_is_cut_and_the_chain_goes_on(server):
+    work(server, 3)
+    last = server.audit(columns="seq")[-1][0]
+    replace_journal(server, lambda whole: whole + whole[-40:])
+    server.audit("false")
+    assert "the audit journal is cut: the last record is torn" in server.log()
+    work(server, 3)
+    with server.connect() as connection:
+        assert verdict(connection)[0], verdict(connection)
+        assert connection.execute("select count(*) from agent_guard.audit where seq = %s", (last,)).fetchone()[0] == 1
+
+
+def test_damage_inside_the_journal_is_kept_aside_and_told(server):
+    work(server, 20)
+    server.audit("false")
+
+    def flip(whole):
+        at = len(whole) // 3
+        return whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+    replace_journal(server, flip)
+    work(server, 3)
+    told = server.audit("event = 'fault' and message like %s", "%tampered%", columns="message")
+    assert told, "the trail tells of it"
+    assert list(journal(server).glob("*.damaged")), "a copy is kept"
+    with server.connect() as connection:
+        assert verdict(connection)[0], verdict(connection)
+
+
+def test_without_a_journal_a_new_chain_says_that_it_begins(server):
+    other = guard.Server("attack_record_plain", []).start()
+    try:
+        other.run("create extension agent_guard")
+        scene.setup(other)
+        work(other, 5)
+        crash(other)
+        work(other, 5)
+        assert other.audit("event = 'chain_begin'", columns="message"), "the trail tells"
+        with other.connect() as connection:
+            assert verdict(connection)[0], verdict(connection)
+    finally:
+        other.stop()
+
+
+def test_capacity_and_retention_change_at_reload(server):
+    other = guard.Server("attack_record_kept", ["agent_guard.journal = on", "agent_guard.audit_capacity = 1600"]).start()
+    try:
+        other.run("create extension agent_guard")
+        scene.setup(other)
+        work(other, 400)
+        assert len(other.audit()) > 400
+        other.run("alter system set agent_guard.audit_capacity = 160")
+        other.run("select pg_reload_conf()")
+        eventually(lambda: len(other.audit()) <= 260, "the oldest events are gone", 40)
+        with other.connect() as connection:
+            assert verdict(connection)[0], verdict(connection)
+        anchor = other.value("select seq from agent_guard.audit_anchor")
+        assert other.value("select min(seq) from agent_guard.audit") == anchor + 1
+        other.run("alter system set agent_guard.audit_retention = '1s'")
+        other.run("select pg_reload_conf()")
+        eventually(lambda: not other.audit(), "all events are too old", 40)
+        work(other, 2)
+        with other.connect() as connection:
+            assert verdict(connection)[0], verdict(connection)
+    finally:
+        other.stop()
+
+
+def test_on_a_full_disk_agents_wait_and_are_denied_and_others_work(server):
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        print("# skipped: mounting a small disk needs root")
+        return
+    place = tempfile.mkdtemp(prefix="agent_guard_full.")
+    uid = pathlib.Path(server.variables["GUARD_DATA"]).stat().st_uid
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=512k,mode=700,uid={uid}", "tmpfs", place], capture_output=True).returncode != 0:
+        os.rmdir(place)
+        print("# skipped: no small disk can be mounted here")
+        return
+    other = guard.Server("attack_record_full", [f"agent_guard.journal_directory = '{place}'", "agent_guard.journal = on", "agent_guard.audit_timeout = '500ms'", "agent_guard.audit_buffer = '1MB'"])
+    try:
+        other.start()
+        other.run("create extension agent_guard; create table plain (n int)")
+        scene.setup(other)
+        with Agent(other, *RULES) as agent:
+            sent = 0
+            with_error = None
+            while with_error is None and sent < 20000:
+                try:
+                    agent.connection.execute("select count(*) from app.open /* " + "x" * 3000 + " */")
+                    sent += 1
+                except psycopg.Error as error:
+                    with_error = error.sqlstate
+            assert with_error == "53100", f"{with_error} after {sent} statements"
+            before = other.value("select count(*) from app.open")
+            expect("53100", agent.connection.execute, "insert into app.open values (999)")
+            assert other.value("select count(*) from app.open") == before, "it has not run"
+            other.run("insert into plain values (1)")
+            subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
+
+            def works():
+                try:
+                    return agent.connection.execute("select 1").fetchone()
+                except psycopg.Error:
+                    return None
+
+            eventually(works, "it recovers by itself")
+            agent.connection.execute("select count(*) from app.open /* after */")
+        assert other.audit("statement like %s", "%after%")
+        with other.connect() as connection:
+            assert verdict(connection)[0], verdict(connection)
+        database = other.value("select oid from pg_database where datname = 'postgres'")
+        assert all(row[2] is None for row in read(other, pathlib.Path(place) / str(database)))
+    finally:
+        other.remove()
+        subprocess.run(["umount", place], check=False)
+        os.rmdir(place)
+
+
+if __name__ == "__main__":
+    guard.run(globals(), conf=CONF)

@@ -1,0 +1,225 @@
+"""kill -9 of a backend, of the audit writer or of the postmaster, at random times under concurrent agents: with
+`agent_guard.journal = sync` every statement that was answered is in the trail, in order, once, and the chain verifies.
+
+CRASH_CYCLES says how often (default 4), CRASH_SEED repeats a run.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+
+import psycopg
+
+import guard
+from guard import eventually, expect
+
+CYCLES = int(os.environ.get("CRASH_CYCLES", "4"))
+SEED = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
+AGENTS = 4
+CONF = ["agent_guard.journal = sync", "agent_guard.journal_file_size = '256kB'", "restart_after_crash = on", "agent_guard.audit_timeout = '20s'"]
+# The connection ended, or the record failed: nothing was answered.
+NO_ANSWER = (None, "57P01", "57P02", "57P03", "08006", "53100")
+
+
+def setup(server):
+    server.run(
+        """create schema app;
+           create table app.t (id int, v text);
+           create table app.secret (v text);
+           select agent_guard.create_policy('p');
+           select agent_guard.allow('p', array['select', 'insert', 'update'], array['app.t']);
+           select agent_guard.deny('p', array['*'], array['app.secret']);"""
+    )
+    server.agent("crasher")
+    server.run("grant usage on schema app to crasher; grant all on all tables in schema app to crasher")
+
+
+class Agent(threading.Thread):
+    """Sends statements that name themselves, and keeps the names of those that were answered."""
+
+    def __init__(self, server, token, name, seed):
+        super().__init__(daemon=True)
+        self.name, self.answered, self.sent = name, [], []
+        self.random = random.Random(seed)
+        self.simple = seed % 2 == 0
+        self.ended = False
+        self.connection = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        self.pid = self.connection.info.backend_pid
+        self.start()
+
+    def run(self):
+        try:
+            while not self.ended:
+                self.work()
+        except psycopg.Error:
+            pass
+        finally:
+            self.connection.close()
+
+    def statement(self, template, values=None):
+        mark = f"{self.name}n{len(self.sent)}x"
+        self.sent.append(mark)
+        try:
+            self.connection.execute(f"{template} /* {mark} */", values)
+        except psycopg.Error as error:
+            if error.sqlstate in NO_ANSWER or self.connection.closed:
+                raise
+        self.answered.append(mark)
+
+    def work(self):
+        values = None if self.simple else (self.random.randrange(1000),)
+        number = "7" if self.simple else "%s::int"
+        choice = self.random.randrange(6)
+        if choice == 0:
+            self.statement(f"select {number} + 1", values)
+        elif choice == 1:
+            self.statement(f"insert into app.t values ({number}, 'x')", values)
+        elif choice == 2:
+            self.statement(f"select 1 / (id - id) from (values ({number})) as v (id)", values)
+        elif choice == 3:
+            self.statement(f"select v, {number} from app.secret", values)
+        else:
+            self.statement("begin")
+            for _ in range(self.random.randrange(1, 4)):
+                self.statement(f"select count(*), {number} from app.t", values)
+            self.statement(f"update app.t set v = 'y' where id = {number}", values)
+            self.statement("commit" if choice == 4 else "rollback")
+
+
+def victim(server, agents, chance):
+    what = chance.choice(["backend", "writer", "postmaster"])
+    if what == "postmaster":
+        return what, server.pid
+    if what == "backend":
+        return what, chance.choice(agents).pid
+    rows = server.rows("select pid from pg_stat_activity where backend_type = 'agent_guard audit writer'")
+    return (what, rows[0][0]) if rows else ("backend", agents[0].pid)
+
+
+def recover(server, what):
+    def answers():
+        try:
+            return server.value("select 1")
+        except psycopg.Error:
+            return None
+
+    if what != "postmaster":
+        return eventually(answers, "the server comes back", 60)
+
+    def started():
+        try:
+            return server.restart()
+        except RuntimeError:
+            # Its children have not noticed yet.
+            return None
+
+    return eventually(started, "the server starts again", 60)
+
+
+def check(server, agents):
+    found = server.audit("level = 0", columns="statement")
+    order = {}
+    for at, (statement,) in enumerate(found):
+        if statement and "/* c" in statement:
+            order.setdefault(statement.rsplit("/* ", 1)[1].split(" ")[0], []).append(at)
+    for agent in agents:
+        lost = [mark for mark in agent.answered if mark not in order]
+        assert not lost, f"seed {SEED}: {len(lost)} answered statements are not in the trail: {lost[:5]}"
+        twice = [mark for mark in agent.sent if len(order.get(mark, [])) > 1]
+        assert not twice, f"seed {SEED}: in the trail more than once: {twice[:5]}"
+        places = [order[mark][0] for mark in agent.answered]
+        assert places == sorted(places), f"seed {SEED}: out of order"
+    verdict = server.rows("select intact, events, break, broken_seq, detail from agent_guard.verify_audit()")[0]
+    assert verdict[0], f"seed {SEED}: {verdict}"
+    return sum(len(agent.answered) for agent in agents), verdict[1]
+
+
+def test_what_was_answered_is_in_the_trail(server):
+    chance = random.Random(SEED)
+    print(f"# CRASH_SEED={SEED}", flush=True)
+    token = server.window("crasher", "p")[1]
+    killed = {}
+    everybody = []
+    total = 0
+    (server.home / "killed").touch()
+    for cycle in range(CYCLES):
+        agents = [Agent(server, token, f"c{cycle}a{n}", SEED + cycle * AGENTS + n) for n in range(AGENTS)]
+        everybody += agents
+        time.sleep(chance.uniform(0.02, 0.6))
+        what, pid = victim(server, agents, chance)
+        killed[what] = killed.get(what, 0) + 1
+        server.kill(pid)
+        for agent in agents:
+            agent.ended = True
+            agent.join(60)
+            assert not agent.is_alive(), "an agent hangs"
+        recover(server, what)
+        answered, events = check(server, agents)
+        total += answered
+        assert answered, "nothing was answered before the kill"
+    check(server, everybody)
+    print(f"# {CYCLES} cycles, killed {killed}, {total} statements answered, {events} events in the trail", flush=True)
+
+
+def patience(server, time):
+    server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
+    server.run("select pg_reload_conf()")
+    eventually(lambda: server.value("show agent_guard.audit_timeout") == time, "reloaded")
+
+
+def test_nothing_is_answered_while_the_writer_stands_still(server):
+    """Whatever becomes of a statement and however it is sent: no answer before its event is on disk, and it is undone."""
+    token = server.window("crasher", "p")[1]
+    length = server.value("select 'pg_catalog.length(text)'::regprocedure::oid::int")
+    patience(server, "500ms")
+    connection = server.connect("crasher", options=f"-c agent_guard.token={token}")
+    wire = server.wire("crasher", options=f"-c agent_guard.token={token}")
+    connection.execute("select 1")
+    assert not wire.query("select 1").errors
+    rows = server.value("select count(*) from app.t")
+    writer = server.value("select writer_pid from agent_guard.stat")
+    os.kill(writer, signal.SIGSTOP)
+    try:
+        sent = [
+            ("select count(*) from app.t", None),
+            ("select count(*) from app.t where id = %s", (1,)),
+            ("insert into app.t values (77777, 'undone')", None),
+            ("insert into app.t values (%s, 'undone')", (77777,)),
+            ("selec", None),
+            ("select 1 / 0", None),
+            ("select * from app.secret", None),
+            ("drop table app.t", None),
+            ("show work_mem", None),
+            ("explain select * from app.t", None),
+        ]
+        for statement, values in sent:
+            expect("53100", connection.execute, statement, values, match="audit_unsynced")
+        expect("53100", connection.execute, "begin", match="audit_unsynced")
+        connection.execute("rollback") if connection.info.transaction_status else None
+        # In an open transaction the extended protocol leaves the portal open; the answer waits all the same.
+        reply = wire.extended("select count(*) from app.t")
+        assert reply.sqlstate == "53100", reply
+        reply = wire.query("copy app.t to stdout")
+        assert reply.sqlstate == "53100", reply
+        reply = wire.call(length, ["ABC"])
+        assert reply.sqlstate == "53100", reply
+        cancelled = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        expect("53100", cancelled.execute, "select 1")
+        cancelled.close()
+    finally:
+        os.kill(writer, signal.SIGCONT)
+        patience(server, "20s")
+    assert server.value("select count(*) from app.t") == rows
+    assert connection.execute("select 1").fetchone() == (1,)
+    with connection.transaction():
+        connection.execute("select count(*), %s::int from app.t /* in the middle */", (7,))
+        found = server.audit("statement like %s", "%in the middle%")
+        assert len(found) == 1, "answered in an open transaction, and recorded"
+    connection.close()
+    wire.close()
+
+
+if __name__ == "__main__":
+    guard.run(globals(), conf=CONF)
