@@ -178,8 +178,7 @@ def test_a_transaction_keeps_account_of_a_bounded_number_of_tokens(server):
     for n in range(15):
         bind(connection, child(agent.token, sub=f"c{n}"))
         connection.execute("select 1")
-    bind(connection, child(agent.token, sub="one-more"))
-    expect(UNAUTHENTICATED, connection.execute, "select 1", match="reason=resource_limit")
+    expect(UNAUTHENTICATED, bind, connection, child(agent.token, sub="one-more"), match="reason=resource_limit")
     connection.execute("rollback")
     bind(connection, agent.token)
     connection.execute("select 1")
