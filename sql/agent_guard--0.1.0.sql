@@ -42,7 +42,11 @@ CREATE TABLE agent_guard.rule (
     statement_pattern text,
     note text,
     created_by text NOT NULL DEFAULT SESSION_USER,
-    created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    approvers regrole[],
+    approvals integer,
+    approval_ttl interval,
+    allow_granter boolean NOT NULL DEFAULT false
 );
 CREATE INDEX rule_policy_id_idx ON agent_guard.rule (policy_id);
 COMMENT ON TABLE agent_guard.rule IS 'Rules of policies; written through allow, deny, apply_policy and drop_rule';
@@ -396,6 +400,17 @@ CREATE FUNCTION agent_guard.deny(policy text, actions text[], objects text[] DEF
 COMMENT ON FUNCTION agent_guard.deny(text, text[], text[], text[], text, text) IS
     'Adds a rule that denies actions on objects, whatever allows them; returns the rule''s id';
 
+CREATE FUNCTION agent_guard.require_approval(policy text, actions text[], objects text[] DEFAULT '{*}',
+        approvers regrole[] DEFAULT NULL, approvals integer DEFAULT 1, approval_ttl interval DEFAULT '10 minutes',
+        columns text[] DEFAULT NULL, max_rows bigint DEFAULT NULL, statement_pattern text DEFAULT NULL,
+        note text DEFAULT NULL, allow_granter boolean DEFAULT false) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'require_approval_wrapper';
+COMMENT ON FUNCTION agent_guard.require_approval(text, text[], text[], regrole[], integer, interval, text[], bigint, text,
+    text, boolean) IS
+    'Adds a rule that holds actions on objects until so many members of the approvers have agreed; returns the rule''s id';
+
 CREATE FUNCTION agent_guard.drop_rule(id bigint) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -585,7 +600,7 @@ CREATE VIEW agent_guard.rules AS
                 ELSE pg_catalog.pg_describe_object('pg_catalog.pg_authid'::pg_catalog.regclass, b.object_oid, 0)
                 END
             FROM agent_guard.rule_binding b WHERE b.rule_id OPERATOR(pg_catalog.=) r.id ORDER BY b.ord) AS bound_to,
-        r.created_by, r.created_at
+        r.created_by, r.created_at, r.approvers, r.approvals, r.approval_ttl, r.allow_granter
     FROM agent_guard.rule r
     JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) r.policy_id;
 COMMENT ON VIEW agent_guard.rules IS
@@ -682,6 +697,121 @@ COMMENT ON FUNCTION agent_guard.session_tree(uuid) IS
     'The agents of a window that bound a session, parents before children; tree is the same as indented text';
 
 
+-- approvals.sql
+
+-- Requests for approval, and what people say to them. The guard reads approval_request on the agent's path by column
+-- number (src/pg/approvals/table.rs): columns are only ever added at the end. Logged: a request outlives a crash.
+
+CREATE TABLE agent_guard.approval_request (
+    request_id uuid PRIMARY KEY,
+    request_key uuid NOT NULL,
+    fingerprint bytea NOT NULL CHECK (pg_catalog.octet_length(fingerprint) OPERATOR(pg_catalog.=) 32),
+    state text NOT NULL CHECK (state IN ('pending', 'approved', 'rejected', 'used')),
+    requested_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    used_at timestamptz,
+    objects text[] NOT NULL,
+    found text[] NOT NULL,
+    window_id uuid NOT NULL,
+    block_id text NOT NULL,
+    statement text NOT NULL,
+    given integer NOT NULL DEFAULT 0,
+    needed integer NOT NULL,
+    decided_at timestamptz,
+    comment text,
+    session_id uuid,
+    lineage text[],
+    role text,
+    client_addr text,
+    application_name text,
+    pid integer,
+    policy text,
+    policy_version bigint,
+    command text,
+    statement_length bigint,
+    parameters text[],
+    context text[],
+    search_path text,
+    rules jsonb NOT NULL,
+    used_by uuid
+);
+CREATE INDEX approval_request_key_idx ON agent_guard.approval_request (request_key);
+CREATE INDEX approval_request_window_idx ON agent_guard.approval_request (window_id);
+COMMENT ON TABLE agent_guard.approval_request IS
+    'Statements held for approval; written by the audit writer, approve, reject, and the agent''s own transaction when it uses one';
+COMMENT ON COLUMN agent_guard.approval_request.fingerprint IS 'What exactly may run: the agent, its policy, statement, parameters and settings';
+COMMENT ON COLUMN agent_guard.approval_request.objects IS 'What the statement touches and what goes along with it, as class:oid action name';
+COMMENT ON COLUMN agent_guard.approval_request.found IS 'Those of the objects that only a run of the statement has found';
+COMMENT ON COLUMN agent_guard.approval_request.context IS 'The statements and functions that it was called from, outermost first';
+COMMENT ON COLUMN agent_guard.approval_request.rules IS 'Which rules ask for approval, whom and how many, as they were at the request';
+
+CREATE TABLE agent_guard.approval_vote (
+    request_id uuid NOT NULL REFERENCES agent_guard.approval_request ON DELETE CASCADE,
+    voter text NOT NULL,
+    vote text NOT NULL CHECK (vote IN ('approve', 'reject')),
+    rules bigint[] NOT NULL,
+    voted_at timestamptz NOT NULL,
+    comment text,
+    PRIMARY KEY (request_id, voter)
+);
+COMMENT ON TABLE agent_guard.approval_vote IS 'Who agreed or disagreed; rules are those for which the voter counts';
+
+CREATE VIEW agent_guard.approval_requests AS
+    SELECT r.request_id,
+        CASE WHEN r.state OPERATOR(pg_catalog.=) 'pending' AND NOT open.window THEN 'expired'
+            WHEN r.state OPERATOR(pg_catalog.=) 'approved'
+                AND (NOT open.window OR r.expires_at OPERATOR(pg_catalog.<=) clock.now) THEN 'expired'
+            ELSE r.state END AS state,
+        clock.now OPERATOR(pg_catalog.-) r.requested_at AS age,
+        r.lineage, r.command, r.statement, r.parameters, r.objects, r.given, r.needed,
+        ARRAY(SELECT v.voter FROM agent_guard.approval_vote v
+            WHERE v.request_id OPERATOR(pg_catalog.=) r.request_id ORDER BY v.voted_at) AS decided_by,
+        ARRAY(SELECT DISTINCT a.oid::pg_catalog.regrole::pg_catalog.text
+            FROM pg_catalog.jsonb_array_elements(r.rules) rule
+            CROSS JOIN pg_catalog.jsonb_array_elements_text(rule OPERATOR(pg_catalog.->) 'approvers') a (oid)
+            ORDER BY 1) AS approvers,
+        r.requested_at, r.decided_at, r.expires_at, r.used_at, r.comment, r.policy, r.policy_version,
+        ARRAY(SELECT (rule OPERATOR(pg_catalog.->>) 'rule')::pg_catalog.int8
+            FROM pg_catalog.jsonb_array_elements(r.rules) rule ORDER BY 1) AS rule_ids,
+        r.window_id, w.reason AS window_reason, w.granted_by, w.expires_at AS window_expires_at, r.block_id,
+        r.session_id, r.role, r.client_addr, r.application_name, r.pid, r.context, r.search_path, r.statement_length
+    FROM agent_guard.approval_request r
+    LEFT JOIN agent_guard.window_grant w ON w.window_id OPERATOR(pg_catalog.=) r.window_id
+    CROSS JOIN LATERAL (SELECT pg_catalog.clock_timestamp() AS now) clock
+    CROSS JOIN LATERAL (SELECT w.window_id IS NOT NULL AND w.revoked_at IS NULL
+        AND w.expires_at OPERATOR(pg_catalog.>) clock.now AS window) open
+    WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(r.rules) rule
+        CROSS JOIN pg_catalog.jsonb_array_elements_text(rule OPERATOR(pg_catalog.->) 'approvers') a (oid)
+        WHERE pg_catalog.pg_has_role(SESSION_USER, a.oid::pg_catalog.oid, 'MEMBER'));
+COMMENT ON VIEW agent_guard.approval_requests IS
+    'Statements that were put to approval, with their age and state, as far as the reader is one of the approvers (a superuser sees all)';
+COMMENT ON COLUMN agent_guard.approval_requests.state IS 'pending, approved, rejected, used, expired.';
+COMMENT ON COLUMN agent_guard.approval_requests.objects IS 'What the statement touches, and what a cascade takes along.';
+COMMENT ON COLUMN agent_guard.approval_requests.given IS 'Approvals so far, of those that count the least where several rules ask.';
+
+CREATE FUNCTION agent_guard.approve(request_id uuid, comment text DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'approve_wrapper';
+COMMENT ON FUNCTION agent_guard.approve(uuid, text) IS
+    'Agrees to a statement that is held, as a member of the approvers of its rule; returns the state of the request';
+
+CREATE FUNCTION agent_guard.reject(request_id uuid, comment text DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'reject_wrapper';
+COMMENT ON FUNCTION agent_guard.reject(uuid, text) IS
+    'Rejects a statement that is held, or takes back an approval that is not used; returns the state of the request';
+
+CREATE FUNCTION agent_guard.my_approvals(OUT request_id uuid, OUT state text, OUT statement text, OUT objects text[],
+        OUT given integer, OUT needed integer, OUT requested_at timestamptz, OUT decided_at timestamptz,
+        OUT expires_at timestamptz, OUT used_at timestamptz, OUT comment text) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'my_approvals_wrapper';
+COMMENT ON FUNCTION agent_guard.my_approvals() IS
+    'The requests of this session''s agent, newest first; those of parents and children are theirs';
+
 -- privileges.sql
 
 -- Last: nobody but the owner has anything, and then what agents need.
@@ -693,6 +823,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA agent_guard FROM PUBLIC;
 -- == agents: functions that a guarded session may call (begin) ==
 GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), agent_guard.describe_access(regclass),
     agent_guard.delegate(text, interval, text[], text[], integer, boolean),
+    agent_guard.my_approvals(),
     agent_guard.checked_set_config(text, text, boolean), agent_guard.checked_nextval(regclass),
     agent_guard.checked_currval(regclass), agent_guard.checked_setval(regclass, bigint),
     agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;
