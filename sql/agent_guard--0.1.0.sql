@@ -812,6 +812,12 @@ CREATE FUNCTION agent_guard.my_approvals(OUT request_id uuid, OUT state text, OU
 COMMENT ON FUNCTION agent_guard.my_approvals() IS
     'The requests of this session''s agent, newest first; those of parents and children are theirs';
 
+CREATE FUNCTION agent_guard.approval_impact(request_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT NULL::jsonb $$;
+COMMENT ON FUNCTION agent_guard.approval_impact(uuid) IS 'What a statement that is held would do';
+
 -- privileges.sql
 
 -- Last: nobody but the owner has anything, and then what agents need.

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod admin_error;
+mod approvals;
 mod bind;
 mod bindings;
 mod calls;

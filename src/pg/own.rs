@@ -30,6 +30,14 @@ pub struct Own {
     pub revoked_block: pg_sys::Oid,
     /// Index revoked_block_pkey.
     pub revoked_block_pkey: pg_sys::Oid,
+    /// Table approval_request.
+    pub approval_request: pg_sys::Oid,
+    /// Index approval_request_pkey.
+    pub approval_request_pkey: pg_sys::Oid,
+    /// Index approval_request_key_idx.
+    pub approval_request_by_key: pg_sys::Oid,
+    /// Index approval_request_window_idx.
+    pub approval_request_by_window: pg_sys::Oid,
     /// View session_policy.
     pub session_policy: pg_sys::Oid,
     /// Functions that stand in for set_config, nextval, currval and setval in an agent's plans; see `hooks::planner`.
@@ -95,6 +103,10 @@ fn look_up() -> Option<Own> {
         window_grant_pkey: relation("window_grant_pkey")?,
         revoked_block: relation("revoked_block")?,
         revoked_block_pkey: relation("revoked_block_pkey")?,
+        approval_request: relation("approval_request")?,
+        approval_request_pkey: relation("approval_request_pkey")?,
+        approval_request_by_key: relation("approval_request_key_idx")?,
+        approval_request_by_window: relation("approval_request_window_idx")?,
         session_policy: relation("session_policy")?,
         stand_ins: StandIns {
             set_config: function("checked_set_config", &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::BOOLOID])?,
@@ -125,7 +137,8 @@ fn function_oid(schema: pg_sys::Oid, name: &str, types: &[pg_sys::Oid]) -> Optio
 }
 
 /// Functions of the extension that an agent may call; everything else in its schema is out of reach.
-pub const AGENT_FUNCTIONS: [&str; 7] = [
+pub const AGENT_FUNCTIONS: [&str; 8] = [
+    "my_approvals",
     "whoami",
     "session_policy",
     "describe_access",

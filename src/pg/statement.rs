@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use pgrx::pg_sys;
 
+use super::approvals::{Asked, Held};
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
 use super::{connection, epoch, guc, quick, raise};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, SqlState};
 use crate::request::{Action, Form, Object, ObjectClass};
 
 /// What a statement is known by while it is open.
@@ -42,6 +43,18 @@ pub struct Decided {
     pub decision: AuditDecision,
     /// The rule that decided.
     pub rule: Option<RuleId>,
+}
+
+/// Beyond this many the event tells no more; the decisions are made all the same.
+const NOTED_MAX: usize = 256;
+
+impl Decided {
+    /// The access in the words of requests.
+    pub fn item(&self) -> String {
+        let (class, oid) =
+            self.object.as_deref().map_or((ObjectClass::Other, 0), |object| (object.class, object.oid.0));
+        crate::approval::item(class, oid, self.action, &self.name, self.columns.as_deref().unwrap_or(""))
+    }
 }
 
 /// What came of telling parameters without the server's help.
@@ -115,6 +128,12 @@ pub struct Open {
     pub sent: i64,
     /// The form through which the statement's accesses come.
     pub form: Form,
+    /// Not all of what it touches is known yet: a query before its executor has started.
+    pub starting: bool,
+    /// Its parse tree, where it is a utility statement that has yet to run; 0 for none.
+    pub node: usize,
+    /// What people have to agree to, or have agreed to. Most statements have none.
+    pub held: Option<Box<Held>>,
 }
 
 #[derive(Default)]
@@ -202,6 +221,9 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             changes_limited: false,
             sent: 0,
             form,
+            starting: matches!(key, Key::Query(_)),
+            node: 0,
+            held: None,
         };
         let mut open = match place.take() {
             Some(mut place) => {
@@ -247,6 +269,12 @@ pub fn with_key<T>(key: Key, body: impl FnOnce(&mut Open) -> T) -> Option<T> {
         .flatten()
 }
 
+/// The statements that are being worked on, outermost first.
+pub fn chain() -> Vec<Asked> {
+    with(|statements| statements.open.iter().filter(|open| open.active).map(|open| open.asked()).collect())
+        .unwrap_or_default()
+}
+
 /// Marks a statement as running or suspended. Cannot panic: outer hook frames call it without a guard.
 pub fn set_active(key: Key, active: bool) {
     // An error would mean that the process ends.
@@ -262,8 +290,6 @@ pub fn set_active(key: Key, active: bool) {
 impl Open {
     /// Adds an access; a denial becomes the statement's.
     pub fn note(&mut self, decided: Decided, policy_version: i64) {
-        /// Beyond this many the event tells no more; the decisions are made all the same.
-        const NOTED_MAX: usize = 256;
         self.policy_version = policy_version;
         match decided.decision {
             AuditDecision::Deny => (self.decision, self.rule) = (AuditDecision::Deny, decided.rule),
@@ -275,7 +301,41 @@ impl Open {
         }
         if self.accesses.len() < NOTED_MAX {
             self.accesses.push(decided);
+        } else if let Some(held) = self.held.as_deref_mut() {
+            held.incomplete = true;
         }
+    }
+
+    /// Notes that people have to agree to an access: `words` where it is held, none where that depends on the number of
+    /// rows. True where something has to be looked at: an access is held, or the statement runs with an approval.
+    pub fn hold(&mut self, decided: &Decided, rules: Vec<RuleId>, words: Option<&Refusal>) -> bool {
+        if rules.is_empty() && self.held.is_none() {
+            return false;
+        }
+        let incomplete = self.accesses.len() >= NOTED_MAX;
+        let held = self.held.get_or_insert_default();
+        held.incomplete |= incomplete;
+        held.add(decided, rules, words)
+    }
+
+    /// Takes the statement for what it is, for `approvals`.
+    fn asked(&self) -> Asked {
+        Asked {
+            command: self.command,
+            text: Rc::clone(&self.text),
+            parameters: self.parameters.present.then(|| self.parameters.values.clone()),
+            level: self.level,
+        }
+    }
+
+    /// What was noted, in the words of requests.
+    pub fn items(&self) -> Vec<String> {
+        self.accesses.iter().map(Decided::item).collect()
+    }
+
+    /// The accesses that were noted.
+    pub fn accesses(&self) -> &[Decided] {
+        &self.accesses
     }
 
     /// Notes that the statement is refused.
@@ -284,7 +344,10 @@ impl Open {
             self.decision = AuditDecision::Observe;
             return;
         }
-        self.decision = AuditDecision::Deny;
+        self.decision = match refusal.sqlstate {
+            SqlState::ApprovalRequired => AuditDecision::Approve,
+            _ => AuditDecision::Deny,
+        };
         self.rule = refusal.rule.or(self.rule);
         self.failure = Some((sqlstate_bytes(refusal.sqlstate.code()), refusal.message.clone()));
     }
@@ -470,6 +533,14 @@ fn publish_alone(
     session: Option<&Session>,
     complete: impl FnOnce(AuditEvent<'_>, &mut dyn FnMut(&AuditEvent<'_>)),
 ) {
+    publish_event(kind, session, |event| {
+        complete(event, &mut |event| {
+            trail::publish_unreserved(event, Waiting::Never);
+        });
+    });
+}
+
+fn publish_event(kind: EventKind, session: Option<&Session>, complete: impl FnOnce(AuditEvent<'_>)) {
     let role = match session {
         Some(_) => String::new(),
         // Role names are in the catalogue, which cannot be read in a failed transaction.
@@ -477,9 +548,28 @@ fn publish_alone(
     };
     let event = who(kind, epoch::clock(), session);
     let event = if session.is_none() { AuditEvent { role: &role, ..event } } else { event };
-    complete(event, &mut |event| {
-        trail::publish_unreserved(event, Waiting::Never);
+    complete(event);
+}
+
+/// Records a request for approval, or what became of one. False where the trail cannot take it.
+pub fn record_approval(request: Option<&str>, message: &str, decision: AuditDecision, rule: Option<RuleId>) -> bool {
+    let kind = if request.is_some() { EventKind::ApprovalRequest } else { EventKind::Approval };
+    let parameters = request.map(|request| [Some(request.to_owned())]);
+    let mut stored = false;
+    let session = session::bound();
+    publish_event(kind, session.as_deref(), |event| {
+        stored = trail::publish_unreserved(
+            &AuditEvent {
+                message,
+                parameters: parameters.as_ref().map(|list| list.as_slice()),
+                decision,
+                rule_id: rule,
+                ..event
+            },
+            if request.is_some() { Waiting::Allowed } else { Waiting::Never },
+        );
     });
+    stored
 }
 
 /// A token came into force.

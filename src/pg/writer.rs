@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::approvals;
 use super::encoding::ServerText;
 use super::insert::{Inserter, Written};
 use super::launcher::{asked_to_end, attach_signals, wait};
@@ -360,7 +361,9 @@ impl Writer {
         let mut segments = self.segments;
         let inserter = &mut self.inserter;
         in_transaction(|| match segments.write(rows, inserter) {
-            Written::All => Ok(()),
+            // Requests among the events are stored with them.
+            Written::All => approvals::store_requests(rows.iter().map(|(_, event)| event))
+                .map_err(|error| Trouble::Event(format!("{error:?}"))),
             Written::Locked => {
                 Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned()))
             }

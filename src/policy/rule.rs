@@ -227,7 +227,7 @@ impl Rule {
             return error(
                 "max_rows",
                 "not all of the actions count rows".to_owned(),
-                "On an approve rule max_rows goes with select, insert, update and delete; write a rule of its own for the others.",
+                "On an approve rule max_rows goes with insert, update and delete; write a rule of its own for the others.",
             );
         }
         match (&raw.approval, effect) {
@@ -290,9 +290,9 @@ impl Rule {
     }
 }
 
-/// Whether statements that do this report a number of rows.
+/// Whether statements that do this report a number of rows that can still be undone.
 fn counts_rows(action: &ActionPattern) -> bool {
-    matches!(action.verb, Some(Verb::Select | Verb::Insert | Verb::Update | Verb::Delete))
+    matches!(action.verb, Some(Verb::Insert | Verb::Update | Verb::Delete))
 }
 
 /// Whether accesses of the verb name columns.

@@ -422,20 +422,26 @@ mod tests {
 
     #[test]
     fn an_approve_above_a_number_of_rows_rides_on_the_allow() {
-        let above = RawRule { max_rows: Some(10), ..rule(2, "approve", "select", "app.orders") };
+        // Whether the action counts rows is the rule's to say.
+        let above = RawRule { max_rows: Some(10), ..rule(2, "approve", "update", "app.orders") };
+        let update = Action::plain(Verb::Update);
+        let decide = |raws: &[RawRule], read: &Columns, voice: Voice, statement: &str| {
+            let rules: Vec<Rule> = raws.iter().map(|raw| Rule::parse(raw).unwrap()).collect();
+            ActionScope::compile(&rules, update, Some(&orders()), &columns()).decide(read, voice, statement)
+        };
         assert_eq!(
             decide(std::slice::from_ref(&above), &Columns::Unnamed, Voice::Named, ""),
             Decision::Deny(Denial::NoAllow)
         );
-        let rules = [rule(1, "allow", "select", "*"), above];
+        let rules = [rule(1, "allow", "*", "*"), above];
         let Decision::Allow(Some(1), obligations) = decide(&rules, &Columns::Unnamed, Voice::Named, "") else {
             panic!("not allowed");
         };
         assert_eq!((obligations.approve_above, obligations.max_rows), (Some((10, 2)), None));
-        let without = [rules.to_vec(), vec![rule(3, "approve", "select", "*")]].concat();
+        let without = [rules.to_vec(), vec![rule(3, "approve", "update", "*")]].concat();
         assert_eq!(decide(&without, &Columns::Unnamed, Voice::Named, ""), Decision::Approve(3));
         let parsed: Vec<Rule> = without.iter().map(|raw| Rule::parse(raw).unwrap()).collect();
-        let scope = ActionScope::compile(&parsed, SELECT, Some(&orders()), &columns());
+        let scope = ActionScope::compile(&parsed, update, Some(&orders()), &columns());
         assert_eq!(scope.holding(&Columns::Unnamed, ""), vec![2, 3]);
     }
 

@@ -5,7 +5,7 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, conditions, epoch, guc, rows, session, text};
+use super::super::{approvals, calls, conditions, epoch, guc, rows, session, text};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -121,6 +121,13 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
 }
 
 fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+    let held = statement::with_key(key(query), |open| {
+        open.starting = false;
+        open.held.is_some()
+    });
+    if held == Some(true) {
+        approvals::started(query)?;
+    }
     let obligations = statement::with_key(key(query), |open| {
         open.set_suspended();
         let uncounted = open.obligations.max_rows.filter(|_| open.changes_limited);
@@ -214,12 +221,22 @@ fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         open.ran(processed);
         // What a query returns is capped where it is sent, unless the policy only observes.
         let exceeded = open.obligations.max_rows.filter(|(limit, _)| open.sent > *limit);
-        if exceeded.is_none() {
+        if exceeded.is_some() {
+            return (exceeded, false);
+        }
+        // Undone by the error, where people have not agreed.
+        let many = open.obligations.approve_above.is_some_and(|(limit, _)| open.sent > limit) && !open.observed;
+        if !many {
             open.set_suspended();
         }
-        exceeded
+        (None, many)
     });
-    match exceeded.flatten() {
+    let (exceeded, many) = exceeded.unwrap_or_default();
+    if many {
+        approvals::counted(query)?;
+        statement::set_active(key(query), false);
+    }
+    match exceeded {
         None => Ok(()),
         Some((limit, rule)) => {
             unmet(query, rows::limit_refusal(limit, rule))?;

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{calls, databases, enforce, guc, quick, secrets, session, settings, text};
+use super::super::{approvals, calls, databases, enforce, guc, quick, secrets, session, settings, text};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -154,13 +154,14 @@ fn before(
     wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
     let session = session.ok();
     let opening = Opening { key, command, text, session: session.clone(), form: Some(form), at: None };
-    statement::open(opening, |_| {})?;
+    statement::open(opening, |open| open.node = node.addr())?;
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }
     if let Some(session) = &session {
         enforce::enforce(session, &wanted, form)?;
     }
+    statement::with_key(key, |open| open.node = 0);
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
     unsafe { *frame = Some(Frame { resets_all, key, sets_token }) };
@@ -187,10 +188,12 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
     // SAFETY: the completion is null or the server's own.
     let rows =
         unsafe { completion.as_ref() }.and_then(|completion| i64::try_from(completion.nprocessed).ok());
+    let mut many = false;
     let limited = statement::with_key(frame.key, |open| {
         if let Some(rows) = rows {
             open.set_rows(rows);
         }
+        many = rows.is_some_and(|rows| open.obligations.approve_above.is_some_and(|(limit, _)| rows > limit));
         match (rows, open.obligations.max_rows) {
             (Some(rows), Some((limit, rule))) if rows > limit && !open.observed => {
                 Some(super::super::rows::limit_refusal(limit, rule))
@@ -202,6 +205,9 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
     if let Some(refusal) = refused.or(limited) {
         statement::with_key(frame.key, |open| open.refuse(&refusal, false));
         return Err(refusal);
+    }
+    if many {
+        approvals::copied()?;
     }
     statement::close(frame.key);
     if frame.resets_all {

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{calls, epoch, guc, own, policies, statement};
+use super::super::{approvals, calls, epoch, guc, own, policies, statement};
 use super::object_access;
 
 /// Registers the callbacks; the registrations are inherited by every backend.
@@ -28,6 +28,7 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     epoch::transaction_ended(event);
+    approvals::transaction_ended(event);
     if guc::guarded() && event == pg_sys::XactEvent::XACT_EVENT_ABORT {
         // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
         // SAFETY: a plain pointer of this process.
