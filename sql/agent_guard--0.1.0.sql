@@ -815,8 +815,66 @@ COMMENT ON FUNCTION agent_guard.my_approvals() IS
 CREATE FUNCTION agent_guard.approval_impact(request_id uuid) RETURNS jsonb
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT NULL::jsonb $$;
-COMMENT ON FUNCTION agent_guard.approval_impact(uuid) IS 'What a statement that is held would do';
+    AS $$
+    WITH request AS (SELECT r.* FROM agent_guard.approval_requests r WHERE r.request_id = $1),
+    item AS (
+        SELECT o.ord, split_part(o.item, ':', 1) AS class,
+            CASE WHEN o.item ~ '^[a-z]+:[0-9]+ ' THEN substring(o.item FROM '^[a-z]+:([0-9]+) ')::oid END AS oid,
+            substring(o.item FROM ' (.*)$') AS what
+        FROM request, unnest(request.objects) WITH ORDINALITY o (item, ord)
+        ORDER BY o.ord LIMIT 1000
+    ),
+    touched AS (
+        SELECT item.ord, item.class, item.oid, item.what, c.oid AS relid, c.relkind, c.relpages,
+            CASE WHEN c.relkind IN ('r', 'm', 'p', 'f') AND c.reltuples >= 0 THEN c.reltuples::int8 END AS rows,
+            CASE WHEN item.what ~ '^(drop|truncate|alter|maintain)' THEN 'ACCESS EXCLUSIVE'
+                WHEN item.what ~ '^create (index|trigger)' THEN 'SHARE'
+                WHEN item.what ~ '^(insert|update|delete)' THEN 'ROW EXCLUSIVE'
+                WHEN item.what ~ '^select' THEN 'ACCESS SHARE' END AS lock
+        FROM item LEFT JOIN pg_class c ON item.class = 'relation' AND c.oid = item.oid
+    ),
+    foreign_key AS (
+        SELECT DISTINCT k.conname, k.conrelid, k.confrelid FROM pg_constraint k JOIN touched t ON k.confrelid = t.relid
+        WHERE k.contype = 'f' AND k.conparentid = 0 AND t.lock = 'ACCESS EXCLUSIVE'
+          AND NOT EXISTS (SELECT FROM touched o WHERE o.relid = k.conrelid AND o.what ~ '^(drop|truncate) ?')
+    ),
+    reader AS (
+        SELECT DISTINCT v.oid, v.relkind FROM touched t
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.relid
+            AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class
+        WHERE v.oid <> t.relid AND v.relkind IN ('v', 'm') AND t.lock = 'ACCESS EXCLUSIVE'
+    ),
+    waiting AS (
+        SELECT DISTINCT l.pid, a.usename, a.application_name, a.state, l.mode, l.granted, l.relation
+        FROM touched t
+        JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = t.relid
+            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+        LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.pid <> pg_backend_pid()
+          AND (t.lock = 'ACCESS EXCLUSIVE'
+            OR t.lock = 'SHARE' AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')
+            OR t.lock = 'ROW EXCLUSIVE' AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+            OR t.lock = 'ACCESS SHARE' AND l.mode = 'AccessExclusiveLock')
+    )
+    SELECT jsonb_build_object(
+        'request_id', request.request_id,
+        'estimated', true,
+        'objects', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('what', t.what, 'class', t.class,
+            'gone', t.class = 'relation' AND t.relid IS NULL OR NULL, 'rows', t.rows,
+            'bytes', CASE WHEN t.relid IS NOT NULL THEN t.relpages::int8 * current_setting('block_size')::int8 END,
+            'lock', t.lock)) ORDER BY t.ord), '[]') FROM touched t),
+        'rows', (SELECT coalesce(sum(r.rows), 0)::int8 FROM (SELECT DISTINCT t.relid, t.rows FROM touched t) r),
+        'foreign_keys', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', k.conname, 'of', k.conrelid::regclass::text,
+            'to', k.confrelid::regclass::text) ORDER BY k.conname, k.conrelid), '[]') FROM foreign_key k),
+        'views', (SELECT coalesce(jsonb_agg(v.oid::regclass::text ORDER BY v.oid), '[]') FROM reader v),
+        'blocked', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('pid', b.pid, 'user', b.usename,
+            'application', nullif(b.application_name, ''), 'state', b.state, 'lock', b.mode, 'granted', b.granted,
+            'relation', b.relation::regclass::text)) ORDER BY b.pid, b.relation), '[]') FROM waiting b))
+    FROM request
+    $$;
+COMMENT ON FUNCTION agent_guard.approval_impact(uuid) IS
+    'What a held statement would do as things stand: objects with estimated rows and locks, foreign keys and views that read them, sessions in its way; from catalogue and statistics alone';
 
 -- privileges.sql
 
