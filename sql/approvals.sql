@@ -135,7 +135,7 @@ CREATE FUNCTION agent_guard.approval_impact(request_id uuid) RETURNS jsonb
     foreign_key AS (
         SELECT DISTINCT k.conname, k.conrelid, k.confrelid FROM pg_constraint k JOIN touched t ON k.confrelid = t.relid
         WHERE k.contype = 'f' AND k.conparentid = 0 AND t.lock = 'ACCESS EXCLUSIVE'
-          AND NOT EXISTS (SELECT FROM touched o WHERE o.relid = k.conrelid AND o.what ~ '^(drop|truncate) ?')
+          AND NOT EXISTS (SELECT FROM touched o WHERE o.relid = k.conrelid AND o.what ~ '^(drop (foreign )?table|truncate)')
     ),
     reader AS (
         SELECT DISTINCT v.oid, v.relkind FROM touched t

@@ -197,7 +197,7 @@ pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
 pub fn used(session: &Session, found: &Found) {
     let id = uuid(&found.id);
     let by = session.token.lineage().join(" > ");
-    statement::record_approval(None, &format!("approval used: request {id}"), AuditDecision::Allow, None);
+    statement::record_approval(None, &format!("runs with approval: request {id}"), AuditDecision::Allow, None);
     let payload = json!({ "event": "use", "request_id": id, "state": "used", "by": by }).to_string();
     table::notify("agent_guard_approval", &payload);
 }
