@@ -54,6 +54,7 @@ impl Setting {
             peer: Peer::Local,
             system_user: Some(&self.system_user),
             proof_only: false,
+            at_connect: false,
             depth_ceiling: 7,
             is_revoked: &|_| false,
             utf8: true,

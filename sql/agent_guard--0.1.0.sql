@@ -26,7 +26,13 @@ CREATE TABLE agent_guard.policy (
     version bigint NOT NULL DEFAULT 1,
     created_by text NOT NULL DEFAULT SESSION_USER,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    rows_per_statement bigint CHECK (rows_per_statement BETWEEN 1 AND 9007199254740991),
+    rows_read bigint CHECK (rows_read BETWEEN 1 AND 9007199254740991),
+    rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
+    bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
+    statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval)
 );
 COMMENT ON TABLE agent_guard.policy IS 'Named sets of rules; written through create_policy, apply_policy and drop_policy';
 
@@ -82,7 +88,14 @@ CREATE TABLE agent_guard.window_grant (
     revoked_by text,
     revoke_reason text,
     granted_by text NOT NULL DEFAULT SESSION_USER,
-    reason text
+    reason text,
+    rows_per_statement bigint CHECK (rows_per_statement BETWEEN 1 AND 9007199254740991),
+    rows_read bigint CHECK (rows_read BETWEEN 1 AND 9007199254740991),
+    rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
+    bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
+    statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval),
+    uses bigint CHECK (uses BETWEEN 1 AND 9007199254740991)
 );
 CREATE INDEX window_grant_policy_id_idx ON agent_guard.window_grant (policy_id);
 COMMENT ON TABLE agent_guard.window_grant IS 'Just-in-time grants; written through grant_window and revoke_window, never dumped';
@@ -94,6 +107,22 @@ CREATE TABLE agent_guard.revoked_block (
     reason text
 );
 COMMENT ON TABLE agent_guard.revoked_block IS 'Blocks of tokens revoked by revoke_block; all that is derived from one ends with it';
+
+-- Marks of what is used up: never less than what was used, by a chunk more at most (docs/architecture.md). Logged, so that a
+-- crash refills nothing; written by the audit writer alone.
+CREATE TABLE agent_guard.ledger (
+    id bytea PRIMARY KEY CHECK (pg_catalog.octet_length(id) OPERATOR(pg_catalog.=) 16),
+    window_id uuid NOT NULL,
+    expires_at timestamptz,
+    rows_read bigint NOT NULL,
+    rows_written bigint NOT NULL,
+    bytes_read bigint NOT NULL,
+    statements bigint NOT NULL,
+    uses bigint NOT NULL
+);
+COMMENT ON TABLE agent_guard.ledger IS
+    'What is used of the totals of windows and blocks, rounded up while they are in use; written by the audit writer, never dumped';
+COMMENT ON COLUMN agent_guard.ledger.id IS 'The window''s or the block''s id.';
 
 -- audit.sql
 
@@ -127,7 +156,9 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment (
     message text,
     statement text,
     statement_sha256 bytea,
-    truncated text[]
+    truncated text[],
+    block_ids text[],
+    decided_by text
 ) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE agent_guard.audit_segment IS 'Parent of the audit trail''s segments; itself always empty. Read the view audit instead.';
 REVOKE ALL ON agent_guard.audit_segment FROM PUBLIC;
@@ -242,7 +273,9 @@ SELECT
     statement_length,
     statement_sha256,
     policy_version,
-    truncated
+    truncated,
+    block_ids,
+    decided_by
 FROM agent_guard.audit_segment;
 COMMENT ON VIEW agent_guard.audit IS 'The audit trail of this database: one row for each event, the oldest gone beyond agent_guard.audit_capacity.';
 COMMENT ON COLUMN agent_guard.audit.seq IS 'Number of the event; grows by one.';
@@ -258,20 +291,22 @@ COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id.';
 COMMENT ON COLUMN agent_guard.audit.level IS 'Nesting level; 0 is what the client sent.';
 COMMENT ON COLUMN agent_guard.audit.command IS 'Command tag.';
 COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out, at most 32 kB.';
-COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters; for a bind, the ids of the token''s blocks.';
+COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters.';
 COMMENT ON COLUMN agent_guard.audit.accesses IS 'What the statement needed: action, object, columns, decision, rule.';
-COMMENT ON COLUMN agent_guard.audit.decision IS 'allow, deny, or observe (would have been denied).';
+COMMENT ON COLUMN agent_guard.audit.decision IS 'allow, deny, approve (held for approval), or observe (would have been denied).';
 COMMENT ON COLUMN agent_guard.audit.rule_id IS 'The rule that decided.';
 COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, fault.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, approval_request, approval, fault.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
 COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
 COMMENT ON COLUMN agent_guard.audit.policy_version IS 'Version of the policy that decided.';
 COMMENT ON COLUMN agent_guard.audit.truncated IS 'Names of the columns that are not whole.';
+COMMENT ON COLUMN agent_guard.audit.block_ids IS 'The blocks of the session''s token, the root''s first, as revoke_block takes them; for a refused handshake those of the refused token, where its signature was right.';
+COMMENT ON COLUMN agent_guard.audit.decided_by IS 'What of a token refused: window, or the id of the block.';
 REVOKE ALL ON agent_guard.audit FROM PUBLIC;
 
 CREATE FUNCTION agent_guard.audit_flush() RETURNS void
@@ -422,7 +457,7 @@ CREATE FUNCTION agent_guard.rebind_policies() RETURNS bigint
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'rebind_policies_wrapper';
 COMMENT ON FUNCTION agent_guard.rebind_policies() IS
-    'Binds every rule anew to the objects that have the names now, as after a restore; returns how many were bound';
+    'Binds every rule anew to the objects that have the names now and rebuilds the masks, as after a restore; returns how many were bound';
 
 CREATE FUNCTION agent_guard.apply_policy(doc jsonb) RETURNS TABLE (change text, item text)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -437,16 +472,28 @@ CREATE FUNCTION agent_guard.export_policy(name text) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'export_policy_wrapper';
 COMMENT ON FUNCTION agent_guard.export_policy(text) IS 'A policy as one document, as apply_policy reads it';
 
+CREATE FUNCTION agent_guard.set_limits(policy text, rows_per_statement bigint DEFAULT NULL, rows_read bigint DEFAULT NULL,
+        rows_written bigint DEFAULT NULL, bytes_read bigint DEFAULT NULL, statements bigint DEFAULT NULL,
+        statement_timeout interval DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'set_limits_wrapper';
+COMMENT ON FUNCTION agent_guard.set_limits(text, bigint, bigint, bigint, bigint, bigint, interval) IS
+    'Replaces the limits of a policy: totals for each window of it, over all sessions and children, and for each statement; NULL is none';
+
 -- Windows and keys.
 
 CREATE FUNCTION agent_guard.grant_window(policy text, role regrole, agent text, ttl interval, max_depth integer DEFAULT 0,
         max_sessions integer DEFAULT NULL, client_addr cidr[] DEFAULT NULL, require_proof boolean DEFAULT false,
-        reason text DEFAULT NULL)
+        reason text DEFAULT NULL, rows_per_statement bigint DEFAULT NULL, rows_read bigint DEFAULT NULL,
+        rows_written bigint DEFAULT NULL, bytes_read bigint DEFAULT NULL, statements bigint DEFAULT NULL,
+        statement_timeout interval DEFAULT NULL, uses bigint DEFAULT NULL)
     RETURNS TABLE (window_id uuid, token text, expires_at timestamptz)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 1
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'grant_window_wrapper';
-COMMENT ON FUNCTION agent_guard.grant_window(text, regrole, text, interval, integer, integer, cidr[], boolean, text) IS
+COMMENT ON FUNCTION agent_guard.grant_window(text, regrole, text, interval, integer, integer, cidr[], boolean, text, bigint, bigint,
+        bigint, bigint, bigint, interval, bigint) IS
     'Opens a window for an agent, of a second to 30 days; the token is shown this once and stored nowhere';
 
 CREATE FUNCTION agent_guard.revoke_window(window_id uuid, reason text DEFAULT NULL) RETURNS void
@@ -491,15 +538,23 @@ CREATE FUNCTION agent_guard.list_sessions() RETURNS TABLE (session_id uuid, wind
     AS 'MODULE_PATHNAME', 'list_sessions_wrapper';
 COMMENT ON FUNCTION agent_guard.list_sessions() IS 'The live part of the view sessions, out of shared memory';
 
+CREATE FUNCTION agent_guard.list_ledger() RETURNS TABLE (id bytea, window_id uuid, rows_read bigint, rows_written bigint,
+        bytes_read bigint, statements bigint, uses bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'list_ledger_wrapper';
+COMMENT ON FUNCTION agent_guard.list_ledger() IS
+    'What is used now of the totals of windows and of blocks (id is the block''s), out of shared memory';
+
 -- For agents.
 
 CREATE FUNCTION agent_guard.whoami(OUT session_id uuid, OUT window_id uuid, OUT agent text, OUT lineage text[], OUT policy text,
-        OUT mode text, OUT role text, OUT expires_at timestamptz, OUT remaining_depth integer, OUT token text) RETURNS SETOF record
+        OUT mode text, OUT role text, OUT expires_at timestamptz, OUT remaining_depth integer, OUT token text, OUT "left" jsonb) RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL RESTRICTED
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'whoami_wrapper';
 COMMENT ON FUNCTION agent_guard.whoami() IS
-    'This session''s identity: agent, lineage, policy, end of the window, public id of the token; no row without a token';
+    'This session''s identity: agent, lineage, policy, end of the window, public id of the token, what is left of each limit; no row without a token';
 
 CREATE FUNCTION agent_guard.session_policy(OUT rule_id bigint, OUT effect text, OUT actions text[], OUT objects text[],
         OUT columns text[], OUT require_where boolean, OUT max_rows bigint, OUT statement_pattern text) RETURNS SETOF record
@@ -517,11 +572,13 @@ COMMENT ON FUNCTION agent_guard.describe_access(regclass) IS
     'What this session may do with a relation: a row for each action on data, with the columns left out and the obligations';
 
 CREATE FUNCTION agent_guard.delegate(agent text, ttl interval, actions text[] DEFAULT NULL, objects text[] DEFAULT NULL,
-        max_depth integer DEFAULT NULL, require_proof boolean DEFAULT false) RETURNS text
+        max_depth integer DEFAULT NULL, require_proof boolean DEFAULT false, rows bigint DEFAULT NULL, bytes bigint DEFAULT NULL,
+        statements bigint DEFAULT NULL, uses bigint DEFAULT NULL, sessions bigint DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'delegate_wrapper';
-COMMENT ON FUNCTION agent_guard.delegate(text, interval, text[], text[], integer, boolean) IS
+COMMENT ON FUNCTION agent_guard.delegate(text, interval, text[], text[], integer, boolean, bigint, bigint, bigint, bigint,
+        bigint) IS
     'A token for a child agent, narrower than this session''s: the same as derived offline (docs/token.md)';
 
 -- What the planner puts in the place of built-ins whose arguments decide, in guarded sessions only.
@@ -586,9 +643,12 @@ CREATE VIEW agent_guard.policies AS
         (SELECT pg_catalog.count(*) FROM agent_guard.window_grant w
             WHERE w.policy_id OPERATOR(pg_catalog.=) p.id AND w.revoked_at IS NULL
               AND w.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()) AS open_windows,
-        p.created_by, p.created_at, p.changed_at
+        p.created_by, p.created_at, p.changed_at,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('rows_per_statement', p.rows_per_statement,
+            'rows_read', p.rows_read, 'rows_written', p.rows_written, 'bytes_read', p.bytes_read,
+            'statements', p.statements, 'statement_timeout', p.statement_timeout)) AS limits
     FROM agent_guard.policy p;
-COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows';
+COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows, and their limits';
 
 CREATE VIEW agent_guard.rules AS
     SELECT r.id, p.name AS policy, r.effect, r.actions, r.objects, r.columns, r.require_where, r.max_rows,
@@ -616,11 +676,40 @@ CREATE VIEW agent_guard.windows AS
             THEN w.expires_at OPERATOR(pg_catalog.-) clock.now
             ELSE '0'::pg_catalog.interval END AS remaining,
         w.granted_by, w.reason, w.max_depth, w.max_sessions, w.client_addr, w.require_proof,
-        w.revoked_at, w.revoked_by, w.revoke_reason
+        w.revoked_at, w.revoked_by, w.revoke_reason,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('rows_per_statement', l.rows_per_statement,
+            'rows_read', l.rows_read, 'rows_written', l.rows_written, 'bytes_read', l.bytes_read,
+            'statements', l.statements, 'statement_timeout', l.statement_timeout, 'uses', w.uses)) AS limits,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+            'rows_read', CASE WHEN l.rows_read IS NOT NULL THEN u.rows_read END,
+            'rows_written', CASE WHEN l.rows_written IS NOT NULL THEN u.rows_written END,
+            'bytes_read', CASE WHEN l.bytes_read IS NOT NULL THEN u.bytes_read END,
+            'statements', CASE WHEN l.statements IS NOT NULL THEN u.statements END,
+            'uses', CASE WHEN w.uses IS NOT NULL THEN u.uses END)) AS used,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+            'rows_read', l.rows_read OPERATOR(pg_catalog.-) LEAST(u.rows_read, l.rows_read),
+            'rows_written', l.rows_written OPERATOR(pg_catalog.-) LEAST(u.rows_written, l.rows_written),
+            'bytes_read', l.bytes_read OPERATOR(pg_catalog.-) LEAST(u.bytes_read, l.bytes_read),
+            'statements', l.statements OPERATOR(pg_catalog.-) LEAST(u.statements, l.statements),
+            'uses', w.uses OPERATOR(pg_catalog.-) LEAST(u.uses, w.uses))) AS "left"
     FROM agent_guard.window_grant w
     JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) w.policy_id
-    CROSS JOIN LATERAL (SELECT pg_catalog.clock_timestamp() AS now) clock;
-COMMENT ON VIEW agent_guard.windows IS 'Windows of this database, open and past';
+    LEFT JOIN agent_guard.list_ledger() live ON live.id OPERATOR(pg_catalog.=) pg_catalog.uuid_send(w.window_id)
+    LEFT JOIN agent_guard.ledger stored ON stored.id OPERATOR(pg_catalog.=) pg_catalog.uuid_send(w.window_id)
+    CROSS JOIN LATERAL (SELECT pg_catalog.clock_timestamp() AS now) clock
+    CROSS JOIN LATERAL (SELECT LEAST(w.rows_per_statement, p.rows_per_statement) AS rows_per_statement,
+        LEAST(w.rows_read, p.rows_read) AS rows_read, LEAST(w.rows_written, p.rows_written) AS rows_written,
+        LEAST(w.bytes_read, p.bytes_read) AS bytes_read, LEAST(w.statements, p.statements) AS statements,
+        LEAST(w.statement_timeout, p.statement_timeout) AS statement_timeout) l
+    CROSS JOIN LATERAL (SELECT COALESCE(live.rows_read, stored.rows_read, 0) AS rows_read,
+        COALESCE(live.rows_written, stored.rows_written, 0) AS rows_written,
+        COALESCE(live.bytes_read, stored.bytes_read, 0) AS bytes_read,
+        COALESCE(live.statements, stored.statements, 0) AS statements, COALESCE(live.uses, stored.uses, 0) AS uses) u;
+COMMENT ON VIEW agent_guard.windows IS
+    'Windows of this database, open and past; reading it needs EXECUTE on list_ledger() too';
+COMMENT ON COLUMN agent_guard.windows.limits IS 'The window''s own limits and its policy''s, the tighter of each.';
+COMMENT ON COLUMN agent_guard.windows.used IS
+    'What is used of each total, over all sessions and children; after a crash rounded up by a chunk at most.';
 
 CREATE VIEW agent_guard.signing_keys AS
     SELECT k.kid, k.state, k.created_at FROM agent_guard.list_signing_keys() k;
@@ -643,7 +732,7 @@ CREATE VIEW agent_guard.sessions AS
             l.block_ids, l.bound_at, l.expires_at, true AS live
         FROM live l
         UNION ALL
-        SELECT b.session_id, b.window_id, b.pid, b.role, 'past', b.lineage, b.parameters, b.at, NULL, false
+        SELECT b.session_id, b.window_id, b.pid, b.role, 'past', b.lineage, b.block_ids, b.at, NULL, false
         FROM agent_guard.audit_segment b
         WHERE b.event OPERATOR(pg_catalog.=) 'bind'
           AND NOT EXISTS (SELECT FROM live l WHERE l.session_id OPERATOR(pg_catalog.=) b.session_id)
@@ -696,6 +785,315 @@ CREATE FUNCTION agent_guard.session_tree(window_id uuid) RETURNS TABLE (depth in
 COMMENT ON FUNCTION agent_guard.session_tree(uuid) IS
     'The agents of a window that bound a session, parents before children; tree is the same as indented text';
 
+
+-- masks.sql
+
+-- Masks and row filters. Like the policies these tables are read on the agent's path by column number: columns are
+-- only ever added at the end.
+
+-- What agents read in the place of masked tables; a DBA can look at it, and grant on it.
+CREATE SCHEMA agent_guard_masked;
+COMMENT ON SCHEMA agent_guard_masked IS
+    'agent_guard: one generated view for each masked relation, showing what agents read; kept up by the extension';
+REVOKE ALL ON SCHEMA agent_guard_masked FROM PUBLIC;
+GRANT USAGE ON SCHEMA agent_guard_masked TO PUBLIC;
+
+CREATE TABLE agent_guard.mask (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    relation regclass NOT NULL,
+    column_name name NOT NULL,
+    attnum smallint NOT NULL CHECK (attnum OPERATOR(pg_catalog.>) 0),
+    mask text,
+    options jsonb NOT NULL DEFAULT '{}',
+    expression text NOT NULL,
+    created_by text NOT NULL DEFAULT SESSION_USER,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    UNIQUE (relation, attnum)
+);
+COMMENT ON TABLE agent_guard.mask IS 'Masked columns; written through mask_column and unmask_column';
+COMMENT ON COLUMN agent_guard.mask.mask IS 'The masking function''s word; NULL where the DBA wrote the expression';
+COMMENT ON COLUMN agent_guard.mask.expression IS
+    'What agents read: an expression over the row''s own columns, of the column''s type, as the server writes it';
+
+CREATE TABLE agent_guard.row_filter (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    policy_id bigint NOT NULL REFERENCES agent_guard.policy ON DELETE CASCADE,
+    relation regclass NOT NULL,
+    predicate text NOT NULL,
+    created_by text NOT NULL DEFAULT SESSION_USER,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    UNIQUE (policy_id, relation)
+);
+CREATE INDEX row_filter_relation_idx ON agent_guard.row_filter (relation);
+COMMENT ON TABLE agent_guard.row_filter IS 'Rows that a policy lets exist; written through filter_rows and unfilter_rows';
+COMMENT ON COLUMN agent_guard.row_filter.predicate IS 'A condition over the row''s own columns, as the server writes it';
+
+CREATE TABLE agent_guard.exposed_column (
+    policy_id bigint NOT NULL REFERENCES agent_guard.policy ON DELETE CASCADE,
+    relation regclass NOT NULL,
+    attnum smallint NOT NULL,
+    column_name name NOT NULL,
+    PRIMARY KEY (policy_id, relation, attnum)
+);
+CREATE INDEX exposed_column_relation_idx ON agent_guard.exposed_column (relation);
+COMMENT ON TABLE agent_guard.exposed_column IS
+    'Masked columns that a policy reads unmasked; written through expose_columns and hide_columns';
+
+-- OIDs mean nothing in another database: not dumped. A masked relation without its row here is out of agents' reach.
+CREATE TABLE agent_guard.masked_view (
+    relation oid PRIMARY KEY,
+    view oid NOT NULL
+);
+COMMENT ON TABLE agent_guard.masked_view IS 'The generated view of each masked relation; rebuilt by rebuild_masks()';
+
+CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON agent_guard.mask
+    FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
+ALTER TABLE agent_guard.mask ENABLE ALWAYS TRIGGER policy_changed;
+CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON agent_guard.row_filter
+    FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
+ALTER TABLE agent_guard.row_filter ENABLE ALWAYS TRIGGER policy_changed;
+CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON agent_guard.exposed_column
+    FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
+ALTER TABLE agent_guard.exposed_column ENABLE ALWAYS TRIGGER policy_changed;
+CREATE TRIGGER policy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON agent_guard.masked_view
+    FOR EACH STATEMENT EXECUTE FUNCTION agent_guard.policy_changed();
+ALTER TABLE agent_guard.masked_view ENABLE ALWAYS TRIGGER policy_changed;
+
+-- The masking functions, in C; what each makes of a value is in docs/masking.md. IMMUTABLE, the hash too: its key is
+-- made once for a server and stays. Agents reach them through the substituted masks only.
+
+CREATE FUNCTION agent_guard.mask_hash(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_text';
+COMMENT ON FUNCTION agent_guard.mask_hash(text) IS
+    'Mask: keyed pseudonym of a text, 32 hexadecimal digits';
+
+CREATE FUNCTION agent_guard.mask_hash(value integer) RETURNS integer
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_integer';
+COMMENT ON FUNCTION agent_guard.mask_hash(integer) IS
+    'Mask: keyed pseudonym of an integer, never negative';
+
+CREATE FUNCTION agent_guard.mask_hash(value bigint) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_bigint';
+COMMENT ON FUNCTION agent_guard.mask_hash(bigint) IS
+    'Mask: keyed pseudonym of a bigint, never negative';
+
+CREATE FUNCTION agent_guard.mask_hash(value uuid) RETURNS uuid
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_uuid';
+COMMENT ON FUNCTION agent_guard.mask_hash(uuid) IS
+    'Mask: keyed pseudonym of a UUID, one of version 8';
+
+CREATE FUNCTION agent_guard.mask_hash(value bytea) RETURNS bytea
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_bytea';
+COMMENT ON FUNCTION agent_guard.mask_hash(bytea) IS
+    'Mask: keyed pseudonym of a byte string, 16 bytes';
+
+CREATE FUNCTION agent_guard.mask_hash(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_texts';
+COMMENT ON FUNCTION agent_guard.mask_hash(text[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_hash(value integer[]) RETURNS integer[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_integers';
+COMMENT ON FUNCTION agent_guard.mask_hash(integer[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_hash(value bigint[]) RETURNS bigint[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_bigints';
+COMMENT ON FUNCTION agent_guard.mask_hash(bigint[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_hash(value uuid[]) RETURNS uuid[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_hash_uuids';
+COMMENT ON FUNCTION agent_guard.mask_hash(uuid[]) IS
+    'Mask: the hash of each element';
+
+CREATE FUNCTION agent_guard.mask_partial(value text, prefix integer, pad text, suffix integer) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_partial_text';
+COMMENT ON FUNCTION agent_guard.mask_partial(text, integer, text, integer) IS
+    'Mask: the first and last characters; only the padding where the value has no more than these';
+
+CREATE FUNCTION agent_guard.mask_partial(value text[], prefix integer, pad text, suffix integer) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_partial_texts';
+COMMENT ON FUNCTION agent_guard.mask_partial(text[], integer, text, integer) IS
+    'Mask: each element partially';
+
+CREATE FUNCTION agent_guard.mask_email(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_email_text';
+COMMENT ON FUNCTION agent_guard.mask_email(text) IS
+    'Mask: an e-mail address by its first letter and its top-level domain';
+
+CREATE FUNCTION agent_guard.mask_email(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_email_texts';
+COMMENT ON FUNCTION agent_guard.mask_email(text[]) IS
+    'Mask: each element as an e-mail address';
+
+CREATE FUNCTION agent_guard.mask_card(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_card_text';
+COMMENT ON FUNCTION agent_guard.mask_card(text) IS
+    'Mask: a card number by its last four digits';
+
+CREATE FUNCTION agent_guard.mask_card(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_card_texts';
+COMMENT ON FUNCTION agent_guard.mask_card(text[]) IS
+    'Mask: each element as a card number';
+
+CREATE FUNCTION agent_guard.mask_phone(value text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_phone_text';
+COMMENT ON FUNCTION agent_guard.mask_phone(text) IS
+    'Mask: a telephone number by its last two digits';
+
+CREATE FUNCTION agent_guard.mask_phone(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_phone_texts';
+COMMENT ON FUNCTION agent_guard.mask_phone(text[]) IS
+    'Mask: each element as a telephone number';
+
+CREATE FUNCTION agent_guard.mask_redact(value text[]) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_redact_texts';
+COMMENT ON FUNCTION agent_guard.mask_redact(text[]) IS
+    'Mask: a constant for each element';
+
+CREATE FUNCTION agent_guard.mask_year(value date) RETURNS date
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_year_date';
+COMMENT ON FUNCTION agent_guard.mask_year(date) IS
+    'Mask: the first of January of the year';
+
+CREATE FUNCTION agent_guard.mask_year(value timestamp) RETURNS timestamp
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_year_timestamp';
+COMMENT ON FUNCTION agent_guard.mask_year(timestamp) IS
+    'Mask: the first moment of the year';
+
+CREATE FUNCTION agent_guard.mask_year(value timestamptz) RETURNS timestamptz
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_year_timestamptz';
+COMMENT ON FUNCTION agent_guard.mask_year(timestamptz) IS
+    'Mask: the first moment of the year in UTC';
+
+CREATE FUNCTION agent_guard.mask_month(value date) RETURNS date
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_month_date';
+COMMENT ON FUNCTION agent_guard.mask_month(date) IS
+    'Mask: the first of the month';
+
+CREATE FUNCTION agent_guard.mask_month(value timestamp) RETURNS timestamp
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_month_timestamp';
+COMMENT ON FUNCTION agent_guard.mask_month(timestamp) IS
+    'Mask: the first moment of the month';
+
+CREATE FUNCTION agent_guard.mask_month(value timestamptz) RETURNS timestamptz
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_month_timestamptz';
+COMMENT ON FUNCTION agent_guard.mask_month(timestamptz) IS
+    'Mask: the first moment of the month in UTC';
+
+CREATE FUNCTION agent_guard.mask_bucket(value double precision, size double precision) RETURNS double precision
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_bucket_double';
+COMMENT ON FUNCTION agent_guard.mask_bucket(double precision, double precision) IS
+    'Mask: a number cut down to a multiple of the size, towards zero';
+
+CREATE FUNCTION agent_guard.mask_json(value json, keys text[]) RETURNS json
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_json_text';
+COMMENT ON FUNCTION agent_guard.mask_json(json, text[]) IS
+    'Mask: the leaves of a document that stand under one of the keys; all leaves without keys';
+
+CREATE FUNCTION agent_guard.mask_json(value jsonb, keys text[]) RETURNS jsonb
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mask_json_binary';
+COMMENT ON FUNCTION agent_guard.mask_json(jsonb, text[]) IS
+    'Mask: the leaves of a document that stand under one of the keys; all leaves without keys';
+
+-- What a DBA calls.
+
+CREATE FUNCTION agent_guard.mask_column(relation regclass, column_name name, mask text DEFAULT NULL, expression text DEFAULT NULL,
+        prefix integer DEFAULT NULL, pad text DEFAULT NULL, suffix integer DEFAULT NULL, size numeric DEFAULT NULL,
+        keys text[] DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'mask_column_wrapper';
+COMMENT ON FUNCTION agent_guard.mask_column(regclass, name, text, text, integer, text, integer, numeric, text[]) IS
+    'Masks a column for every agent, by a masking function or an expression over the row; returns what agents read';
+
+CREATE FUNCTION agent_guard.unmask_column(relation regclass, column_name name) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unmask_column_wrapper';
+COMMENT ON FUNCTION agent_guard.unmask_column(regclass, name) IS 'Takes the mask from a column, and every exposure of it';
+
+CREATE FUNCTION agent_guard.expose_columns(policy text, columns text[]) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'expose_columns_wrapper';
+COMMENT ON FUNCTION agent_guard.expose_columns(text, text[]) IS
+    'Lets a policy read masked columns, each written as schema.table(column, ...), unmasked; returns how many are new';
+
+CREATE FUNCTION agent_guard.hide_columns(policy text, columns text[]) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'hide_columns_wrapper';
+COMMENT ON FUNCTION agent_guard.hide_columns(text, text[]) IS 'Takes exposures back; returns how many there were';
+
+CREATE FUNCTION agent_guard.filter_rows(policy text, relation regclass, predicate text) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'filter_rows_wrapper';
+COMMENT ON FUNCTION agent_guard.filter_rows(text, regclass, text) IS
+    'Lets only the rows that satisfy the condition exist for a policy; returns the condition as the server reads it';
+
+CREATE FUNCTION agent_guard.unfilter_rows(policy text, relation regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unfilter_rows_wrapper';
+COMMENT ON FUNCTION agent_guard.unfilter_rows(text, regclass) IS 'Takes a policy''s row filter from a relation';
+
+CREATE FUNCTION agent_guard.rebuild_masks() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'rebuild_masks_wrapper';
+COMMENT ON FUNCTION agent_guard.rebuild_masks() IS
+    'Makes every generated view anew, as after a restore; returns how many relations are masked';
+
+CREATE VIEW agent_guard.masks AS
+    SELECT m.relation, m.column_name, m.mask, m.options, m.expression,
+        v.view::pg_catalog.regclass AS view,
+        CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) v.view) THEN 'in force'
+            ELSE 'denied until rebuild_masks()' END AS state,
+        ARRAY(SELECT p.name FROM agent_guard.exposed_column e
+            JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) e.policy_id
+            WHERE e.relation OPERATOR(pg_catalog.=) m.relation AND e.attnum OPERATOR(pg_catalog.=) m.attnum
+            ORDER BY p.name) AS exposed_to,
+        m.created_by, m.created_at
+    FROM agent_guard.mask m
+    LEFT JOIN agent_guard.masked_view v ON v.relation OPERATOR(pg_catalog.=) m.relation::pg_catalog.oid;
+COMMENT ON VIEW agent_guard.masks IS
+    'Masked columns: what agents read, the generated view that shows it, and the policies that read the column unmasked';
+
+CREATE VIEW agent_guard.row_filters AS
+    SELECT p.name AS policy, f.relation, f.predicate, f.created_by, f.created_at
+    FROM agent_guard.row_filter f
+    JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) f.policy_id;
+COMMENT ON VIEW agent_guard.row_filters IS 'Row filters: the rows of a relation that exist for a policy';
 
 -- approvals.sql
 
@@ -836,7 +1234,7 @@ CREATE FUNCTION agent_guard.approval_impact(request_id uuid) RETURNS jsonb
     foreign_key AS (
         SELECT DISTINCT k.conname, k.conrelid, k.confrelid FROM pg_constraint k JOIN touched t ON k.confrelid = t.relid
         WHERE k.contype = 'f' AND k.conparentid = 0 AND t.lock = 'ACCESS EXCLUSIVE'
-          AND NOT EXISTS (SELECT FROM touched o WHERE o.relid = k.conrelid AND o.what ~ '^(drop|truncate) ?')
+          AND NOT EXISTS (SELECT FROM touched o WHERE o.relid = k.conrelid AND o.what ~ '^(drop (foreign )?table|truncate)')
     ),
     reader AS (
         SELECT DISTINCT v.oid, v.relkind FROM touched t
@@ -886,12 +1284,23 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA agent_guard FROM PUBLIC;
 
 -- == agents: functions that a guarded session may call (begin) ==
 GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), agent_guard.describe_access(regclass),
-    agent_guard.delegate(text, interval, text[], text[], integer, boolean),
+    agent_guard.delegate(text, interval, text[], text[], integer, boolean, bigint, bigint, bigint, bigint, bigint),
     agent_guard.my_approvals(),
     agent_guard.checked_set_config(text, text, boolean), agent_guard.checked_nextval(regclass),
     agent_guard.checked_currval(regclass), agent_guard.checked_setval(regclass, bigint),
     agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;
 GRANT SELECT ON agent_guard.session_policy TO PUBLIC;
+-- Masks run with the rights of whoever reads; the planner refuses to call them by name (docs/masking.md).
+GRANT EXECUTE ON FUNCTION agent_guard.mask_hash(text), agent_guard.mask_hash(integer), agent_guard.mask_hash(bigint),
+    agent_guard.mask_hash(uuid), agent_guard.mask_hash(bytea), agent_guard.mask_hash(text[]),
+    agent_guard.mask_hash(integer[]), agent_guard.mask_hash(bigint[]), agent_guard.mask_hash(uuid[]),
+    agent_guard.mask_partial(text, integer, text, integer), agent_guard.mask_partial(text[], integer, text, integer),
+    agent_guard.mask_email(text), agent_guard.mask_email(text[]), agent_guard.mask_card(text),
+    agent_guard.mask_card(text[]), agent_guard.mask_phone(text), agent_guard.mask_phone(text[]),
+    agent_guard.mask_redact(text[]), agent_guard.mask_year(date), agent_guard.mask_year(timestamp),
+    agent_guard.mask_year(timestamptz), agent_guard.mask_month(date), agent_guard.mask_month(timestamp),
+    agent_guard.mask_month(timestamptz), agent_guard.mask_bucket(double precision, double precision),
+    agent_guard.mask_json(json, text[]), agent_guard.mask_json(jsonb, text[]) TO PUBLIC;
 -- == agents (end) ==
 
 -- pg_dump carries policies and their rules. Never windows, revocations, keys and the record, which belong to one
@@ -900,3 +1309,8 @@ SELECT pg_catalog.pg_extension_config_dump('agent_guard.policy', '');
 SELECT pg_catalog.pg_extension_config_dump('agent_guard.policy_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('agent_guard.rule', '');
 SELECT pg_catalog.pg_extension_config_dump('agent_guard.rule_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.mask', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.mask_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.row_filter', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.row_filter_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('agent_guard.exposed_column', '');

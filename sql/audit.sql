@@ -28,7 +28,9 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment (
     message text,
     statement text,
     statement_sha256 bytea,
-    truncated text[]
+    truncated text[],
+    block_ids text[],
+    decided_by text
 ) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE agent_guard.audit_segment IS 'Parent of the audit trail''s segments; itself always empty. Read the view audit instead.';
 REVOKE ALL ON agent_guard.audit_segment FROM PUBLIC;
@@ -143,7 +145,9 @@ SELECT
     statement_length,
     statement_sha256,
     policy_version,
-    truncated
+    truncated,
+    block_ids,
+    decided_by
 FROM agent_guard.audit_segment;
 COMMENT ON VIEW agent_guard.audit IS 'The audit trail of this database: one row for each event, the oldest gone beyond agent_guard.audit_capacity.';
 COMMENT ON COLUMN agent_guard.audit.seq IS 'Number of the event; grows by one.';
@@ -159,20 +163,22 @@ COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id.';
 COMMENT ON COLUMN agent_guard.audit.level IS 'Nesting level; 0 is what the client sent.';
 COMMENT ON COLUMN agent_guard.audit.command IS 'Command tag.';
 COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out, at most 32 kB.';
-COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters; for a bind, the ids of the token''s blocks.';
+COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters.';
 COMMENT ON COLUMN agent_guard.audit.accesses IS 'What the statement needed: action, object, columns, decision, rule.';
-COMMENT ON COLUMN agent_guard.audit.decision IS 'allow, deny, or observe (would have been denied).';
+COMMENT ON COLUMN agent_guard.audit.decision IS 'allow, deny, approve (held for approval), or observe (would have been denied).';
 COMMENT ON COLUMN agent_guard.audit.rule_id IS 'The rule that decided.';
 COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, fault.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, approval_request, approval, fault.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
 COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
 COMMENT ON COLUMN agent_guard.audit.policy_version IS 'Version of the policy that decided.';
 COMMENT ON COLUMN agent_guard.audit.truncated IS 'Names of the columns that are not whole.';
+COMMENT ON COLUMN agent_guard.audit.block_ids IS 'The blocks of the session''s token, the root''s first, as revoke_block takes them; for a refused handshake those of the refused token, where its signature was right.';
+COMMENT ON COLUMN agent_guard.audit.decided_by IS 'What of a token refused: window, or the id of the block.';
 REVOKE ALL ON agent_guard.audit FROM PUBLIC;
 
 CREATE FUNCTION agent_guard.audit_flush() RETURNS void

@@ -89,7 +89,7 @@ CREATE FUNCTION agent_guard.rebind_policies() RETURNS bigint
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'rebind_policies_wrapper';
 COMMENT ON FUNCTION agent_guard.rebind_policies() IS
-    'Binds every rule anew to the objects that have the names now, as after a restore; returns how many were bound';
+    'Binds every rule anew to the objects that have the names now and rebuilds the masks, as after a restore; returns how many were bound';
 
 CREATE FUNCTION agent_guard.apply_policy(doc jsonb) RETURNS TABLE (change text, item text)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -104,16 +104,28 @@ CREATE FUNCTION agent_guard.export_policy(name text) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'export_policy_wrapper';
 COMMENT ON FUNCTION agent_guard.export_policy(text) IS 'A policy as one document, as apply_policy reads it';
 
+CREATE FUNCTION agent_guard.set_limits(policy text, rows_per_statement bigint DEFAULT NULL, rows_read bigint DEFAULT NULL,
+        rows_written bigint DEFAULT NULL, bytes_read bigint DEFAULT NULL, statements bigint DEFAULT NULL,
+        statement_timeout interval DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'set_limits_wrapper';
+COMMENT ON FUNCTION agent_guard.set_limits(text, bigint, bigint, bigint, bigint, bigint, interval) IS
+    'Replaces the limits of a policy: totals for each window of it, over all sessions and children, and for each statement; NULL is none';
+
 -- Windows and keys.
 
 CREATE FUNCTION agent_guard.grant_window(policy text, role regrole, agent text, ttl interval, max_depth integer DEFAULT 0,
         max_sessions integer DEFAULT NULL, client_addr cidr[] DEFAULT NULL, require_proof boolean DEFAULT false,
-        reason text DEFAULT NULL)
+        reason text DEFAULT NULL, rows_per_statement bigint DEFAULT NULL, rows_read bigint DEFAULT NULL,
+        rows_written bigint DEFAULT NULL, bytes_read bigint DEFAULT NULL, statements bigint DEFAULT NULL,
+        statement_timeout interval DEFAULT NULL, uses bigint DEFAULT NULL)
     RETURNS TABLE (window_id uuid, token text, expires_at timestamptz)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 1
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'grant_window_wrapper';
-COMMENT ON FUNCTION agent_guard.grant_window(text, regrole, text, interval, integer, integer, cidr[], boolean, text) IS
+COMMENT ON FUNCTION agent_guard.grant_window(text, regrole, text, interval, integer, integer, cidr[], boolean, text, bigint, bigint,
+        bigint, bigint, bigint, interval, bigint) IS
     'Opens a window for an agent, of a second to 30 days; the token is shown this once and stored nowhere';
 
 CREATE FUNCTION agent_guard.revoke_window(window_id uuid, reason text DEFAULT NULL) RETURNS void
@@ -158,15 +170,23 @@ CREATE FUNCTION agent_guard.list_sessions() RETURNS TABLE (session_id uuid, wind
     AS 'MODULE_PATHNAME', 'list_sessions_wrapper';
 COMMENT ON FUNCTION agent_guard.list_sessions() IS 'The live part of the view sessions, out of shared memory';
 
+CREATE FUNCTION agent_guard.list_ledger() RETURNS TABLE (id bytea, window_id uuid, rows_read bigint, rows_written bigint,
+        bytes_read bigint, statements bigint, uses bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'list_ledger_wrapper';
+COMMENT ON FUNCTION agent_guard.list_ledger() IS
+    'What is used now of the totals of windows and of blocks (id is the block''s), out of shared memory';
+
 -- For agents.
 
 CREATE FUNCTION agent_guard.whoami(OUT session_id uuid, OUT window_id uuid, OUT agent text, OUT lineage text[], OUT policy text,
-        OUT mode text, OUT role text, OUT expires_at timestamptz, OUT remaining_depth integer, OUT token text) RETURNS SETOF record
+        OUT mode text, OUT role text, OUT expires_at timestamptz, OUT remaining_depth integer, OUT token text, OUT "left" jsonb) RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL RESTRICTED
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'whoami_wrapper';
 COMMENT ON FUNCTION agent_guard.whoami() IS
-    'This session''s identity: agent, lineage, policy, end of the window, public id of the token; no row without a token';
+    'This session''s identity: agent, lineage, policy, end of the window, public id of the token, what is left of each limit; no row without a token';
 
 CREATE FUNCTION agent_guard.session_policy(OUT rule_id bigint, OUT effect text, OUT actions text[], OUT objects text[],
         OUT columns text[], OUT require_where boolean, OUT max_rows bigint, OUT statement_pattern text) RETURNS SETOF record
@@ -184,11 +204,13 @@ COMMENT ON FUNCTION agent_guard.describe_access(regclass) IS
     'What this session may do with a relation: a row for each action on data, with the columns left out and the obligations';
 
 CREATE FUNCTION agent_guard.delegate(agent text, ttl interval, actions text[] DEFAULT NULL, objects text[] DEFAULT NULL,
-        max_depth integer DEFAULT NULL, require_proof boolean DEFAULT false) RETURNS text
+        max_depth integer DEFAULT NULL, require_proof boolean DEFAULT false, rows bigint DEFAULT NULL, bytes bigint DEFAULT NULL,
+        statements bigint DEFAULT NULL, uses bigint DEFAULT NULL, sessions bigint DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'delegate_wrapper';
-COMMENT ON FUNCTION agent_guard.delegate(text, interval, text[], text[], integer, boolean) IS
+COMMENT ON FUNCTION agent_guard.delegate(text, interval, text[], text[], integer, boolean, bigint, bigint, bigint, bigint,
+        bigint) IS
     'A token for a child agent, narrower than this session''s: the same as derived offline (docs/token.md)';
 
 -- What the planner puts in the place of built-ins whose arguments decide, in guarded sessions only.

@@ -7,7 +7,7 @@ CREATE VIEW agent_guard.sessions AS
             l.block_ids, l.bound_at, l.expires_at, true AS live
         FROM live l
         UNION ALL
-        SELECT b.session_id, b.window_id, b.pid, b.role, 'past', b.lineage, b.parameters, b.at, NULL, false
+        SELECT b.session_id, b.window_id, b.pid, b.role, 'past', b.lineage, b.block_ids, b.at, NULL, false
         FROM agent_guard.audit_segment b
         WHERE b.event OPERATOR(pg_catalog.=) 'bind'
           AND NOT EXISTS (SELECT FROM live l WHERE l.session_id OPERATOR(pg_catalog.=) b.session_id)

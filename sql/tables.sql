@@ -9,7 +9,13 @@ CREATE TABLE agent_guard.policy (
     version bigint NOT NULL DEFAULT 1,
     created_by text NOT NULL DEFAULT SESSION_USER,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    rows_per_statement bigint CHECK (rows_per_statement BETWEEN 1 AND 9007199254740991),
+    rows_read bigint CHECK (rows_read BETWEEN 1 AND 9007199254740991),
+    rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
+    bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
+    statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval)
 );
 COMMENT ON TABLE agent_guard.policy IS 'Named sets of rules; written through create_policy, apply_policy and drop_policy';
 
@@ -65,7 +71,14 @@ CREATE TABLE agent_guard.window_grant (
     revoked_by text,
     revoke_reason text,
     granted_by text NOT NULL DEFAULT SESSION_USER,
-    reason text
+    reason text,
+    rows_per_statement bigint CHECK (rows_per_statement BETWEEN 1 AND 9007199254740991),
+    rows_read bigint CHECK (rows_read BETWEEN 1 AND 9007199254740991),
+    rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
+    bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
+    statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval),
+    uses bigint CHECK (uses BETWEEN 1 AND 9007199254740991)
 );
 CREATE INDEX window_grant_policy_id_idx ON agent_guard.window_grant (policy_id);
 COMMENT ON TABLE agent_guard.window_grant IS 'Just-in-time grants; written through grant_window and revoke_window, never dumped';
@@ -77,3 +90,19 @@ CREATE TABLE agent_guard.revoked_block (
     reason text
 );
 COMMENT ON TABLE agent_guard.revoked_block IS 'Blocks of tokens revoked by revoke_block; all that is derived from one ends with it';
+
+-- Marks of what is used up: never less than what was used, by a chunk more at most (docs/architecture.md). Logged, so that a
+-- crash refills nothing; written by the audit writer alone.
+CREATE TABLE agent_guard.ledger (
+    id bytea PRIMARY KEY CHECK (pg_catalog.octet_length(id) OPERATOR(pg_catalog.=) 16),
+    window_id uuid NOT NULL,
+    expires_at timestamptz,
+    rows_read bigint NOT NULL,
+    rows_written bigint NOT NULL,
+    bytes_read bigint NOT NULL,
+    statements bigint NOT NULL,
+    uses bigint NOT NULL
+);
+COMMENT ON TABLE agent_guard.ledger IS
+    'What is used of the totals of windows and blocks, rounded up while they are in use; written by the audit writer, never dumped';
+COMMENT ON COLUMN agent_guard.ledger.id IS 'The window''s or the block''s id.';

@@ -1,6 +1,8 @@
 //! The text of the key file: which signing keys there are, and what each is good for. Pure; files are `pg::keys`'s.
 //!
-//! One key a line: `kid state created_unix hex(32 bytes)`; empty lines and lines that begin with `#` are skipped.
+//! One key a line: `kid state created_unix hex(32 bytes)`; empty lines and lines that begin with `#` are skipped. The line
+//! `0 mask created_unix hex` is no signing key but that of the pseudonyms (`mask::keyed`): rotation leaves it alone,
+//! because pseudonyms are to stay the same.
 
 #![forbid(unsafe_code)]
 
@@ -51,11 +53,22 @@ pub struct SigningKey {
     pub secret: [u8; 32],
 }
 
-/// The keys of the file, by ascending kid, exactly one of them active.
+/// The keys of the file, by ascending kid, exactly one of them active; and the key of masks.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keyring {
     keys: Vec<SigningKey>,
+    mask: Option<MaskSecret>,
 }
+
+/// The key of pseudonyms. Not `Debug`, like the others.
+#[derive(Clone, PartialEq, Eq)]
+struct MaskSecret {
+    created: i64,
+    secret: [u8; 32],
+}
+
+/// What the line of the mask key begins with.
+const MASK_LINE: &str = "0 mask ";
 
 /// Why the file cannot be read: a line's number and a fact, never its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +77,8 @@ pub struct KeyFileError(pub String);
 impl Keyring {
     /// A file with one key.
     pub fn first(secret: [u8; 32], now: i64) -> Keyring {
-        Keyring { keys: vec![SigningKey { kid: 1, state: KeyState::Active, created: now, secret }] }
+        let keys = vec![SigningKey { kid: 1, state: KeyState::Active, created: now, secret }];
+        Keyring { keys, mask: None }
     }
 
     /// Reads the file.
@@ -73,11 +87,21 @@ impl Keyring {
     /// Anything that is not as `text` writes it.
     pub fn parse(text: &str) -> Result<Keyring, KeyFileError> {
         let mut keys: Vec<SigningKey> = Vec::new();
+        let mut mask = None;
         for (i, line) in text.lines().enumerate() {
             if line.trim().is_empty() || line.starts_with('#') {
                 continue;
             }
             let wrong = |fact: &str| KeyFileError(format!("line {}: {fact}", i + 1));
+            if let Some(rest) = line.strip_prefix(MASK_LINE) {
+                if mask.is_some() {
+                    return Err(wrong("a second key of masks"));
+                }
+                // Read like any other, under a number and a state that it does not have.
+                let key = parse_line(&format!("1 active {rest}")).map_err(wrong)?;
+                mask = Some(MaskSecret { created: key.created, secret: key.secret });
+                continue;
+            }
             let key = parse_line(line).map_err(wrong)?;
             if keys.last().is_some_and(|last| last.kid >= key.kid) {
                 return Err(wrong("the key's number does not rise"));
@@ -85,7 +109,7 @@ impl Keyring {
             keys.push(key);
         }
         match keys.iter().filter(|key| key.state == KeyState::Active).count() {
-            1 => Ok(Keyring { keys }),
+            1 => Ok(Keyring { keys, mask }),
             count => Err(KeyFileError(format!("{count} active keys, where there has to be one"))),
         }
     }
@@ -93,12 +117,18 @@ impl Keyring {
     /// Writes the file.
     pub fn text(&self) -> String {
         let mut text = HEADER.to_owned();
-        for key in &self.keys {
-            let _ = write!(text, "{} {} {} ", key.kid, key.state.word(), key.created);
-            for byte in key.secret {
+        let mut line = |beginning: String, secret: [u8; 32]| {
+            text.push_str(&beginning);
+            for byte in secret {
                 let _ = write!(text, "{byte:02x}");
             }
             text.push('\n');
+        };
+        if let Some(mask) = &self.mask {
+            line(format!("{MASK_LINE}{} ", mask.created), mask.secret);
+        }
+        for key in &self.keys {
+            line(format!("{} {} {} ", key.kid, key.state.word(), key.created), key.secret);
         }
         text
     }
@@ -135,7 +165,18 @@ impl Keyring {
             }
         }
         keys.push(SigningKey { kid, state: KeyState::Active, created: now, secret });
-        Some(Keyring { keys })
+        Some(Keyring { keys, mask: self.mask.clone() })
+    }
+
+    /// The key of pseudonyms, once there is one.
+    pub fn mask(&self) -> Option<[u8; 32]> {
+        self.mask.as_ref().map(|mask| mask.secret)
+    }
+
+    /// The ring with a key of pseudonyms; the one that it has stays.
+    pub fn with_mask(&self, secret: [u8; 32], now: i64) -> Keyring {
+        let mask = self.mask.clone().unwrap_or(MaskSecret { created: now, secret });
+        Keyring { keys: self.keys.clone(), mask: Some(mask) }
     }
 }
 
@@ -226,6 +267,25 @@ mod tests {
         assert!(late.keys()[0].secret == [0; 32]);
         assert!(late.verifying(2).is_some(), "it minted until this moment");
         assert!(read(&late.text()) == Some(late));
+    }
+
+    #[test]
+    fn the_key_of_masks_is_made_once_and_survives_rotation() {
+        let ring = Keyring::first(key(7), 1000).with_mask(key(9), 1500);
+        assert!(ring.mask() == Some(key(9)));
+        assert!(read(&ring.text()) == Some(ring.clone()));
+        assert_eq!(ring.keys().len(), 1);
+        assert!(ring.with_mask(key(8), 2000).mask() == Some(key(9)));
+        assert!(ring.rotated(key(8), 2000).is_some_and(|ring| ring.mask() == Some(key(9))));
+        let hex = "ab".repeat(32);
+        for text in [
+            format!("0 mask 5 {hex}"),
+            format!("0 mask 5 {hex}\n0 mask 5 {hex}\n1 active 5 {hex}"),
+            format!("0 mask 5 {}\n1 active 5 {hex}", "00".repeat(32)),
+            format!("1 mask 5 {hex}\n2 active 5 {hex}"),
+        ] {
+            assert!(read(&text).is_none(), "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ pub mod approval;
 pub mod audit;
 pub mod decision;
 pub mod keyring;
+pub mod limit;
+pub mod mask;
 pub mod pattern;
 pub mod policy;
 pub mod refusal;

@@ -57,8 +57,30 @@ pub struct Refusal {
     pub hint: String,
     /// The rule that decided, where one did.
     pub rule: Option<i64>,
+    /// Which part of the token decided, where it was the token that did.
+    pub decided_by: Option<Decider>,
+    /// The token that was refused, where its signature was right.
+    pub token: Option<Box<RefusedToken>>,
     /// Schema, table and column of the object, for the error's own fields; empty where there are none.
     pub place: Place,
+}
+
+/// What of a token decided: the window's row or one of its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decider {
+    /// The row of the window.
+    Window,
+    /// The block with this index; 0 is the one that the server minted.
+    Block(usize),
+}
+
+/// A token that was signed and is refused all the same: what the record names it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedToken {
+    /// Its window.
+    pub window: [u8; 16],
+    /// Its blocks, the root's first.
+    pub blocks: Vec<[u8; 16]>,
 }
 
 /// The schema, relation and column that an error is about; empty strings where there are none.
@@ -88,8 +110,16 @@ impl Refusal {
             detail: detail.into(),
             hint: hint.into(),
             rule: None,
+            decided_by: None,
+            token: None,
             place: Place::default(),
         }
+    }
+
+    /// The same, decided by a part of the token.
+    #[must_use]
+    pub fn by(self, decider: Decider) -> Refusal {
+        Refusal { decided_by: Some(decider), ..self }
     }
 
     /// A handshake refusal (28000).

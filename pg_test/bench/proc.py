@@ -45,3 +45,21 @@ def children(pid: int, title: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def settled_ns(pid: int) -> int:
+    """CPU time of a process that has done its work and is about to wait: once it waits, so that all of it is counted."""
+    while pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        pass
+    used = cpu_ns(pid)
+    if used is None:
+        raise RuntimeError(f"process {pid} is gone")
+    return used
+
+
+def pin(pid: int, cpus: list[int]) -> None:
+    """Lets a process run on these CPUs; one that is gone needs none."""
+    try:
+        os.sched_setaffinity(pid, cpus)
+    except ProcessLookupError:
+        pass

@@ -81,7 +81,7 @@ grant_window() {
     local row
     tried "admin:  select * from agent_guard.grant_window('order_desk', 'shop_agent', '$1', '$2');"
     row=$(ask_admin "select window_id, token, expires_at from agent_guard.grant_window(
-            policy => 'order_desk', role => 'shop_agent', agent => '$1', ttl => '$2')") || stop_with "no window"
+            policy => 'order_desk', role => 'shop_agent', agent => '$1', ttl => '$2', max_depth => ${3:-0})") || stop_with "no window"
     IFS='|' read -r window token expires_at <<<"$row"
     tokens+=("$token")
     note "window $window, until $expires_at"
@@ -170,6 +170,48 @@ revoking() {
     agent_may_not 28000 "select count(*) from shop.orders"
 }
 
+# A child's token, made by its parent in SQL; a client's library makes the same one offline (clients/).
+delegate() {
+    tried "agent:  select agent_guard.delegate($1)"
+    local child
+    child=$(as_agent -qAt -c "select agent_guard.delegate($1)") || stop_with "no child's token" "$child"
+    token=$child
+    tokens+=("$token")
+    note "token  ${token:0:24}... (${#token} characters)"
+}
+
+delegating() {
+    chapter "An agent hands part of its scope to a child; the child's end is in the parent's hands, and the DBA's"
+    grant_window planner '1 hour' 2
+    local parents=$token output running
+    delegate "agent => 'reader', ttl => '10 minutes', actions => '{select}', objects => '{shop.orders,shop.customers}'"
+    agent_may "select agent, array_to_string(lineage, ' > ') as lineage, remaining_depth from agent_guard.whoami()"
+    agent_may "select count(*) as orders from shop.orders"
+    agent_may_not 42501 "insert into shop.orders (customer_id) values (7)"
+    agent_may_not 42501 "select count(*) from shop.payments"
+    note "(its parent may do both)"
+    delegate "agent => 'counter', ttl => '5 minutes', objects => '{shop.orders}'"
+    agent_may "select agent, array_to_string(lineage, ' > ') as lineage, remaining_depth from agent_guard.whoami()"
+
+    tried "agent:  counter, two levels down, works on a long statement (admin revokes planner's window meanwhile)"
+    output=$target/demo-child.out
+    as_agent -q -c "select count(*) from shop.orders a, shop.orders b, shop.orders c, shop.orders d, shop.orders e" >"$output" &
+    running=$!
+    until [ "$(ask_admin "select count(*) from pg_stat_activity where usename = 'shop_agent' and state = 'active'")" = 1 ]; do
+        kill -0 "$running" 2>/dev/null || stop_with "the child's statement ended before the revocation" "$(<"$output")"
+    done
+    ask_admin "select agent_guard.audit_flush()" >/dev/null
+    admin "select tree from agent_guard.session_tree('$window')" "select tree from agent_guard.session_tree('$window')" shown
+    ask_admin "select agent_guard.revoke_window('$window', 'demo')" >/dev/null 2>&1 || stop_with "the window was not revoked"
+    if wait "$running"; then stop_with "the child went on after its parent's end" "$(<"$output")"; fi
+    shown "$(answer "$(<"$output")")"
+    grep -q 'reason=revoked' "$output" || stop_with "the child ended for another reason"
+    refusals=$((refusals + 1))
+    agent_may_not 28000 "select count(*) from shop.orders"
+    token=$parents
+    agent_may_not 28000 "select count(*) from shop.orders"
+}
+
 expiring() {
     chapter "A window closes by itself"
     grant_window importer '3 seconds'
@@ -211,6 +253,7 @@ guarding
 working
 refused
 revoking
+delegating
 expiring
 audit
 leave

@@ -6,10 +6,12 @@ SELECT p.proname FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p
 WHERE p.pronamespace = 'agent_guard'::regnamespace AND a.grantee = 0
   AND p.proname IN ('allow', 'apply_policy', 'create_policy', 'deny', 'drop_policy', 'drop_rule', 'export_policy',
       'grant_window', 'guard_role', 'list_signing_keys', 'policy_changed', 'rebind_policies', 'revoke_block',
-      'revoke_window', 'rotate_key', 'unguard_role');
--- every function pins its search_path, except those in C that look names up or set search_path for the caller
+      'revoke_window', 'rotate_key', 'unguard_role', 'mask_column', 'unmask_column', 'expose_columns', 'hide_columns',
+      'filter_rows', 'unfilter_rows', 'rebuild_masks');
+-- every function pins its search_path, except those in C that look names up or set search_path for the caller, and masks
 SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'agent_guard'::regnamespace
-  AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
+  AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)
+  AND NOT (p.proname ~ '^mask_' AND p.provolatile = 'i');
 -- guarding is nothing to lend
 SELECT p.proname, p.prosecdef FROM pg_proc p
 WHERE p.pronamespace = 'agent_guard'::regnamespace AND p.proname LIKE '%guard_role' ORDER BY 1;
@@ -20,7 +22,7 @@ SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'agent_guard'::regnamesp
   AND obj_description(c.oid, 'pg_class') IS NULL;
 -- a dump carries policies and rules; never windows, revocations and bindings
 SELECT t.oid::regclass::text AS dumped FROM pg_extension e, unnest(e.extconfig) t (oid) WHERE e.extname = 'agent_guard'
-  AND t.oid::regclass::text ~ '(policy|rule|window|revoked|key|audit)' ORDER BY 1;
+  AND t.oid::regclass::text ~ '(policy|rule|window|revoked|key|audit|mask|filter|exposed)' ORDER BY 1;
 -- direct changes reach the sessions too, in a replica's apply as well
 SELECT tgrelid::regclass, tgenabled, pg_get_triggerdef(oid) LIKE '% AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE %' AS every_change
 FROM pg_trigger WHERE tgname = 'policy_changed' ORDER BY 1;

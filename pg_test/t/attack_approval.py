@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import threading
+import time
 
 import psycopg
 
@@ -416,6 +421,144 @@ def test_a_crash_loses_nothing_and_nothing_is_used_twice(server):
             again.execute("drop table lab.b")
             expect("42P01", again.execute, "drop table lab.b")
         assert state(server, good) == "used"
+
+
+def test_a_read_is_held_and_runs_in_parallel(server):
+    rebuild(server)
+    server.run(
+        """
+        set role owner;
+        create table lab.wide as select generate_series(1, 100000) n;
+        alter table lab.wide set (parallel_workers = 2);
+        analyze lab.wide;
+        create view lab.over_wide as select * from lab.wide where n > 0;
+        """
+    )
+    rules = [("allow", "*", "*"), ("require_approval", "select", "lab.wide", {"approvers": ["leads"]})]
+    with Agent(server, *rules) as one:
+        one.run("set parallel_setup_cost = 0", "set parallel_tuple_cost = 0", "set min_parallel_table_scan_size = 0")
+        for statement in ("select count(*) from lab.wide", "select count(*) from lab.over_wide"):
+            approved(server, one, statement)
+            assert one.run(statement) == [(100000,)]
+            held(one, statement)
+        # Reached in any other way it is held too.
+        for statement in ("copy lab.wide to stdout", "table lab.wide", "declare c cursor with hold for select * from lab.wide",
+                          "create table lab.copied as select * from lab.wide", "explain analyze select * from lab.wide",
+                          "do $$ begin perform count(*) from lab.wide; end $$"):
+            held(one, statement)
+
+
+class Waiting:
+    """A statement that waits for its approval, in a thread."""
+
+    def __init__(self, server, one, statement, wait="30s"):
+        one.run(f"set agent_guard.approval_wait = '{wait}'")
+        self.pid = one.connection.info.backend_pid
+        self.error = None
+        self.ended = None
+        before = server.value("select count(*) from agent_guard.approval_request")
+        self.thread = threading.Thread(target=self._run, args=(one, statement))
+        self.thread.start()
+        eventually(lambda: server.value("select count(*) from agent_guard.approval_request") > before, "the request")
+        self.request = server.value("select request_id::text from agent_guard.approval_request order by requested_at desc limit 1")
+        activity = "select count(*) from pg_stat_activity where pid = %s and xact_start is null and backend_xmin is null"
+        eventually(lambda: server.value(activity, self.pid) == 1, "the session waits without a transaction")
+
+    def _run(self, one, statement):
+        try:
+            one.connection.execute(statement)
+        except psycopg.Error as error:
+            self.error = error
+        self.ended = time.monotonic()
+
+    def join(self):
+        self.thread.join(20)
+        assert not self.thread.is_alive(), "it still waits"
+        return self.error
+
+
+def test_a_waiting_session_holds_nothing_and_goes_on_when_it_may(server):
+    with agent(server) as one:
+        waiting = Waiting(server, one, "drop table lab.b")
+        assert server.value("select count(*) from pg_locks where pid = %s", waiting.pid) == 0
+        assert server.rows("select backend_xmin, backend_xid from pg_stat_activity where pid = %s", waiting.pid) == [(None, None)]
+        with server.connect("lead") as lead:
+            lead.execute("select agent_guard.approve(%s)", (waiting.request,))
+            approved_at = time.monotonic()
+        assert waiting.join() is None, waiting.error
+        print(f"  resumed {(waiting.ended - approved_at) * 1000:.0f} ms after the approval")
+        assert waiting.ended - approved_at < 2
+        assert server.value("select to_regclass('lab.b') is null")
+        assert state(server, waiting.request) == "used"
+
+
+def test_what_ends_a_wait(server):
+    with agent(server) as one:
+        waiting = Waiting(server, one, "drop table lab.b")
+        with server.connect("lead") as lead:
+            lead.execute("select agent_guard.reject(%s)", (waiting.request,))
+        assert waiting.join().sqlstate == REJECTED
+        waiting = Waiting(server, one, "drop table lab.ref")
+        server.value("select pg_cancel_backend(%s)", waiting.pid)
+        assert waiting.join().sqlstate == guard.CLOSED
+        # It is over, and the request stays.
+        assert Waiting(server, one, "drop table lab.ref /* soon */", wait="300ms").join().sqlstate == HELD
+        waiting = Waiting(server, one, "truncate lab.ref")
+        server.run(f"set client_min_messages = error; select agent_guard.revoke_window('{one.window_id}')")
+        assert waiting.join().sqlstate == guard.UNAUTHENTICATED
+    with agent(server) as one:
+        waiting = Waiting(server, one, "drop table lab.b")
+        server.value("select pg_terminate_backend(%s)", waiting.pid)
+        waiting.join()
+        assert one.connection.closed or one.connection.broken
+
+
+def test_a_wait_changes_nothing_of_what_is_approved(server):
+    with agent(server) as one:
+        waiting = Waiting(server, one, "drop table lab.b")
+        # While it waits, the name comes to stand for something else.
+        server.run("alter table lab.b rename to elsewhere; create table lab.b (id int); alter table lab.b owner to owner")
+        approve(server, waiting.request)
+        assert waiting.join().sqlstate == HELD
+        assert server.value("select to_regclass('lab.b') is not null and to_regclass('lab.elsewhere') is not null")
+
+
+def test_nothing_waits_that_would_hold_something(server):
+    with agent(server) as one:
+        one.run("set agent_guard.approval_wait = '30s'")
+        for statement in ("delete from app.open where id = 3", "do $$ begin drop table lab.b; end $$", "drop table lab.b; select 1"):
+            began = time.monotonic()
+            held(one, statement)
+            assert time.monotonic() - began < 10, statement
+        one.run("begin")
+        began = time.monotonic()
+        expect(HELD, one.connection.execute, "drop table lab.b")
+        assert time.monotonic() - began < 10
+        one.run("rollback")
+
+
+def test_the_bot_of_the_documentation(server):
+    page = (guard.TOP / "docs" / "approvals.md").read_text()
+    bot = re.search(r"```python\n(.*?)```", page, re.S).group(1)
+    assert len(bot.splitlines()) < 40
+    rebuild(server)
+    server.run("set role owner; create table lab.tmp_a (id int); create table lab.big as select generate_series(1, 5000) n; analyze lab.big")
+    with Agent(server, *RULES) as one:
+        dsn = f"host={server.host} port={server.port} user=lead dbname=postgres"
+        process = subprocess.Popen([sys.executable, "-c", bot, "60"], env={**os.environ, "APPROVER_DSN": dsn}, stdout=subprocess.PIPE, text=True)
+        try:
+            listening = "select count(*) from pg_stat_activity where usename = 'lead' and query like 'listen%'"
+            eventually(lambda: server.value(listening), "the bot listens")
+            requests = {held(one, "drop table lab.tmp_a"): "approved", held(one, "truncate lab.big"): "rejected"}
+            for request, wanted in requests.items():
+                eventually(lambda: state(server, request) == wanted, f"the bot: {wanted}")
+            one.run("drop table lab.tmp_a")
+            left = held(one, "drop table lab.b")
+            eventually(lambda: left in process.stdout.readline(), "the bot leaves it")
+            assert state(server, left) == "pending"
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _alive(server):

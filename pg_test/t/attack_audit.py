@@ -10,8 +10,9 @@ import psycopg
 
 import guard
 import scene
-from guard import DENIED, eventually, expect
+from guard import DENIED, UNAUTHENTICATED, bind, eventually, expect
 from scene import Agent
+from tokens import block_id, child
 
 RULES = [("allow", ["select", "insert", "update", "delete"], "app.*"), ("deny", "*", "app.secret"), ("allow", "execute", "function app.*"), ("allow", "system", "*"), ("allow", "create table", "app.*")]
 _marks = itertools.count(1)
@@ -303,6 +304,59 @@ def test_the_logs_tell_of_no_crash(server):
     log = server.log()
     for word in ("PANIC", "panicked", "terminated by signal", "RUST_BACKTRACE", "stack backtrace"):
         assert word not in log, [line for line in log.splitlines() if word in line][:3]
+
+
+def test_events_tell_the_tokens_blocks_and_which_of_them_refused(server):
+    with Agent(server, ("allow", ["select", "insert"], "app.*"), ("deny", "select", "app.secret"), max_depth=2) as agent:
+        narrow = child(agent.token, sub="narrow", rel=["app.open"])
+        below = child(narrow, sub="below")
+        ids = [block_id(token) for token in (agent.token, narrow, below)]
+        columns = "event, decision, block_ids, decided_by, window_id::text, parameters"
+
+        def last(event="%"):
+            return server.audit("pid = %s and event like %s", pid, event, columns=columns)[-1]
+
+        connection = server.connect("owner")
+        pid = connection.info.backend_pid
+        bind(connection, below)
+        assert last()[:4] == ("bind", "allow", ids, None)
+        connection.execute("select * from app.open")
+        assert last()[:4] == ("statement", "allow", ids, None)
+        # By a rule of the policy, and by a block.
+        expect(DENIED, connection.execute, "select * from app.child", match="block=1")
+        assert last()[:4] == ("statement", "deny", ids, ids[1])
+        bind(connection, agent.token)
+        expect(DENIED, connection.execute, "select * from app.secret")
+        assert last()[:4] == ("statement", "deny", ids[:1], None)
+        # A writer that has not seen the session bind finds its blocks all the same.
+        writer = server.value("select writer_pid from agent_guard.stat")
+        server.run(f"select pg_terminate_backend({writer})")
+        eventually(lambda: server.value("select writer_pid from agent_guard.stat") not in (writer, None) or _asks(connection), "another writer")
+        connection.execute("select * from app.child")
+        assert last()[:4] == ("statement", "allow", ids[:1], None)
+        # Refused handshakes: named where the signature was right, and only there.
+        wide = child(narrow, sub="wide", depth=7)
+        with server.connect("owner") as other:
+            pid = other.info.backend_pid
+            expect(UNAUTHENTICATED, bind, other, wide, match="reason=wider_than_parent")
+            assert last("handshake%") == ("handshake_refused", "deny", [*ids[:2], block_id(wide)], block_id(wide), str(agent.window_id), None), last("handshake%")
+            forged = below[:-1] + ("A" if below[-1] != "A" else "B")
+            expect(UNAUTHENTICATED, bind, other, forged, match="reason=token_refused")
+            assert last("handshake%") == ("handshake_refused", "deny", None, None, None, None), last("handshake%")
+            server.run(f"select agent_guard.revoke_block('{ids[1]}')")
+            expect(UNAUTHENTICATED, bind, other, below, match="reason=revoked")
+            assert last("handshake%")[2:4] == (ids, ids[1]), last("handshake%")
+            server.run(f"select agent_guard.revoke_window('{agent.window_id}')")
+            expect(UNAUTHENTICATED, bind, other, agent.token, match="reason=revoked")
+            assert last("handshake%")[2:4] == (ids[:1], "window")
+        pid = connection.info.backend_pid
+        expect(UNAUTHENTICATED, connection.execute, "select 1", match="reason=revoked")
+        assert last()[2:4] == (ids[:1], "window"), last()
+
+
+def _asks(connection):
+    connection.execute("select * from app.open")
+    return False
 
 
 if __name__ == "__main__":

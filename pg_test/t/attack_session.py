@@ -1,10 +1,5 @@
 """The token's variable, the role's setting and the secrets: no way of setting or unsetting anything widens a session."""
 
-import base64
-import hashlib
-import hmac
-import json
-import os
 
 import psycopg
 
@@ -173,33 +168,6 @@ def _binds(connection, token):
         return True
     except psycopg.Error:
         return False
-
-
-def test_a_limit_that_nobody_counts_is_refused(server):
-    with Agent(server, READ, max_depth=1) as agent:
-        with server.connect("owner") as connection:
-            guard.bind(connection, derived(agent.token, "depth", 0))
-        for limit in ("rows", "bytes", "stmts", "uses", "sess"):
-            child = derived(agent.token, limit)
-            with server.connect("owner") as connection:
-                expect(UNAUTHENTICATED, guard.bind, connection, child, match="does not count")
-
-
-def derived(token, limit, value=1):
-    """A child of the token, made offline as a parent agent would, with one limit."""
-    *head, tag = token.split(".")
-    root = json.loads(_bytes(head[2]))
-    block = _text(json.dumps({"jti": _text(os.urandom(16)), "sub": "child", "exp": root["exp"], limit: value}).encode())
-    child = hmac.new(_bytes(tag), b"agt1/block." + block.encode(), hashlib.sha256).digest()
-    return ".".join([*head, block, _text(child)])
-
-
-def _text(raw):
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _bytes(text):
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def test_five_refused_tokens_end_the_connection(server):

@@ -6,6 +6,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::audit::record::Head;
+use crate::refusal::Decider;
 use crate::request::{Kind, ObjectClass, Verb};
 
 /// The most bytes that an encoded event takes.
@@ -145,6 +147,8 @@ pub struct AuditEvent<'a> {
     pub message: &'a str,
     /// The version of the policy that decided; 0 for none.
     pub policy_version: i64,
+    /// Which part of the token decided, where it was the token that did.
+    pub decided_by: Option<Decider>,
 }
 
 impl<'a> AuditEvent<'a> {
@@ -175,6 +179,28 @@ impl<'a> AuditEvent<'a> {
             sqlstate: None,
             message: "",
             policy_version: 0,
+            decided_by: None,
+        }
+    }
+
+    /// What differs from one run of the statement to the next.
+    pub fn head(&self) -> Head<'a> {
+        Head {
+            kind: self.kind,
+            decision: self.decision,
+            decided_by: self.decided_by,
+            at: self.at,
+            pid: self.pid,
+            xid: self.xid,
+            level: self.level,
+            rows: self.rows,
+            duration_us: self.duration_us,
+            policy_version: self.policy_version,
+            statement_len: self.statement_len,
+            rule_id: self.rule_id,
+            sqlstate: self.sqlstate,
+            statement_sha256: self.statement_sha256,
+            parameters: self.parameters,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod decode;
 pub mod event;
-pub mod json;
+pub mod jsonb;
 pub mod record;
 pub mod redact;
 pub mod ring;

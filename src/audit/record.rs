@@ -1,41 +1,47 @@
 //! The bytes of an event: how it lies in the ring, and how it is read back.
 //!
 //! Little-endian, one version byte in front, no alignment. Encoding never fails: what does not fit is cut and the
-//! event says so. Decoding accepts any bytes whatever and never panics.
+//! event says so. Read back by `decode.rs`.
 //!
 //! ```text
-//! version kind decision flags  at pid xid level rows duration policy_version statement_len   (fixed)
-//! session_id [window_id] [statement_sha256] [rule_id] [sqlstate]                             (by flags)
-//! role client_addr application_name command message statement                                (u32 length, bytes)
-//! lineage (u16 count)  parameters (u16 count, u32::MAX as the length of NULL)  accesses (u16 count)
+//! head  version kind decision flags decider  at pid xid level rows duration policy_version statement_len
+//!       [rule_id] [sqlstate] [statement_sha256] [parameters]                                  (by flags)
+//! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses
 //! ```
+//!
+//! A text is a u32 length and its bytes, with u32::MAX as the length of NULL; a list has a u16 count in front. The
+//! tail is the same whenever a statement comes again in a session: it can be encoded once (`Tail`).
 
 #![forbid(unsafe_code)]
 
 use sha2::{Digest, Sha256};
 
+pub use crate::audit::decode::{Malformed, decode};
 use crate::audit::event::{
-    AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, class_of_byte, prefix,
+    AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, prefix,
 };
 pub use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
-use crate::request::{Kind, Verb};
+use crate::refusal::Decider;
 
 /// The least room in which every event fits, however much of it has to be cut.
 pub const MIN_EVENT: usize = 1024;
 
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 3;
 const MAX_ACCESSES: usize = 256;
-const NULL_LENGTH: u32 = u32::MAX;
-const NO_KIND: u8 = u8::MAX;
+pub(super) const NULL_LENGTH: u32 = u32::MAX;
+pub(super) const NO_KIND: u8 = u8::MAX;
+/// The byte of the decider: a block's index, or one of these.
+const NO_DECIDER: u8 = u8::MAX;
+const WINDOW_DECIDES: u8 = u8::MAX - 1;
 
-const HAS_WINDOW: u8 = 1;
-const HAS_SHA256: u8 = 2;
-const HAS_RULE: u8 = 4;
-const HAS_SQLSTATE: u8 = 8;
-const HAS_PARAMETERS: u8 = 16;
-const CUT_PARAMETERS: u8 = 32;
-const CUT_ACCESSES: u8 = 64;
-const CUT_OTHER: u8 = 128;
+pub(super) const HAS_WINDOW: u8 = 1;
+pub(super) const HAS_SHA256: u8 = 2;
+pub(super) const HAS_RULE: u8 = 4;
+pub(super) const HAS_SQLSTATE: u8 = 8;
+pub(super) const HAS_PARAMETERS: u8 = 16;
+pub(super) const CUT_PARAMETERS: u8 = 32;
+pub(super) const CUT_ACCESSES: u8 = 64;
+pub(super) const CUT_OTHER: u8 = 128;
 
 /// How many bytes each part of an event may take.
 #[derive(Clone, Copy)]
@@ -101,80 +107,147 @@ pub fn encode_within(event: &AuditEvent, limit: usize, out: &mut Vec<u8>) {
     }
 }
 
-fn encode_capped(event: &AuditEvent, caps: &Caps, out: &mut Vec<u8>) {
-    let statement = prefix(event.statement, caps.statement);
-    let sha256 = event.statement_sha256.or_else(|| {
-        (statement.len() < event.statement.len()).then(|| Sha256::digest(event.statement).into())
-    });
-    let mut flags = 0;
-    let mut flag = |present: bool, bit: u8| {
-        if present {
-            flags |= bit;
-        }
-    };
-    flag(event.window_id.is_some(), HAS_WINDOW);
-    flag(sha256.is_some(), HAS_SHA256);
-    flag(event.rule_id.is_some(), HAS_RULE);
-    flag(event.sqlstate.is_some(), HAS_SQLSTATE);
-    flag(event.parameters.is_some(), HAS_PARAMETERS);
+/// What differs from one run of a statement to the next.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the fields are those of AuditEvent")]
+pub struct Head<'a> {
+    pub kind: EventKind,
+    pub decision: AuditDecision,
+    pub decided_by: Option<Decider>,
+    pub at: i64,
+    pub pid: i32,
+    pub xid: u64,
+    pub level: u16,
+    pub rows: i64,
+    pub duration_us: i64,
+    pub policy_version: i64,
+    pub statement_len: u64,
+    pub rule_id: Option<i64>,
+    pub sqlstate: Option<[u8; 5]>,
+    pub statement_sha256: Option<[u8; 32]>,
+    pub parameters: Option<&'a [Option<String>]>,
+}
 
-    let flags_at = out.len().saturating_add(3);
-    // Enough for nearly every event, so that the buffer grows at most once.
-    out.reserve(statement.len().saturating_add(1024));
-    out.extend_from_slice(&fixed_part(event));
-    if let Some(id) = &event.window_id {
-        out.extend_from_slice(id);
-    }
-    if let Some(digest) = &sha256 {
-        out.extend_from_slice(digest);
-    }
-    if let Some(rule) = event.rule_id {
-        out.extend_from_slice(&rule.to_le_bytes());
-    }
-    if let Some(code) = &event.sqlstate {
-        out.extend_from_slice(code);
-    }
+/// What is the same whenever a statement comes again in the same session: who, with which application, what, on what.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    bytes: Box<[u8]>,
+    flags: u8,
+}
 
-    let mut cut = false;
-    for text in [event.role, event.client_addr, event.application_name, event.command] {
-        cut |= put_prefix(text, caps.name, out);
-    }
-    cut |= put_prefix(event.message, caps.message, out);
-    put_text(statement, out);
-
-    let lineage = event.lineage.iter().map(|name| Some(name.as_str()));
-    cut |= put_list(lineage, caps.lineage, caps.name, out);
-    if let Some(parameters) = event.parameters {
-        flags |= match put_list(parameters.iter().map(Option::as_deref), caps.parameters, usize::MAX, out) {
-            true => CUT_PARAMETERS,
-            false => 0,
-        };
-    }
-    flags |= if put_accesses(event.accesses, caps.accesses, out) { CUT_ACCESSES } else { 0 };
-    flags |= if cut { CUT_OTHER } else { 0 };
-    if let Some(byte) = out.get_mut(flags_at) {
-        *byte = flags;
+impl Tail {
+    /// The tail of an event whose text is whole.
+    pub fn of(event: &AuditEvent) -> Tail {
+        let mut bytes = Vec::with_capacity(512);
+        let flags = put_tail(event, prefix(event.statement, FULL.statement), &FULL, &mut bytes);
+        Tail { bytes: bytes.into(), flags }
     }
 }
 
-/// The bytes of the fixed part with the session's id.
-const FIXED: usize = 74;
+/// Appends an event whose tail is known; the bytes are those that `encode` would append.
+pub fn encode_again(head: &Head, tail: &Tail, out: &mut Vec<u8>) {
+    out.reserve(tail.bytes.len().saturating_add(256));
+    put_head(head, tail.flags, FULL.parameters, out);
+    out.extend_from_slice(&tail.bytes);
+}
+
+fn encode_capped(event: &AuditEvent, caps: &Caps, out: &mut Vec<u8>) {
+    let statement = prefix(event.statement, caps.statement);
+    let statement_sha256 = event.statement_sha256.or_else(|| {
+        (statement.len() < event.statement.len()).then(|| Sha256::digest(event.statement).into())
+    });
+    let flags_at = out.len().saturating_add(FLAGS_AT);
+    // Enough for nearly every event, so that the buffer grows at most once.
+    out.reserve(statement.len().saturating_add(1024));
+    put_head(&Head { statement_sha256, ..event.head() }, 0, caps.parameters, out);
+    let flags = put_tail(event, statement, caps, out);
+    if let Some(byte) = out.get_mut(flags_at) {
+        *byte |= flags;
+    }
+}
+
+fn put_head(head: &Head, tail_flags: u8, parameters_cap: usize, out: &mut Vec<u8>) {
+    let flags_at = out.len().saturating_add(FLAGS_AT);
+    let mut flags = tail_flags;
+    let mut flag = |present: bool, bit: u8| flags |= if present { bit } else { 0 };
+    flag(head.rule_id.is_some(), HAS_RULE);
+    flag(head.sqlstate.is_some(), HAS_SQLSTATE);
+    flag(head.statement_sha256.is_some(), HAS_SHA256);
+    flag(head.parameters.is_some(), HAS_PARAMETERS);
+    out.extend_from_slice(&fixed_part(head, flags));
+    if let Some(rule) = head.rule_id {
+        out.extend_from_slice(&rule.to_le_bytes());
+    }
+    if let Some(code) = &head.sqlstate {
+        out.extend_from_slice(code);
+    }
+    if let Some(digest) = &head.statement_sha256 {
+        out.extend_from_slice(digest);
+    }
+    if let Some(parameters) = head.parameters
+        && put_list(parameters.iter().map(Option::as_deref), parameters_cap, usize::MAX, out)
+        && let Some(byte) = out.get_mut(flags_at)
+    {
+        *byte |= CUT_PARAMETERS;
+    }
+}
+
+/// Puts the tail; the flags that it brings.
+fn put_tail(event: &AuditEvent, statement: &str, caps: &Caps, out: &mut Vec<u8>) -> u8 {
+    out.extend_from_slice(&event.session_id);
+    if let Some(id) = &event.window_id {
+        out.extend_from_slice(id);
+    }
+    let mut cut = put_prefix(event.role, caps.name, out);
+    cut |= put_prefix(event.client_addr, caps.name, out);
+    let lineage = event.lineage.iter().map(|name| Some(name.as_str()));
+    cut |= put_list(lineage, caps.lineage, caps.name, out);
+    cut |= put_prefix(event.application_name, caps.name, out);
+    cut |= put_prefix(event.command, caps.name, out);
+    cut |= put_prefix(event.message, caps.message, out);
+    put_text(statement, out);
+    let mut flags = if event.window_id.is_some() { HAS_WINDOW } else { 0 };
+    flags |= if put_accesses(event.accesses, caps.accesses, out) { CUT_ACCESSES } else { 0 };
+    flags | if cut { CUT_OTHER } else { 0 }
+}
+
+/// The bytes of the fixed part.
+const FIXED: usize = 59;
+/// Where the flags are in it.
+const FLAGS_AT: usize = 3;
 
 /// Laid out as one array, which is put at once.
-fn fixed_part(event: &AuditEvent) -> [u8; FIXED] {
+fn fixed_part(head: &Head, flags: u8) -> [u8; FIXED] {
     let mut fixed = [0; FIXED];
     let mut rest = fixed.as_mut_slice();
-    put_fixed([VERSION, event.kind as u8, event.decision as u8, 0], &mut rest);
-    put_fixed(event.at.to_le_bytes(), &mut rest);
-    put_fixed(event.pid.to_le_bytes(), &mut rest);
-    put_fixed(event.xid.to_le_bytes(), &mut rest);
-    put_fixed(event.level.to_le_bytes(), &mut rest);
-    put_fixed(event.rows.to_le_bytes(), &mut rest);
-    put_fixed(event.duration_us.to_le_bytes(), &mut rest);
-    put_fixed(event.policy_version.to_le_bytes(), &mut rest);
-    put_fixed(event.statement_len.to_le_bytes(), &mut rest);
-    put_fixed(event.session_id, &mut rest);
+    let decider = decider_byte(head.decided_by);
+    put_fixed([VERSION, head.kind as u8, head.decision as u8, flags, decider], &mut rest);
+    put_fixed(head.at.to_le_bytes(), &mut rest);
+    put_fixed(head.pid.to_le_bytes(), &mut rest);
+    put_fixed(head.xid.to_le_bytes(), &mut rest);
+    put_fixed(head.level.to_le_bytes(), &mut rest);
+    put_fixed(head.rows.to_le_bytes(), &mut rest);
+    put_fixed(head.duration_us.to_le_bytes(), &mut rest);
+    put_fixed(head.policy_version.to_le_bytes(), &mut rest);
+    put_fixed(head.statement_len.to_le_bytes(), &mut rest);
     fixed
+}
+
+fn decider_byte(decider: Option<Decider>) -> u8 {
+    match decider {
+        None => NO_DECIDER,
+        Some(Decider::Window) => WINDOW_DECIDES,
+        // A chain has eight blocks at most.
+        Some(Decider::Block(index)) => u8::try_from(index).unwrap_or(NO_DECIDER),
+    }
+}
+
+pub(super) fn decider_of_byte(byte: u8) -> Option<Decider> {
+    match byte {
+        NO_DECIDER => None,
+        WINDOW_DECIDES => Some(Decider::Window),
+        index => Some(Decider::Block(usize::from(index))),
+    }
 }
 
 #[inline(always)]
@@ -265,125 +338,6 @@ fn put_accesses(accesses: &[AccessRecord], cap: usize, out: &mut Vec<u8>) -> boo
 fn set_count(at: usize, count: u16, out: &mut [u8]) {
     if let Some(bytes) = out.get_mut(at..at.saturating_add(2)) {
         bytes.copy_from_slice(&count.to_le_bytes());
-    }
-}
-
-/// Why bytes are no event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// Another layout than this one.
-    Version(u8),
-    /// They end too early.
-    Short,
-    /// A byte stands for nothing, or a text is not UTF-8.
-    Value,
-    /// There is more than one event.
-    Trailing,
-}
-
-/// Reads an event back.
-///
-/// # Errors
-/// `Malformed` for anything that `encode` does not write.
-pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
-    let mut rest = Reader(bytes);
-    let version = rest.byte()?;
-    if version != VERSION {
-        return Err(Malformed::Version(version));
-    }
-    let kind = EventKind::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
-    let decision = AuditDecision::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
-    let flags = rest.byte()?;
-    let has = |bit: u8| flags & bit != 0;
-    let event = OwnedEvent {
-        kind,
-        decision,
-        at: i64::from_le_bytes(rest.array()?),
-        pid: i32::from_le_bytes(rest.array()?),
-        xid: u64::from_le_bytes(rest.array()?),
-        level: u16::from_le_bytes(rest.array()?),
-        rows: i64::from_le_bytes(rest.array()?),
-        duration_us: i64::from_le_bytes(rest.array()?),
-        policy_version: i64::from_le_bytes(rest.array()?),
-        statement_len: u64::from_le_bytes(rest.array()?),
-        session_id: rest.array()?,
-        window_id: if has(HAS_WINDOW) { Some(rest.array()?) } else { None },
-        statement_sha256: if has(HAS_SHA256) { Some(rest.array()?) } else { None },
-        rule_id: if has(HAS_RULE) { Some(i64::from_le_bytes(rest.array()?)) } else { None },
-        sqlstate: if has(HAS_SQLSTATE) { Some(rest.array()?) } else { None },
-        role: rest.text()?,
-        client_addr: rest.text()?,
-        application_name: rest.text()?,
-        command: rest.text()?,
-        message: rest.text()?,
-        statement: rest.text()?,
-        lineage: rest.list()?.into_iter().flatten().collect(),
-        parameters: if has(HAS_PARAMETERS) { Some(rest.list()?) } else { None },
-        accesses: rest.accesses()?,
-        cut: Cut { parameters: has(CUT_PARAMETERS), accesses: has(CUT_ACCESSES), other: has(CUT_OTHER) },
-    };
-    if rest.0.is_empty() { Ok(event) } else { Err(Malformed::Trailing) }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Short)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn byte(&mut self) -> Result<u8, Malformed> {
-        let [byte] = self.array()?;
-        Ok(byte)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.take(N)?.try_into().map_err(|_| Malformed::Short)
-    }
-
-    fn text(&mut self) -> Result<String, Malformed> {
-        self.optional_text()?.ok_or(Malformed::Value)
-    }
-
-    fn optional_text(&mut self) -> Result<Option<String>, Malformed> {
-        let length = u32::from_le_bytes(self.array()?);
-        if length == NULL_LENGTH {
-            return Ok(None);
-        }
-        let bytes = self.take(usize::try_from(length).map_err(|_| Malformed::Short)?)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| Malformed::Value)?;
-        Ok(Some(text.to_owned()))
-    }
-
-    fn list(&mut self) -> Result<Vec<Option<String>>, Malformed> {
-        let count = u16::from_le_bytes(self.array()?);
-        (0..count).map(|_| self.optional_text()).collect()
-    }
-
-    fn accesses(&mut self) -> Result<Vec<OwnedAccess>, Malformed> {
-        let count = u16::from_le_bytes(self.array()?);
-        (0..count).map(|_| self.access()).collect()
-    }
-
-    fn access(&mut self) -> Result<OwnedAccess, Malformed> {
-        let [verb, kind, class, decision, has_rule] = self.array()?;
-        let oid = u32::from_le_bytes(self.array()?);
-        let rule = i64::from_le_bytes(self.array()?);
-        Ok(OwnedAccess {
-            verb: Verb::of_byte(verb).ok_or(Malformed::Value)?,
-            kind: match kind {
-                NO_KIND => None,
-                byte => Some(Kind::of_byte(byte).ok_or(Malformed::Value)?),
-            },
-            class: class_of_byte(class).ok_or(Malformed::Value)?,
-            oid,
-            decision: AuditDecision::of_byte(decision).ok_or(Malformed::Value)?,
-            rule: (has_rule != 0).then_some(rule),
-            name: self.text()?,
-            columns: self.text()?,
-        })
     }
 }
 

@@ -5,7 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::request::ObjectClass;
+use crate::audit::event::class_of_byte;
+use crate::request::{Kind, ObjectClass, Verb};
 
 fn parts(event: &OwnedEvent) -> (Vec<AccessRecord<'_>>, Option<&[Option<String>]>) {
     let accesses = event
@@ -55,6 +56,7 @@ fn borrowed<'a>(
         sqlstate: event.sqlstate,
         message: &event.message,
         policy_version: event.policy_version,
+        decided_by: event.decided_by,
     }
 }
 
@@ -77,6 +79,7 @@ prop_compose! {
 prop_compose! {
     fn event(text: usize, many: usize)(
         (kind, decision) in (1_u8..6, 0_u8..4),
+        decider in option::of(0_usize..9),
         numbers: (i64, i32, u64, u16, i64, i64, i64, u64),
         ids: ([u8; 16], Option<[u8; 16]>, Option<[u8; 32]>, Option<i64>, Option<[u8; 5]>),
         (role, client_addr, application_name, command) in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
@@ -89,6 +92,8 @@ prop_compose! {
         OwnedEvent {
             kind: EventKind::of_byte(kind).unwrap(),
             decision: AuditDecision::of_byte(decision).unwrap(),
+            // The last one stands for the window.
+            decided_by: decider.map(|index| if index == 8 { Decider::Window } else { Decider::Block(index) }),
             at: numbers.0, pid: numbers.1, xid: numbers.2, level: numbers.3, rows: numbers.4,
             duration_us: numbers.5, policy_version: numbers.6, statement_len: numbers.7,
             session_id: ids.0, window_id: ids.1, statement_sha256: ids.2, rule_id: ids.3, sqlstate: ids.4,
@@ -109,6 +114,16 @@ proptest! {
         let mut bytes = Vec::new();
         encode(&borrowed(&event, &accesses, parameters), &mut bytes);
         prop_assert_eq!(decode(&bytes), Ok(event));
+    }
+
+    #[test]
+    fn a_known_tail_makes_the_same_bytes(event in event(5_000, 12)) {
+        let (accesses, parameters) = parts(&event);
+        let event = borrowed(&event, &accesses, parameters);
+        let (mut whole, mut again) = (Vec::new(), Vec::new());
+        encode(&event, &mut whole);
+        encode_again(&event.head(), &Tail::of(&event), &mut again);
+        prop_assert_eq!(whole, again);
     }
 
     #[test]

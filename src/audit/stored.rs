@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::audit::event::{AuditDecision, EventKind};
+use crate::refusal::Decider;
 use crate::request::{Kind, ObjectClass, Verb};
 
 /// An access read back.
@@ -58,5 +59,6 @@ pub struct OwnedEvent {
     pub sqlstate: Option<[u8; 5]>,
     pub message: String,
     pub policy_version: i64,
+    pub decided_by: Option<Decider>,
     pub cut: Cut,
 }

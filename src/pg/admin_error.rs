@@ -58,6 +58,17 @@ impl AdminError {
         self
     }
 
+    /// The same about a part of the argument, which is named first.
+    pub fn at(mut self, path: &str) -> AdminError {
+        self.message = format!("{path}: {}", self.message);
+        self
+    }
+
+    /// The lower-case fact.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     fn report(self) -> ErrorReport {
         let mut report = ErrorReport::new(self.code, self.message, "agent_guard");
         if !self.detail.is_empty() {

@@ -9,6 +9,7 @@ mod basis;
 mod cascade;
 mod request;
 mod table;
+mod wait;
 
 use std::rc::Rc;
 
@@ -16,6 +17,7 @@ use pgrx::pg_sys;
 
 pub use request::{announce, record_at_commit, store_requests, transaction_ended};
 pub use table::listed;
+pub use wait::{init, until_decided};
 
 use super::policies::Policy;
 use super::session::Session;
@@ -73,7 +75,7 @@ impl Held {
 /// Why a refusal is final that could otherwise be a request.
 pub const NO_STATEMENT: &str = "What belongs to no statement, as a direct function call, cannot be put to approval.";
 const TOO_MUCH: &str = "It touches more objects than can be put to approval.";
-const UNPRINTABLE: &str = "It has parameters of a type whose values cannot be shown.";
+const UNPRINTABLE: &str = "Its text is withheld, or it has parameters of a type whose values cannot be shown.";
 const NOT_STORED: &str =
     "The request could not be stored, or this window has too many pending ones, or the rule has changed meanwhile.";
 

@@ -1,13 +1,15 @@
 //! Who is bound to what: one slot in shared memory for each backend, written by that backend alone but for the fields
-//! of its end, which the warden and whoever revokes write.
+//! of its end, which `endings` writes.
 //!
-//! Slots are written under the region's lock in exclusive mode and read under it in shared mode.
+//! Slots are written under the region's lock in exclusive mode and read under it in shared mode; their atomics are read
+//! without it. A transaction answers for every token that it ran under, also for those that it has let go of.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 
 use pgrx::pg_sys;
 
 use super::region::Region;
+use crate::limit::Holder;
 
 /// Bytes of a token's public text: 4096 at most by its grammar.
 const PUBLIC_MAX: usize = 4096;
@@ -15,6 +17,32 @@ const PUBLIC_MAX: usize = 4096;
 const BLOCKS_MAX: usize = 8;
 /// Names of a lineage, 64 bytes each at most, with a separator.
 const LINEAGE_MAX: usize = 9 * 65;
+
+/// Tokens that one transaction may have let go of. A further one is not bound in it, as nobody could answer for it.
+const EARLIER_MAX: usize = 16;
+
+/// What the end of a token is told by.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Hold {
+    /// The window.
+    pub window: [u8; 16],
+    blocks: [[u8; 16]; BLOCKS_MAX],
+    block_count: u32,
+    /// When it ends by itself, in microseconds since the Unix epoch.
+    pub expires_at: i64,
+}
+
+impl Hold {
+    /// The blocks' ids, the root's first.
+    pub fn blocks(&self) -> &[[u8; 16]] {
+        self.blocks.get(..self.block_count as usize).unwrap_or(&[])
+    }
+
+    fn same(&self, other: &Hold) -> bool {
+        self.window == other.window && self.blocks() == other.blocks()
+    }
+}
 
 /// Why a binding came to its end from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +56,17 @@ pub enum Ended {
 /// What one backend is bound to. All-zero bytes are an unbound slot.
 #[repr(C)]
 pub struct Slot {
-    pid: i32,
-    /// The address of the backend's entry in the server's array of processes, which stays its own until it exits.
-    process: usize,
+    /// The backend's process while it is bound; 0 when it is not.
+    pub(super) pid: i32,
+    /// The address of the backend's entry in the server's array of processes, which stays its own until it exits; 0 before
+    /// it was ever bound.
+    pub(super) process: usize,
     /// The database's OID.
     pub database: u32,
-    /// The window.
-    pub window: [u8; 16],
+    /// The token in force, or the last one.
+    pub hold: Hold,
     /// The session.
     pub session: [u8; 16],
-    blocks: [[u8; 16]; BLOCKS_MAX],
-    block_count: u32,
     public_len: u32,
     public: [u8; PUBLIC_MAX],
     lineage_len: u32,
@@ -47,32 +75,31 @@ pub struct Slot {
     pub role: u32,
     /// When it was bound, in microseconds since the Unix epoch.
     pub bound_at: i64,
-    /// When it ends by itself, in microseconds since the Unix epoch.
-    pub expires_at: i64,
     /// 0 in force, 1 revoked, 2 expired.
-    ended: u8,
-    /// The local transaction in which the session let go of its token (`pid` is 0 then); 0 for none. What that transaction
-    /// holds goes with the token all the same.
-    released_in: u32,
+    pub(super) ended: AtomicU8,
     /// The backend's process, also after it has let go.
-    backend: i32,
-    /// The local transaction that was open at the end and has to go; 0 for none. Stays when the slot is bound anew.
-    doomed: u32,
+    pub(super) backend: i32,
+    /// The local transaction in which a statement last ran under a token of the backend's.
+    pub(super) ran_in: AtomicU32,
+    /// Tokens that a transaction ran under before the one in force.
+    earlier: [Hold; EARLIER_MAX],
+    earlier_count: u32,
+    /// The local transaction that `earlier` belongs to.
+    pub(super) earlier_in: u32,
+    /// The local transaction that was open when one of its tokens ended, and has to go; 0 for none.
+    pub(super) doomed: AtomicU32,
     /// When that transaction was doomed, in microseconds since the Unix epoch.
-    doomed_at: i64,
+    pub(super) doomed_at: i64,
     /// Why it was doomed, as `ended`.
-    doomed_by: u8,
+    pub(super) doomed_by: u8,
+    /// A signal was sent to the doomed transaction, which may be on its way.
+    pub(super) pressed: AtomicU8,
 }
 
 impl Slot {
     /// The backend's process; `None` for a slot without a binding.
     pub fn pid(&self) -> Option<i32> {
         (self.pid != 0).then_some(self.pid)
-    }
-
-    /// The blocks' ids, the root's first.
-    pub fn blocks(&self) -> &[[u8; 16]] {
-        self.blocks.get(..self.block_count as usize).unwrap_or(&[])
     }
 
     /// The names of the lineage.
@@ -83,22 +110,51 @@ impl Slot {
 
     /// Whether and why it came to its end.
     pub fn ended(&self) -> Option<Ended> {
-        ended(self.ended)
+        Ended::of(self.ended.load(Ordering::SeqCst))
+    }
+
+    /// The tokens that the open transaction has let go of.
+    pub(super) fn earlier(&self) -> &[Hold] {
+        self.earlier.get(..self.earlier_count as usize).unwrap_or(&[])
+    }
+
+    /// Keeps the token that is being let go of on the account of the open transaction.
+    fn keep(&mut self, transaction: u32) {
+        if self.earlier_in != transaction {
+            (self.earlier_in, self.earlier_count) = (transaction, 0);
+        }
+        if self.earlier().iter().any(|one| one.same(&self.hold)) {
+            return;
+        }
+        // INVARIANT: `bind` binds nothing more in a transaction whose account is full.
+        if let Some(place) = self.earlier.get_mut(self.earlier_count as usize) {
+            *place = self.hold;
+            self.earlier_count += 1;
+        }
+    }
+
+    /// Whether the open transaction can keep no further token.
+    fn is_full(&self, transaction: u32) -> bool {
+        transaction != 0 && self.earlier_in == transaction && self.earlier_count as usize >= EARLIER_MAX
     }
 }
 
-fn ended(code: u8) -> Option<Ended> {
-    match code {
-        0 => None,
-        1 => Some(Ended::Revoked),
-        _ => Some(Ended::Expired),
+impl Ended {
+    /// The byte in the slot.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Ended::Revoked => 1,
+            Ended::Expired => 2,
+        }
     }
-}
 
-fn code(ended: Ended) -> u8 {
-    match ended {
-        Ended::Revoked => 1,
-        Ended::Expired => 2,
+    /// What the byte stands for; `None` for 0.
+    pub(super) fn of(code: u8) -> Option<Ended> {
+        match code {
+            0 => None,
+            1 => Some(Ended::Revoked),
+            _ => Some(Ended::Expired),
+        }
     }
 }
 
@@ -111,6 +167,8 @@ struct Shared {
 }
 
 static REGION: Region<Shared> = Region::new(c"agent_guard bindings");
+/// This backend's slot, once it was bound.
+static OWN: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
 
 fn slots_wanted() -> usize {
     // SAFETY: MaxBackends is final when the request hook runs (InitializeMaxBackends, postmaster.c). Auxiliary
@@ -180,8 +238,26 @@ pub fn each(mut visit: impl FnMut(&Slot)) {
     });
 }
 
+/// Visits every slot under the exclusive lock; `visit` must not raise.
+pub(super) fn each_mut(mut visit: impl FnMut(&mut Slot)) {
+    REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
+        // SAFETY: under the exclusive lock; the index stays below slot_count.
+        unsafe {
+            for index in 0..(*shared).slot_count as usize {
+                visit(&mut *slot(shared, index));
+            }
+        }
+    });
+}
+
+/// This backend's slot, for its atomics and what this backend alone writes; `None` before it was ever bound.
+pub(super) fn own() -> Option<&'static Slot> {
+    // SAFETY: set by `bind` to a slot in shared memory, which outlives the process.
+    unsafe { OWN.load(Ordering::Relaxed).as_ref() }
+}
+
 /// Visits this backend's slot under the exclusive lock.
-fn with_own<R>(visit: impl FnOnce(&mut Slot) -> R) -> Option<R> {
+pub(super) fn with_own<R>(visit: impl FnOnce(&mut Slot) -> R) -> Option<R> {
     let index = own_index()?;
     // SAFETY: under the exclusive lock; own_index() is below slot_count.
     REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| visit(unsafe { &mut *slot(shared, index) }))
@@ -209,6 +285,8 @@ pub struct Binding<'a> {
     pub expires_at: i64,
     /// How many sessions may be bound to the window at a time.
     pub max_sessions: Option<usize>,
+    /// How many sessions may be bound at a time to a block or what is derived from it.
+    pub sessions: &'a [(Holder, [u8; 16], usize)],
 }
 
 /// Copies as much as fits; how much that is.
@@ -216,35 +294,79 @@ fn copy(from: &[u8], into: &mut [u8]) -> u32 {
     into.iter_mut().zip(from).map(|(to, from)| *to = *from).count().try_into().unwrap_or(0)
 }
 
-/// Publishes what this backend is bound to. False, and nothing is published, where `max_sessions` others are bound to the
-/// window already.
-pub fn bind(binding: &Binding<'_>) -> bool {
-    let Some(index) = own_index() else { return false };
+/// What came of publishing a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// It is in force.
+    Bound,
+    /// As many others are bound to the window as may be.
+    WindowFull,
+    /// As many others are bound to this block, which stands for so many.
+    BlockFull(Holder, usize),
+    /// The transaction has run under as many tokens as it can answer for.
+    Overburdened,
+}
+
+/// Publishes what this backend is bound to, or says why not.
+pub fn bind(binding: &Binding<'_>) -> Published {
+    let Some(index) = own_index() else { return Published::WindowFull };
     let lineage = binding.lineage.join("\n");
-    let bound = REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
+    let published = REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
         // SAFETY: under the exclusive lock.
-        let others = unsafe { bound_to(shared, binding.window, index) };
+        let others = unsafe { bound_to(shared, index, |slot| slot.hold.window == *binding.window) };
         if binding.max_sessions.is_some_and(|limit| others >= limit) {
-            return false;
+            return Published::WindowFull;
+        }
+        for (holder, id, limit) in binding.sessions {
+            // SAFETY: as above.
+            if unsafe { bound_to(shared, index, |slot| slot.hold.blocks().contains(id)) } >= *limit {
+                return Published::BlockFull(*holder, *limit);
+            }
         }
         // SAFETY: under the exclusive lock; own_index() is below slot_count.
         let slot = unsafe { &mut *slot(shared, index) };
         // SAFETY: plain values of this process.
-        (slot.pid, slot.process) = unsafe { (pg_sys::MyProcPid, pg_sys::MyProc.expose_provenance()) };
+        let (pid, process) = unsafe { (pg_sys::MyProcPid, pg_sys::MyProc.expose_provenance()) };
+        // SAFETY: this process's own entry.
+        if slot.is_full(unsafe { open_transaction(process) }) {
+            return Published::Overburdened;
+        }
+        (slot.pid, slot.process, slot.backend) = (pid, process, pid);
         (slot.database, slot.role) = (binding.database, binding.role);
-        (slot.window, slot.session) = (*binding.window, *binding.session);
-        slot.block_count = 0;
-        for (place, block) in slot.blocks.iter_mut().zip(binding.blocks) {
+        (slot.hold.window, slot.session) = (*binding.window, *binding.session);
+        slot.hold.block_count = 0;
+        for (place, block) in slot.hold.blocks.iter_mut().zip(binding.blocks) {
             *place = *block;
-            slot.block_count += 1;
+            slot.hold.block_count += 1;
         }
         slot.public_len = copy(binding.public.as_bytes(), &mut slot.public);
         slot.lineage_len = copy(lineage.as_bytes(), &mut slot.lineage);
-        (slot.bound_at, slot.expires_at) = (binding.bound_at, binding.expires_at);
-        (slot.ended, slot.released_in, slot.backend) = (0, 0, slot.pid);
-        true
+        (slot.bound_at, slot.hold.expires_at) = (binding.bound_at, binding.expires_at);
+        slot.ended.store(0, Ordering::Relaxed);
+        OWN.store(slot, Ordering::Relaxed);
+        Published::Bound
     });
-    bound == Some(true)
+    published.unwrap_or(Published::WindowFull)
+}
+
+/// A statement of this backend's open transaction is about to run under its token. Why it must not, where the token has just
+/// come to its end: whoever ends tokens tells so before looking for transactions, and this tells of the transaction before
+/// looking for the end, so that one of the two sees the other.
+#[inline]
+pub fn runs() -> Option<Ended> {
+    let slot = own()?;
+    let transaction = own_transaction();
+    if slot.ran_in.load(Ordering::Relaxed) != transaction {
+        slot.ran_in.store(transaction, Ordering::SeqCst);
+    }
+    slot.ended()
+}
+
+/// The local transaction that this backend has open; 0 for none.
+#[inline]
+pub(super) fn own_transaction() -> u32 {
+    // SAFETY: this process's own entry, null while it has none.
+    unsafe { if pg_sys::MyProc.is_null() { 0 } else { open_transaction(pg_sys::MyProc.addr()) } }
 }
 
 /// Whether the warden sleeps beyond this moment, so that it has to be woken.
@@ -259,15 +381,22 @@ pub fn looks_next(moment: i64) {
     }
 }
 
-/// The session lets go of its token.
-pub fn unbind() {
+/// The session lets go of its token. What the open transaction did under it goes with it all the same: false where its
+/// time is over already, so that the transaction has to go.
+pub fn unbind(now: i64) -> bool {
     with_own(|slot| {
-        if slot.pid != 0 {
-            // SAFETY: this backend's own entry.
-            slot.released_in = unsafe { open_transaction(slot.process) };
-            slot.pid = 0;
+        if slot.pid == 0 {
+            return true;
         }
-    });
+        slot.pid = 0;
+        let transaction = own_transaction();
+        if transaction == 0 || slot.ran_in.load(Ordering::Relaxed) != transaction {
+            return true;
+        }
+        slot.keep(transaction);
+        slot.hold.expires_at > now
+    })
+    .unwrap_or(true)
 }
 
 /// Arranges that the slot is taken back when the backend exits. Called once a backend, before its first bind.
@@ -277,7 +406,11 @@ pub fn unbind_at_exit() {
 }
 
 unsafe extern "C-unwind" fn at_exit(_code: i32, _arg: pg_sys::Datum) {
-    with_own(|slot| (slot.pid, slot.released_in, slot.doomed) = (0, 0, 0));
+    with_own(|slot| {
+        (slot.pid, slot.process, slot.earlier_in) = (0, 0, 0);
+        slot.doomed.store(0, Ordering::Relaxed);
+        slot.pressed.store(0, Ordering::Relaxed);
+    });
 }
 
 /// What the leader of this parallel worker is bound to: window, session, public text of its token.
@@ -291,7 +424,7 @@ pub fn leader() -> Option<([u8; 16], [u8; 16], String)> {
         if slot.pid == pid && found.is_none() {
             let len = (slot.public_len as usize).min(PUBLIC_MAX);
             copy(slot.public.get(..len).unwrap_or(&[]), &mut text);
-            found = Some((slot.window, slot.session, len));
+            found = Some((slot.hold.window, slot.session, len));
         }
     });
     let (window, session, len) = found?;
@@ -304,15 +437,17 @@ pub fn sessions_of(window: &[u8; 16]) -> usize {
     let own = own_index().unwrap_or(usize::MAX);
     // SAFETY: under the lock.
     REGION
-        .locked(pg_sys::LWLockMode::LW_SHARED, |shared| unsafe { bound_to(shared, window, own) })
+        .locked(pg_sys::LWLockMode::LW_SHARED, |shared| unsafe {
+            bound_to(shared, own, |slot| slot.hold.window == *window)
+        })
         .unwrap_or(usize::MAX)
 }
 
-/// Counts the slots of a window that are in force, but for one of them.
+/// Counts the slots in force that `counted` picks, but for one of them.
 ///
 /// # Safety
 /// The caller holds the lock.
-unsafe fn bound_to(shared: *mut Shared, window: &[u8; 16], but: usize) -> usize {
+unsafe fn bound_to(shared: *mut Shared, but: usize, counted: impl Fn(&Slot) -> bool) -> usize {
     // SAFETY: the index stays below slot_count.
     unsafe {
         let count = (*shared).slot_count as usize;
@@ -320,26 +455,17 @@ unsafe fn bound_to(shared: *mut Shared, window: &[u8; 16], but: usize) -> usize 
             .filter(|index| *index != but)
             .filter(|index| {
                 let slot = &*slot(shared, *index);
-                slot.pid != 0 && slot.ended == 0 && slot.window == *window
+                slot.pid != 0 && slot.ended().is_none() && counted(slot)
             })
             .count()
     }
-}
-
-/// A transaction that has to go.
-#[derive(Clone, Copy, Debug)]
-pub struct Doomed {
-    /// The backend.
-    pub pid: i32,
-    /// When it was doomed, in microseconds since the Unix epoch.
-    pub since: i64,
 }
 
 /// The local transaction that a process has open; 0 for none, also when what is open has failed already.
 ///
 /// # Safety
 /// `process` is the address of a PGPROC.
-unsafe fn open_transaction(process: usize) -> u32 {
+pub(super) unsafe fn open_transaction(process: usize) -> u32 {
     let process = std::ptr::with_exposed_provenance::<pg_sys::PGPROC>(process);
     // SAFETY: PGPROCs lie in shared memory for the server's life. The field is set when a transaction begins and cleared by
     // ProcArrayEndTransaction (procarray.c); it is read without a lock there too (GetLockConflicts in lock.c).
@@ -349,64 +475,4 @@ unsafe fn open_transaction(process: usize) -> u32 {
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         return (&raw const (*process).vxid.lxid).read_volatile();
     }
-}
-
-/// Whether a slot's token still answers for something: a session, or the transaction in which a session let go of it.
-///
-/// # Safety
-/// The caller holds the lock.
-unsafe fn in_charge(slot: &Slot) -> bool {
-    // SAFETY: a slot that was ever bound has its backend's entry.
-    slot.pid != 0 || (slot.released_in != 0 && unsafe { open_transaction(slot.process) } == slot.released_in)
-}
-
-/// Puts every binding to its end that `affected` gives a reason for, and dooms the transaction that its backend has open.
-/// Returns how many there were. `affected` must not raise.
-pub fn end(now: i64, affected: impl Fn(&Slot) -> Option<Ended>) -> usize {
-    let mut count = 0;
-    REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
-        // SAFETY: under the exclusive lock; the index stays below slot_count.
-        unsafe {
-            for index in 0..(*shared).slot_count as usize {
-                let slot = &mut *slot(shared, index);
-                if slot.ended != 0 || !in_charge(slot) {
-                    continue;
-                }
-                let Some(ended) = affected(slot) else { continue };
-                count += 1;
-                slot.ended = code(ended);
-                slot.doomed = open_transaction(slot.process);
-                (slot.doomed_at, slot.doomed_by) = (now, slot.ended);
-            }
-        }
-    });
-    count
-}
-
-/// The transactions that have to go and are still open, and the earliest moment at which a binding in force expires.
-pub fn survey() -> (Vec<Doomed>, i64) {
-    let mut doomed = Vec::new();
-    let mut earliest = i64::MAX;
-    REGION.locked(pg_sys::LWLockMode::LW_EXCLUSIVE, |shared| {
-        // SAFETY: under the exclusive lock; the index stays below slot_count.
-        unsafe {
-            for index in 0..(*shared).slot_count as usize {
-                let slot = &mut *slot(shared, index);
-                if slot.doomed != 0 && open_transaction(slot.process) == slot.doomed {
-                    doomed.push(Doomed { pid: slot.backend, since: slot.doomed_at });
-                } else {
-                    slot.doomed = 0;
-                }
-                if slot.ended == 0 && in_charge(slot) {
-                    earliest = earliest.min(slot.expires_at);
-                }
-            }
-        }
-    });
-    (doomed, earliest)
-}
-
-/// Why this backend's open transaction has to go, if it has to.
-pub fn own_doom() -> Option<Ended> {
-    with_own(|slot| if slot.doomed == 0 { None } else { ended(slot.doomed_by) }).flatten()
 }

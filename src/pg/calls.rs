@@ -3,12 +3,13 @@
 //! fmgr_hook tells start, end and abort of every call of a function that is not built in (needs_fmgr_hook makes the
 //! server report them, and keeps SQL functions from being inlined past the other hooks).
 
-use rustc_hash::FxHashMap as HashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap as HashMap};
 use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
 use super::policies::{self, Policy};
+use super::process::PerProcess;
 use super::{catalog, epoch, guc, quick, session};
 use crate::request::{Action, ObjectClass, Verb, Voice};
 
@@ -20,7 +21,6 @@ struct Call {
     under_foreign_key: bool,
 }
 
-#[derive(Default)]
 struct Calls {
     stack: Vec<Call>,
     /// Which roles are guarded, as their labels tell; good for one revocation and policy epoch.
@@ -28,9 +28,11 @@ struct Calls {
     epoch: u64,
 }
 
-thread_local! {
-    static CALLS: RefCell<Calls> = RefCell::new(Calls::default());
-}
+static CALLS: PerProcess<RefCell<Calls>> = PerProcess::new(RefCell::new(Calls {
+    stack: Vec::new(),
+    guarded_roles: HashMap::with_hasher(FxBuildHasher),
+    epoch: 0,
+}));
 
 fn with<T>(body: impl FnOnce(&mut Calls) -> T) -> Option<T> {
     CALLS.with(|calls| calls.try_borrow_mut().ok().map(|mut calls| body(&mut calls)))
@@ -89,6 +91,11 @@ pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
         .is_some_and(|compiled| compiled.scope.allows_exactly())
 }
 
+/// Whether any function that is not built in is running. Cannot panic: asked inside the server's error reporting.
+pub fn any() -> bool {
+    CALLS.try_borrow().map(|calls| !calls.stack.is_empty()).unwrap_or(true)
+}
+
 /// A call begins.
 pub fn push(function: pg_sys::Oid, lends: bool) {
     let under_foreign_key = quick::in_foreign_key();
@@ -124,6 +131,13 @@ pub fn voice() -> Voice {
         (false, _) if parallel_worker() => Voice::View,
         _ => Voice::Named,
     }
+}
+
+/// Whether what is wanted right now is asked by the statement itself: not by a function, a foreign key, or a part of
+/// another process's plan.
+pub fn nobody_else_asks() -> bool {
+    let running = with(|calls| !calls.stack.is_empty()).unwrap_or(true);
+    !running && !quick::in_foreign_key() && !parallel_worker()
 }
 
 /// Whether this process runs a part of another one's plan.

@@ -64,6 +64,14 @@ pub fn relation_facts(relid: pg_sys::Oid) -> Option<RelationFacts> {
     })
 }
 
+/// Whether row security is enabled on a relation.
+pub fn has_row_security(relid: pg_sys::Oid) -> bool {
+    with_cached(pg_sys::SysCacheIdentifier::RELOID, relid, |row: &pg_sys::FormData_pg_class| {
+        row.relrowsecurity
+    })
+    .unwrap_or(false)
+}
+
 /// The table that an index is on; rules about indexes are matched by it.
 pub fn table_of_index(index: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: a syscache look-up; with missing_ok an index that is going gives InvalidOid.
@@ -72,9 +80,9 @@ pub fn table_of_index(index: pg_sys::Oid) -> Option<pg_sys::Oid> {
 }
 
 /// Reads one row of a system cache keyed by OID.
-fn with_cached<F, T>(cache: u32, oid: pg_sys::Oid, read: impl FnOnce(&F) -> T) -> Option<T> {
-    // SAFETY: a pinned cache tuple is read and released; F is the catalogue's struct for that cache, which the two
-    // callers in this file pair.
+pub(super) fn with_cached<F, T>(cache: u32, oid: pg_sys::Oid, read: impl FnOnce(&F) -> T) -> Option<T> {
+    // SAFETY: a pinned cache tuple is read and released; F is the catalogue's struct for that cache, which the
+    // callers here and in types.rs pair.
     unsafe {
         let tuple = pg_sys::SearchSysCache1(i32::try_from(cache).ok()?, pg_sys::Datum::from(oid));
         if tuple.is_null() {

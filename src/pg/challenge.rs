@@ -66,6 +66,22 @@ pub fn take() -> Option<String> {
     taken.into_string().ok()
 }
 
+/// Whether the body of a DataRow is that of SHOW agent_guard.challenge: one column with the open challenge.
+pub fn is_row_of(body: &[u8]) -> bool {
+    // The number of columns and the length of the only one.
+    const HEAD: usize = 6;
+    OPEN.try_with(|open| {
+        open.try_borrow().is_ok_and(|open| {
+            open.as_ref().is_some_and(|text| {
+                body.len() > HEAD
+                    && body.ends_with(text.to_bytes())
+                    && body.len() == HEAD + text.to_bytes().len()
+            })
+        })
+    })
+    .unwrap_or(false)
+}
+
 /// Has the fresh challenge reported when the statement is over.
 fn tell_anew() {
     // SAFETY: in a transaction a variable of our own is set as its context asks; an abort reports it too (guc.c).

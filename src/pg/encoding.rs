@@ -60,6 +60,14 @@ impl ServerText {
         Cow::Owned(clean)
     }
 
+    /// The bytes of any text, cleaned.
+    pub fn encoded<'a>(&self, text: &'a str) -> Cow<'a, [u8]> {
+        match self.clean(text) {
+            Cow::Borrowed(clean) => self.bytes(clean),
+            Cow::Owned(clean) => Cow::Owned(self.bytes(&clean).into_owned()),
+        }
+    }
+
     /// The bytes of a text that `clean` has passed.
     pub fn bytes<'a>(&self, clean: &'a str) -> Cow<'a, [u8]> {
         match self {

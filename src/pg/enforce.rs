@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use super::policies::{self, Compiled, Policy};
 use super::session::Session;
 use super::statement::{self, Decided};
-use super::{approvals, catalog, conditions, guc, own, rows};
+use super::{approvals, calls, catalog, conditions, guc, own, rows};
 use crate::audit::event::AuditDecision;
 use crate::decision::{Decision, Denial, Obligations, RuleId};
 use crate::policy::explain::{self, Denied};
@@ -302,6 +302,13 @@ pub fn enforce_under(
     if held { approvals::settle(session, policy) } else { Ok(()) }
 }
 
+/// Notes a refusal that no rule made with the statement that is being worked on, or by itself.
+pub fn note_refusal(refusal: &Refusal) {
+    if statement::with_current(|open| open.refuse(refusal, false)).is_none() {
+        statement::record_refused_alone("", &super::text::current(), None, refusal);
+    }
+}
+
 /// Notes an access with the statement. True where people have to be asked.
 fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<bool, Refusal> {
     let Outcome { decided, refusal, obligations, held } = outcome;
@@ -332,6 +339,8 @@ fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<bool, Refu
         approved
     });
     match refusal {
+        // The leader of a parallel worker has settled it before it started any.
+        Some(_) if holds && approved.is_none() && calls::parallel_worker() => Ok(false),
         Some(words) if holds && approved.is_none() => {
             let refusal = approvals::unavailable(*words, approvals::NO_STATEMENT);
             statement::record_refused_alone("", &super::text::current(), decided.as_ref(), &refusal);

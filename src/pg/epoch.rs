@@ -69,6 +69,11 @@ pub fn policy_changes_at_commit() {
     CHANGES_AT_COMMIT.store(true, Ordering::Relaxed);
 }
 
+/// Whether this transaction has itself changed policies, masks or filters: what was read before it did is out of date here.
+pub fn changed_here() -> bool {
+    CHANGES_AT_COMMIT.load(Ordering::Relaxed)
+}
+
 /// The transaction callback's part: after ProcArrayEndTransaction, so that whoever sees the new epoch sees the rows.
 pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
     let committed =

@@ -40,6 +40,7 @@ pub enum Handshake {
 
 static ENFORCEMENT: GucSetting<Enforcement> = GucSetting::<Enforcement>::new(Enforcement::Enforce);
 static HANDSHAKE: GucSetting<Handshake> = GucSetting::<Handshake>::new(Handshake::Any);
+static REQUIRE_LOCAL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static MAX_DEPTH: GucSetting<i32> = GucSetting::<i32>::new(8);
 
 /// The session's role is guarded: by the role's setting, or by the label seen at login.
@@ -70,6 +71,25 @@ pub fn guarded() -> bool {
     GUARDED.load(Ordering::Relaxed)
 }
 
+/// While it lives the hooks take this session for one that is not guarded: for the extension's own statements, whose
+/// texts and effects no agent chooses. Dropped also while an error unwinds.
+pub struct OwnWork {
+    guarded: bool,
+}
+
+impl OwnWork {
+    /// Begins it.
+    pub fn begin() -> OwnWork {
+        OwnWork { guarded: GUARDED.swap(false, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for OwnWork {
+    fn drop(&mut self) {
+        GUARDED.store(self.guarded, Ordering::Relaxed);
+    }
+}
+
 /// Notes at login that the role carries the label of `guard_role`.
 pub fn guarded_by_label() {
     GUARDED_BY_LABEL.store(true, Ordering::Relaxed);
@@ -98,6 +118,11 @@ pub fn proof_only() -> bool {
     HANDSHAKE.get() == Handshake::Proof
 }
 
+/// Whether a token may be set for a transaction only.
+pub fn require_local() -> bool {
+    REQUIRE_LOCAL.get()
+}
+
 /// The ceiling over every window's depth.
 pub fn max_delegation_depth() -> u8 {
     u8::try_from(MAX_DEPTH.get()).unwrap_or(0)
@@ -118,6 +143,14 @@ pub fn init() {
         c"Which forms of a token sessions may present.",
         c"any: the token itself or a proof that answers agent_guard.challenge; proof: proofs only.",
         &HANDSHAKE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"agent_guard.require_local",
+        c"Whether a token may be set for one transaction only.",
+        c"For transaction poolers: a token that outlives its transaction would serve the connection's next client.",
+        &REQUIRE_LOCAL,
         GucContext::Sighup,
         GucFlags::default(),
     );

@@ -11,8 +11,9 @@ use super::own::own;
 use super::scan::{self, Key};
 use super::session;
 use super::session::{Session, authenticated_role};
-use super::{bindings, catalog, epoch, guc, keys};
-use crate::refusal::{Refusal, SqlState};
+use super::{bindings, catalog, epoch, guc, keys, policies};
+use crate::limit::Limits;
+use crate::refusal::{Refusal, RefusedToken, SqlState};
 use crate::token::refusals::no_token;
 use crate::token::{self, ActiveToken, Circumstance, Peer, PresentedToken, WindowFacts};
 
@@ -52,6 +53,7 @@ pub struct WindowRow {
     require_proof: bool,
     kid: u32,
     salt: [u8; 16],
+    limits: Limits,
     /// It was revoked.
     pub revoked: bool,
 }
@@ -86,11 +88,15 @@ pub fn window_row(window: &[u8; 16]) -> Option<WindowRow> {
                 kid: u32::try_from(row.column::<i32>(11)?).ok()?,
                 salt: row.sixteen(12)?,
                 revoked: row.datum(13).is_some(),
+                limits: policies::limits_at(row, WINDOW_LIMITS),
             })
         })();
     });
     found
 }
+
+/// The first column of the limits in the table window_grant.
+const WINDOW_LIMITS: usize = 18;
 
 /// array_out (src/include/catalog/pg_proc.dat).
 const ARRAY_OUT: u32 = 751;
@@ -161,11 +167,40 @@ fn judged_by(row: &WindowRow) -> Result<(WindowFacts, String), Refusal> {
     Ok((facts, policy))
 }
 
+/// How a token was presented.
+#[derive(Clone, Copy)]
+pub enum Shown<'a> {
+    /// By a statement, with the challenge that was open.
+    Set(Option<&'a str>),
+    /// In the connection's options.
+    AtConnect,
+}
+
 /// Verifies a presented token against its window, this session and this moment.
 ///
 /// # Errors
 /// Every refusal of a handshake.
-pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Session, Refusal> {
+pub fn verify(text: &str, serial: u64, shown: Shown<'_>) -> Result<Session, Refusal> {
+    verify_unnamed(text, serial, shown).map_err(|refusal| named(text, refusal))
+}
+
+/// A refusal that comes after the signature names the token for the record. Before it, anybody could have put another's ids
+/// there.
+fn named(text: &str, refusal: Refusal) -> Refusal {
+    let signed = !["token_refused", "proof_stale"].contains(&refusal.reason);
+    let token = PresentedToken::parse(text).ok().filter(|_| signed);
+    let token =
+        token.map(|token| Box::new(RefusedToken { window: *token.window(), blocks: token.block_ids() }));
+    Refusal { token, ..refusal }
+}
+
+fn verify_unnamed(text: &str, serial: u64, shown: Shown<'_>) -> Result<Session, Refusal> {
+    let challenge = match shown {
+        Shown::Set(challenge) => challenge,
+        // A proof of the startup packet cannot have seen a challenge.
+        Shown::AtConnect => None,
+    };
+    let at_connect = matches!(shown, Shown::AtConnect);
     let presented = PresentedToken::parse(text)?;
     if presented.form() == token::Form::Proof && challenge.is_none() {
         return Err(token::refusals::proof_stale());
@@ -183,29 +218,7 @@ pub fn verify(text: &str, serial: u64, challenge: Option<&str>) -> Result<Sessio
     };
     let key = key_of(&row)?;
     let authentic = presented.authenticate(&key, challenge)?;
-    establish(&row, serial, fresh_session_id()?, |facts, here| authentic.activate(facts, here))
-}
-
-/// Limits in a token's blocks are not counted by this version: a token that carries one is refused, so that a parent's
-/// limit on a child never silently means nothing.
-fn refuse_uncounted(token: &ActiveToken) -> Result<(), Refusal> {
-    let limits = token.limits();
-    let named = [
-        ("rows", limits.rows.is_some()),
-        ("bytes", limits.bytes.is_some()),
-        ("stmts", limits.stmts.is_some()),
-        ("uses", limits.uses.is_some()),
-        ("sess", limits.sess.is_some()),
-    ];
-    match named.iter().find(|limit| limit.1) {
-        None => Ok(()),
-        Some((name, _)) => Err(Refusal::handshake(
-            "not_ready",
-            "the token carries a limit that this server does not count",
-            format!("field={name} A limit that nobody counts would not hold."),
-            format!("Derive the token again without \"{name}\"."),
-        )),
-    }
+    establish(&row, serial, token::fresh_id()?, at_connect, |facts, here| authentic.activate(facts, here))
 }
 
 /// The refusal of one session more than the window allows.
@@ -232,6 +245,7 @@ fn establish(
     row: &WindowRow,
     serial: u64,
     id: [u8; 16],
+    at_connect: bool,
     activate: impl FnOnce(&WindowFacts, &Circumstance<'_>) -> Result<ActiveToken, Refusal>,
 ) -> Result<Session, Refusal> {
     let (facts, policy) = judged_by(row)?;
@@ -252,12 +266,12 @@ fn establish(
         peer,
         system_user: None,
         proof_only: guc::proof_only(),
+        at_connect,
         depth_ceiling: guc::max_delegation_depth(),
         is_revoked: &is_revoked,
         utf8,
     };
     let token = activate(&facts, &here)?;
-    refuse_uncounted(&token)?;
     if serial != guc::WORKER_SERIAL {
         check_sessions(row)?;
     }
@@ -278,26 +292,10 @@ fn establish(
         role,
         address,
         max_sessions: row.max_sessions,
+        limits: row.limits,
+        window_ends: row.expires_at,
         checked: Cell::new(checked),
     })
-}
-
-fn fresh_session_id() -> Result<[u8; 16], Refusal> {
-    let mut id = [0u8; 16];
-    getrandom::fill(&mut id).map_err(|_| {
-        Refusal::new(
-            SqlState::InternalError,
-            "fault",
-            "no random numbers are to be had from the system",
-            "",
-            "",
-        )
-    })?;
-    // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
-    let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
-    *version = (*version & 0x0f) | 0x40;
-    *variant = (*variant & 0x3f) | 0x80;
-    Ok(id)
 }
 
 /// The binding of a parallel worker: that of its leader.
@@ -307,5 +305,7 @@ fn fresh_session_id() -> Result<[u8; 16], Refusal> {
 pub fn from_leader() -> Result<Session, Refusal> {
     let (window, id, public) = bindings::leader().ok_or_else(no_token)?;
     let row = window_row(&window).ok_or_else(no_token)?;
-    establish(&row, guc::WORKER_SERIAL, id, |facts, here| ActiveToken::from_public_text(&public, facts, here))
+    establish(&row, guc::WORKER_SERIAL, id, false, |facts, here| {
+        ActiveToken::from_public_text(&public, facts, here)
+    })
 }

@@ -3,12 +3,15 @@
 
 use pgrx::prelude::*;
 
+use super::blocks::Blocks;
 use super::encoding::ServerText;
 use super::row::{COLUMNS, RowMaker};
 use crate::audit::record::OwnedEvent;
 
 /// Rows formed and inserted at once.
 pub const CHUNK: usize = 512;
+/// The memory that the datums of an ordinary chunk take.
+const DATUMS: usize = 1024 * 1024;
 
 /// What an attempt to write came to, other than an ERROR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +27,16 @@ pub enum Written {
 /// Tuple slots that serve every batch: making them costs more than filling them.
 pub struct Inserter {
     text: ServerText,
+    blocks: Blocks,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
+    /// Where the datums of a chunk live. Emptied after each and never given back, so that the pages stay.
+    datums: pg_sys::MemoryContext,
 }
 
 impl Inserter {
     /// An inserter for texts that become `text`.
     pub fn new(text: ServerText) -> Inserter {
-        Inserter { text, slots: Vec::new() }
+        Inserter { text, blocks: Blocks::default(), slots: Vec::new(), datums: std::ptr::null_mut() }
     }
 
     /// Inserts rows, at most `CHUNK`, and their index entries; in the caller's transaction. Indexes that a DBA has
@@ -41,11 +47,12 @@ impl Inserter {
             Err(why) => return why,
         };
         // SAFETY: the relation is open and locked, and has COLUMNS attributes, as `prepare` checks; all segments
-        // have the same. The datums live in the transaction's memory; heap slots copy them when they form a tuple.
+        // have the same. The datums live until the chunk is in; heap slots copy them when they form a tuple.
         unsafe {
             self.prepare(relation);
             let indexes = pg_sys::CatalogOpenIndexes(relation);
-            let mut maker = RowMaker::new(&self.text);
+            let before = pg_sys::MemoryContextSwitchTo(self.datums);
+            let mut maker = RowMaker::new(&self.text, &mut self.blocks);
             let mut count = 0;
             for ((seq, event), slot) in rows.iter().zip(self.slots.iter().copied()) {
                 let values = std::slice::from_raw_parts_mut((*slot).tts_values, COLUMNS);
@@ -54,6 +61,7 @@ impl Inserter {
                 pg_sys::ExecStoreVirtualTuple(slot);
                 count += 1;
             }
+            pg_sys::MemoryContextSwitchTo(before);
             pg_sys::heap_multi_insert(
                 relation,
                 self.slots.as_mut_ptr(),
@@ -95,6 +103,16 @@ impl Inserter {
             for slot in &self.slots {
                 pg_sys::ExecClearTuple(*slot);
             }
+            if self.datums.is_null() {
+                self.datums = pg_sys::AllocSetContextCreateInternal(
+                    pg_sys::TopMemoryContext,
+                    c"agent_guard audit rows".as_ptr(),
+                    DATUMS,
+                    DATUMS,
+                    8 * DATUMS,
+                );
+            }
+            pg_sys::MemoryContextReset(self.datums);
         }
     }
 }

@@ -110,6 +110,35 @@ pub fn rotate() -> AdminResult<u32> {
     ring.active().map(|key| key.kid).ok_or_else(|| AdminError::state("there is no active signing key"))
 }
 
+/// The key of pseudonyms; makes it when there is none.
+///
+/// # Errors
+/// 55000 when the file cannot be used.
+pub fn make_mask_key() -> AdminResult<()> {
+    if ring()?.and_then(|ring| ring.mask()).is_none() {
+        changed(|present| {
+            let ring = match present {
+                Some(ring) => ring,
+                None => Keyring::first(fresh()?, now()),
+            };
+            Ok(ring.with_mask(fresh()?, now()))
+        })?;
+    }
+    Ok(())
+}
+
+/// The key of pseudonyms.
+///
+/// # Errors
+/// 55000 when the file cannot be used, or has no such key.
+pub fn mask_key() -> AdminResult<[u8; 32]> {
+    ring()?.and_then(|ring| ring.mask()).ok_or_else(|| {
+        AdminError::state("the key file has no key of masks")
+            .detail("reason=not_ready")
+            .hint("A DBA makes one with SELECT agent_guard.rebuild_masks().")
+    })
+}
+
 /// Numbers, states and dates of the keys; none while there is no file.
 ///
 /// # Errors

@@ -10,16 +10,19 @@ use pgrx::prelude::*;
 
 use super::shmem::{self, Control, is_set};
 use super::slot::Slot;
-use super::warden;
+use super::{epoch, warden};
 
 const LIBRARY: &CStr = c"agent_guard";
 /// A writer that lives shorter than this has failed.
 const QUICK: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What a launcher waits before it starts writers, where its predecessor began hardly longer ago.
+const HASTE: Duration = Duration::from_millis(100);
 
 /// Registers the launcher. Called once, from `_PG_init`.
 pub fn init() {
-    let mut worker = worker(c"agent_guard audit launcher", c"agent_guard_audit_launcher", 1);
+    // At once: while it is gone nobody looks after the clock.
+    let mut worker = worker(c"agent_guard audit launcher", c"agent_guard_audit_launcher", 0);
     // SAFETY: called while shared_preload_libraries is processed, the only time when static workers register.
     unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
 }
@@ -124,6 +127,12 @@ pub extern "C-unwind" fn agent_guard_audit_launcher(_arg: pg_sys::Datum) {
         control.launcher_pid.store(pg_sys::MyProcPid, Ordering::SeqCst);
     }
     let mut starts: Vec<Option<Start>> = control.slots().map(|_| None).collect();
+    // What has ended while there was no launcher comes first. Should one die young again and again, its successors take
+    // time before the rest.
+    warden::patrol();
+    if control.launcher_is_hasty(epoch::clock()) {
+        wait(Some(HASTE));
+    }
     while !asked_to_end() {
         let mut pause: Option<Duration> = None;
         for ((n, slot), start) in control.slots().zip(starts.iter_mut()) {

@@ -5,8 +5,11 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
+use super::process::PerProcess;
+
 /// The OIDs of one database's installation.
 #[derive(Clone, Copy)]
+#[allow(dead_code, reason = "each table has its indexes here, whichever are used")]
 pub struct Own {
     /// Schema agent_guard.
     pub schema: pg_sys::Oid,
@@ -38,6 +41,32 @@ pub struct Own {
     pub approval_request_by_key: pg_sys::Oid,
     /// Index approval_request_window_idx.
     pub approval_request_by_window: pg_sys::Oid,
+    /// Table ledger.
+    pub ledger: pg_sys::Oid,
+    /// Index ledger_pkey.
+    pub ledger_pkey: pg_sys::Oid,
+    /// Table mask.
+    pub mask: pg_sys::Oid,
+    /// Index mask_relation_attnum_key, led by relation.
+    pub mask_by_relation: pg_sys::Oid,
+    /// Table row_filter.
+    pub row_filter: pg_sys::Oid,
+    /// Index row_filter_policy_id_relation_key, led by policy_id.
+    pub row_filter_by_policy: pg_sys::Oid,
+    /// Index row_filter_relation_idx.
+    pub row_filter_by_relation: pg_sys::Oid,
+    /// Table exposed_column.
+    pub exposed_column: pg_sys::Oid,
+    /// Index exposed_column_pkey, led by policy_id.
+    pub exposed_column_pkey: pg_sys::Oid,
+    /// Index exposed_column_relation_idx.
+    pub exposed_column_by_relation: pg_sys::Oid,
+    /// Table masked_view.
+    pub masked_view: pg_sys::Oid,
+    /// Index masked_view_pkey.
+    pub masked_view_pkey: pg_sys::Oid,
+    /// Schema agent_guard_masked, which holds the generated views.
+    pub masked_schema: pg_sys::Oid,
     /// View session_policy.
     pub session_policy: pg_sys::Oid,
     /// Functions that stand in for set_config, nextval, currval and setval in an agent's plans; see `hooks::planner`.
@@ -59,9 +88,7 @@ pub struct StandIns {
     pub setval3: pg_sys::Oid,
 }
 
-thread_local! {
-    static OWN: Cell<Option<Own>> = const { Cell::new(None) };
-}
+static OWN: PerProcess<Cell<Option<Own>>> = PerProcess::new(Cell::new(None));
 
 /// Forgets the OIDs; called when a schema changed.
 pub fn forget() {
@@ -91,6 +118,11 @@ fn look_up() -> Option<Own> {
         (oid != pg_sys::InvalidOid).then_some(oid)
     };
     let function = |name: &str, types: &[pg_sys::Oid]| function_oid(schema, name, types);
+    // SAFETY: as above.
+    let masked_schema = unsafe { pg_sys::get_namespace_oid(c"agent_guard_masked".as_ptr(), true) };
+    if masked_schema == pg_sys::InvalidOid {
+        return None;
+    }
     Some(Own {
         schema,
         policy: relation("policy")?,
@@ -107,6 +139,19 @@ fn look_up() -> Option<Own> {
         approval_request_pkey: relation("approval_request_pkey")?,
         approval_request_by_key: relation("approval_request_key_idx")?,
         approval_request_by_window: relation("approval_request_window_idx")?,
+        ledger: relation("ledger")?,
+        ledger_pkey: relation("ledger_pkey")?,
+        mask: relation("mask")?,
+        mask_by_relation: relation("mask_relation_attnum_key")?,
+        row_filter: relation("row_filter")?,
+        row_filter_by_policy: relation("row_filter_policy_id_relation_key")?,
+        row_filter_by_relation: relation("row_filter_relation_idx")?,
+        exposed_column: relation("exposed_column")?,
+        exposed_column_pkey: relation("exposed_column_pkey")?,
+        exposed_column_by_relation: relation("exposed_column_relation_idx")?,
+        masked_view: relation("masked_view")?,
+        masked_view_pkey: relation("masked_view_pkey")?,
+        masked_schema,
         session_policy: relation("session_policy")?,
         stand_ins: StandIns {
             set_config: function("checked_set_config", &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::BOOLOID])?,
@@ -137,8 +182,17 @@ fn function_oid(schema: pg_sys::Oid, name: &str, types: &[pg_sys::Oid]) -> Optio
 }
 
 /// Functions of the extension that an agent may call; everything else in its schema is out of reach.
-pub const AGENT_FUNCTIONS: [&str; 8] = [
+pub const AGENT_FUNCTIONS: [&str; 17] = [
     "my_approvals",
+    "mask_partial",
+    "mask_email",
+    "mask_card",
+    "mask_phone",
+    "mask_redact",
+    "mask_year",
+    "mask_month",
+    "mask_bucket",
+    "mask_json",
     "whoami",
     "session_policy",
     "describe_access",
@@ -147,3 +201,7 @@ pub const AGENT_FUNCTIONS: [&str; 8] = [
     "checked_currval",
     "checked_setval",
 ];
+
+/// A function that runs in an agent's plans where a mask brought it, and never where the agent calls it: whoever can
+/// hash values of its own choice can tell which value a pseudonym is of.
+pub const MASK_HASH: &str = "mask_hash";

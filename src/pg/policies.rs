@@ -3,7 +3,7 @@
 //! Keyed by the policy epoch in shared memory; what was compiled is dropped when the catalogue changes. A policy that
 //! cannot be read denies everything.
 
-use rustc_hash::FxHashMap as HashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap as HashMap};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,8 +13,10 @@ use pgrx::pg_sys;
 
 use super::catalog::RelationFacts;
 use super::own::own;
+use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::{catalog, epoch};
+use crate::limit::{self, Limits};
 use crate::policy::rule::{Binding, RawRule, Rule};
 use crate::policy::scope::{ActionScope, Column};
 use crate::refusal::{Refusal, SqlState};
@@ -34,6 +36,8 @@ pub struct Policy {
     pub version: i64,
     /// The rules in the order of their ids.
     pub rules: Vec<Rule>,
+    /// What it limits.
+    pub limits: Limits,
     /// Whether any of them looks at the statement's text.
     pub has_patterns: bool,
     /// Whether any of them denies built-ins by name.
@@ -47,6 +51,18 @@ impl Policy {
             && catalog::function_object(function)
                 .is_none_or(|object| self.rules.iter().any(|rule| rule.denies_built_in(&object)))
     }
+}
+
+impl Policy {
+    /// The epoch that it is of.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+/// The number that moves whenever the catalogue changes, as far as decisions depend on it.
+pub fn generation() -> u64 {
+    CACHE.with(|cache| cache.try_borrow().map_or(0, |cache| cache.generation))
 }
 
 /// What the policy says of one action on one object.
@@ -102,7 +118,6 @@ impl Compiled {
 
 type MemoKey = (ObjectClass, Oid, Action);
 
-#[derive(Default)]
 struct Cache {
     policy: Option<Rc<Policy>>,
     compiled: HashMap<MemoKey, Rc<Compiled>>,
@@ -113,8 +128,15 @@ struct Cache {
     generation: u64,
 }
 
-thread_local! {
-    static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
+impl Cache {
+    const fn empty(generation: u64) -> Cache {
+        Cache {
+            policy: None,
+            compiled: HashMap::with_hasher(FxBuildHasher),
+            facts: HashMap::with_hasher(FxBuildHasher),
+            generation,
+        }
+    }
 }
 
 /// The policy epoch in which the policy in force is known to deny no built-in by name; 0 for none.
@@ -127,6 +149,8 @@ pub fn may_deny_built_ins() -> bool {
     NO_BUILT_IN_DENIED.load(Ordering::Relaxed) != epoch::policies()
 }
 
+static CACHE: PerProcess<RefCell<Cache>> = PerProcess::new(RefCell::new(Cache::empty(0)));
+
 /// More than this many compiled objects are dropped together: a bound on memory, not on speed.
 const COMPILED_MAX: usize = 16_384;
 
@@ -135,7 +159,7 @@ pub fn forget() {
     NO_BUILT_IN_DENIED.store(0, Ordering::Relaxed);
     CACHE.with(|cache| {
         if let Ok(mut cache) = cache.try_borrow_mut() {
-            *cache = Cache { generation: cache.generation.wrapping_add(1), ..Cache::default() };
+            *cache = Cache::empty(cache.generation.wrapping_add(1));
         }
     });
 }
@@ -197,9 +221,12 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
         own().ok_or_else(|| unreadable("The extension is not installed in this database.".to_owned()))?;
     let mut head = None;
     scan::rows(own.policy, Some((own.policy_pkey, 1, Key::Big(id))), |row| {
-        head = (|| Some((row.column::<String>(2)?, row.column::<String>(4)?, row.column::<i64>(5)?)))();
+        head = (|| {
+            let (name, mode) = (row.column::<String>(2)?, row.column::<String>(4)?);
+            Some((name, mode, row.column::<i64>(5)?, limits_at(row, POLICY_LIMITS)))
+        })();
     });
-    let (name, mode, version) = head.ok_or_else(|| unreadable(format!("Policy {id} is gone.")))?;
+    let (name, mode, version, limits) = head.ok_or_else(|| unreadable(format!("Policy {id} is gone.")))?;
     let observe = match mode.as_str() {
         "enforce" => false,
         "observe" => true,
@@ -234,7 +261,33 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
     }
     let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
     let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
-    Ok(Policy { epoch, id, name, observe, version, rules, has_patterns, denies_built_ins })
+    Ok(Policy { epoch, id, name, observe, version, rules, limits, has_patterns, denies_built_ins })
+}
+
+/// The first column of the limits in the table policy.
+const POLICY_LIMITS: usize = 9;
+
+/// The limits in a row of policy or window_grant, which have their columns in the same order: rows_per_statement, rows_read,
+/// rows_written, bytes_read, statements, statement_timeout and, in window_grant, uses.
+pub fn limits_at(row: &scan::Row<'_>, first: usize) -> Limits {
+    let column = |nth: usize| {
+        // Only checked values are stored; a number below 1 lets nothing through.
+        row.column::<i64>(first + nth).map(|value| u64::try_from(value).unwrap_or(0))
+    };
+    let uses = if first == POLICY_LIMITS { None } else { column(6) };
+    let mut totals = [None; limit::METERS];
+    for (place, value) in totals.iter_mut().zip([column(1), column(2), column(3), column(4), uses]) {
+        *place = value;
+    }
+    let timeout = row.column::<pgrx::datum::Interval>(first + 5).map(|interval| microseconds(&interval));
+    Limits { totals, rows_per_statement: column(0), statement_timeout: timeout }
+}
+
+/// An interval in microseconds, a month as thirty days; at least one.
+pub fn microseconds(interval: &pgrx::datum::Interval) -> u64 {
+    let days = i64::from(interval.months()).saturating_mul(30).saturating_add(i64::from(interval.days()));
+    let micros = days.saturating_mul(86_400_000_000).saturating_add(interval.micros());
+    u64::try_from(micros).unwrap_or(0).max(1)
 }
 
 /// The number of rules from which one pass over all bindings is cheaper than a look-up for each rule.

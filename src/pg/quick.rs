@@ -57,13 +57,27 @@ pub fn in_foreign_key() -> bool {
     unsafe { raw_no_force_rls() }
 }
 
+/// The words of a set; none for a null one.
+///
+/// # Safety
+/// `set` is null or a valid Bitmapset that outlives what is returned.
+pub unsafe fn words<'a>(set: *const pg_sys::Bitmapset) -> &'a [pg_sys::bitmapword] {
+    // SAFETY: the caller's promise; nwords words follow the header.
+    unsafe {
+        match set.as_ref() {
+            Some(header) => header.words.as_slice(usize::try_from(header.nwords).unwrap_or(0)),
+            None => &[],
+        }
+    }
+}
+
 /// The members of a set in their order (bitmapset.h: words of as many bits as `bitmapword`, the lowest first).
 ///
 /// # Safety
 /// `set` is a valid Bitmapset that outlives what is returned.
 pub unsafe fn members<'a>(set: *const pg_sys::Bitmapset) -> impl Iterator<Item = i32> + 'a {
-    // SAFETY: the caller's promise; nwords words follow the header.
-    let words = unsafe { (*set).words.as_slice(usize::try_from((*set).nwords).unwrap_or(0)) };
+    // SAFETY: the caller's promise.
+    let words = unsafe { words(set) };
     let bits = i32::try_from(pg_sys::bitmapword::BITS).unwrap_or(i32::MAX);
     words.iter().zip(0_i32..).flat_map(move |(word, nth)| {
         let mut left = *word;

@@ -5,20 +5,21 @@ use std::os::raw::c_char;
 
 use pgrx::prelude::*;
 
+use super::blocks::Blocks;
 use super::encoding::ServerText;
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind};
-use crate::audit::json;
+use crate::audit::jsonb;
 use crate::audit::record::{self, OwnedAccess, OwnedEvent};
 use crate::audit::redact::redact;
+use crate::refusal::Decider;
 
 /// Columns of a segment table (sql/audit.sql); `fill` is in their order.
-pub const COLUMNS: usize = 26;
+pub const COLUMNS: usize = 28;
 
 /// Microseconds from the Unix epoch to PostgreSQL's.
 const EPOCH: i64 = 946_684_800_000_000;
 
 unsafe extern "C-unwind" {
-    fn jsonb_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
     fn inet_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 }
 
@@ -53,6 +54,7 @@ pub fn fault(seq: u64, why: &str) -> OwnedEvent {
         sqlstate: None,
         message,
         policy_version: 0,
+        decided_by: None,
         cut: record::Cut::default(),
     })
 }
@@ -68,13 +70,14 @@ const REMEMBERED: usize = 16;
 /// Makes the rows of one chunk; datums are shared between rows where agents repeat themselves.
 pub struct RowMaker<'a> {
     text: &'a ServerText,
+    blocks: &'a mut Blocks,
     accesses: Vec<(&'a [OwnedAccess], pg_sys::Datum)>,
 }
 
 impl<'a> RowMaker<'a> {
     /// A maker of rows whose texts become `text`.
-    pub fn new(text: &'a ServerText) -> RowMaker<'a> {
-        RowMaker { text, accesses: Vec::new() }
+    pub fn new(text: &'a ServerText, blocks: &'a mut Blocks) -> RowMaker<'a> {
+        RowMaker { text, blocks, accesses: Vec::new() }
     }
 
     /// Fills a row's values and nulls.
@@ -95,6 +98,11 @@ impl<'a> RowMaker<'a> {
     fn columns(&mut self, seq: u64, event: &'a OwnedEvent) -> [Option<pg_sys::Datum>; COLUMNS] {
         let text = self.text;
         let is_statement = event.statement_len > 0 || !event.statement.is_empty();
+        let about_token = matches!(event.kind, EventKind::Bind | EventKind::HandshakeRefused);
+        let parameters = event.parameters.as_ref().filter(|_| !about_token);
+        let blocks = self.blocks.of(event);
+        let decided_by = event.decided_by.map(|decider| named(decider, blocks));
+        let block_ids = (!blocks.is_empty()).then(|| array(blocks.iter().map(|id| Some(id.as_str())), text));
         let sqlstate = event.sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
         [
             Some(pg_sys::Datum::from(seq)),
@@ -119,11 +127,13 @@ impl<'a> RowMaker<'a> {
             (!event.lineage.is_empty())
                 .then(|| array(event.lineage.iter().map(|name| Some(name.as_str())), text)),
             (!event.accesses.is_empty()).then(|| self.accesses(&event.accesses)),
-            event.parameters.as_ref().map(|list| array(list.iter().map(Option::as_deref), text)),
+            parameters.map(|list| array(list.iter().map(Option::as_deref), text)),
             filled(&redact(&event.message), text),
             is_statement.then(|| varlena(&text.bytes(&text.clean(&redact(&event.statement))))),
             event.statement_sha256.as_ref().map(|digest| varlena(digest)),
             cut(event, text),
+            block_ids,
+            decided_by.and_then(|name| filled(&name, text)),
         ]
     }
 
@@ -131,12 +141,19 @@ impl<'a> RowMaker<'a> {
         if let Some((_, datum)) = self.accesses.iter().find(|(known, _)| *known == accesses) {
             return *datum;
         }
-        let json = json::accesses(accesses, |name| self.text.clean(name));
-        let datum = input(jsonb_in, &self.text.bytes(&json));
+        let datum = varlena(&jsonb::accesses(accesses, |name| self.text.encoded(name)));
         if self.accesses.len() < REMEMBERED {
             self.accesses.push((accesses, datum));
         }
         datum
+    }
+}
+
+/// What decided, as the trail names it: the window, or the id of the block.
+fn named(decider: Decider, blocks: &[String]) -> String {
+    match decider {
+        Decider::Window => "window".to_owned(),
+        Decider::Block(index) => blocks.get(index).cloned().unwrap_or_else(|| format!("block {index}")),
     }
 }
 

@@ -8,11 +8,16 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::handshake::{block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row};
+use super::bindings::Published;
+use super::handshake::{
+    Shown, block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row,
+};
 use super::own::own;
-use super::{bindings, challenge, epoch, guc, raise, warden};
-use crate::refusal::Refusal;
-use crate::token::refusals::no_token;
+use super::process::PerProcess;
+use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, warden};
+use crate::limit::{self, Holder, Limits};
+use crate::refusal::{Decider, Refusal};
+use crate::token::refusals::{local_only, no_token};
 use crate::token::{self, ActiveToken, PresentedToken};
 
 /// Refused handshakes after which the connection ends.
@@ -36,6 +41,10 @@ pub struct Session {
     pub address: String,
     /// The window's limit on sessions at a time.
     pub(super) max_sessions: Option<usize>,
+    /// What the window itself limits; its policy's limits hold besides.
+    pub limits: Limits,
+    /// The end of the window, in unix seconds.
+    pub window_ends: i64,
     /// The revocation epoch up to which the token is known to be good.
     pub(super) checked: Cell<u64>,
 }
@@ -50,21 +59,27 @@ enum Pending {
     Refused(Refusal),
 }
 
-#[derive(Default)]
 struct State {
     bound: Option<Rc<Session>>,
     pending: Option<(u64, Pending)>,
     /// Why there is no binding, where a token was refused without an error.
     refusal: Option<Refusal>,
+    /// Why a token that a statement has just set does not bind.
+    unsettled: Option<Refusal>,
     refused: u32,
     exit_hook: bool,
 }
 
-thread_local! {
-    /// The role that `check_statement` decides for.
-    static SUBJECT: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
-    static STATE: RefCell<State> = RefCell::new(State::default());
-}
+/// The role that `check_statement` decides for.
+static SUBJECT: PerProcess<Cell<Option<pg_sys::Oid>>> = PerProcess::new(Cell::new(None));
+static STATE: PerProcess<RefCell<State>> = PerProcess::new(RefCell::new(State {
+    bound: None,
+    pending: None,
+    refusal: None,
+    unsettled: None,
+    refused: 0,
+    exit_hook: false,
+}));
 
 fn with_state<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
     STATE.with(|state| state.try_borrow_mut().ok().map(|mut state| body(&mut state)))
@@ -143,7 +158,7 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
     // An answer closes the challenge, whatever comes of it.
     let answers = text.split_once('.').is_some_and(|(form, _)| form == token::Form::Proof.word());
     let open = if answers { challenge::take() } else { None };
-    let session = Rc::new(verify(text, serial, open.as_deref())?);
+    let session = Rc::new(verify(text, serial, Shown::Set(open.as_deref()))?);
     let public = session.token.public_id();
     with_state(|state| {
         state.refused = 0;
@@ -156,11 +171,25 @@ pub fn present(text: &str, serial: u64) -> Result<String, Refusal> {
 /// that the session can tell its agent what is wrong. Returns the public id, or nothing for a malformed token.
 pub fn present_at_startup(text: &str, serial: u64) -> String {
     let (public, pending) = match PresentedToken::parse(text) {
+        Ok(token) if guc::require_local() => (token.public_id(), Pending::Refused(local_only())),
         Ok(token) => (token.public_id(), Pending::Deferred(text.to_owned())),
         Err(refusal) => (String::new(), Pending::Refused(refusal)),
     };
     with_state(|state| state.pending = Some((serial, pending)));
     public
+}
+
+/// Refuses a token for the whole session where the server takes them for a transaction only.
+///
+/// # Errors
+/// `local_only`, recorded.
+pub fn for_the_session() -> Result<(), Refusal> {
+    if !guc::require_local() {
+        return Ok(());
+    }
+    let refusal = local_only();
+    super::statement::record_refused_handshake(&refusal);
+    Err(refusal)
 }
 
 /// Counts a refused SET; true when the connection has to end.
@@ -197,7 +226,10 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
     };
     let revocations = epoch::revocations();
     if session.checked.get() == revocations {
-        session.token.check_still(now.div_euclid(1_000_000), &|_| false)?;
+        let seconds = now.div_euclid(1_000_000);
+        if !session.token.is_within(seconds) {
+            session.token.check_still(seconds, &|_| false)?;
+        }
     } else {
         let overflowed = epoch::revocations_overflowed();
         let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || (overflowed && block_revoked_in_table(id));
@@ -210,7 +242,24 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
         session.token.check_still(now.div_euclid(1_000_000), &is_revoked)?;
         session.checked.set(revocations);
     }
-    Ok(session)
+    // The transaction may also have run under another token, before this one.
+    if endings::doomed()
+        && let Some(ended) = endings::own_doom()
+    {
+        return Err(warden::too_late(ended));
+    }
+    match bindings::runs() {
+        Some(ended) if serial != guc::WORKER_SERIAL => Err(warden::too_late(ended)),
+        _ => Ok(session),
+    }
+}
+
+/// Whether the open transaction may commit: every token that it ran under is still good.
+///
+/// # Errors
+/// Which end forbids it.
+pub fn may_commit() -> Result<(), Refusal> {
+    endings::must_not_commit().map_or(Ok(()), |ended| Err(warden::too_late(ended)))
 }
 
 fn window_revoked() -> Refusal {
@@ -220,6 +269,7 @@ fn window_revoked() -> Refusal {
         "Every token of the window ends with it.",
         "Ask a DBA for a new window.",
     )
+    .by(Decider::Window)
 }
 
 /// Replaces the binding by the one that belongs to `serial`, or by none.
@@ -230,8 +280,14 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         pending.filter(|pending| pending.0 == serial).map(|pending| pending.1)
     })
     .flatten();
+    if !super::statement::any_active() {
+        meter::leave();
+    }
     if was_bound {
-        bindings::unbind();
+        let now = epoch::clock();
+        if !bindings::unbind(now) {
+            endings::outlived(now);
+        }
         super::statement::record_unbound();
         super::policies::forget();
         forget_plans();
@@ -239,10 +295,10 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     if serial == 0 {
         return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token));
     }
+    let startup = matches!(pending, Some(Pending::Deferred(_)));
     let session = match pending {
         Some(Pending::Verified(session)) => session,
-        // A proof of the startup packet cannot have seen a challenge.
-        Some(Pending::Deferred(text)) => match verify(&text, serial, None) {
+        Some(Pending::Deferred(text)) => match verify(&text, serial, Shown::AtConnect) {
             Ok(session) => Rc::new(session),
             Err(refusal) => return Err(keep_refused(refusal)),
         },
@@ -250,8 +306,10 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None if serial == guc::WORKER_SERIAL => Rc::new(from_leader()?),
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
-    if serial != guc::WORKER_SERIAL {
-        publish(&session)?;
+    if serial != guc::WORKER_SERIAL
+        && let Err(refusal) = publish(&session)
+    {
+        return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
     }
     with_state(|state| {
         state.bound = Some(Rc::clone(&session));
@@ -267,15 +325,30 @@ fn keep_refused(refusal: Refusal) -> Refusal {
     refusal
 }
 
-fn publish(session: &Session) -> Result<(), Refusal> {
+/// A token that a statement has set was good and cannot bind: recorded; `settle` ends the statement with it.
+fn tell_refused(refusal: Refusal) -> Refusal {
+    super::statement::record_refused_handshake(&refusal);
+    with_state(|state| state.unsettled = Some(refusal.clone()));
+    refusal
+}
+
+fn publish(session: &Rc<Session>) -> Result<(), Refusal> {
     let first = with_state(|state| !std::mem::replace(&mut state.exit_hook, true)).unwrap_or(false);
     if first {
         bindings::unbind_at_exit();
+        outgoing::init();
     }
     let (_, database) = realm();
     let token = &session.token;
     let ends = token.expires_at().saturating_mul(1_000_000);
-    let bound = bindings::bind(&bindings::Binding {
+    let blocks = || token.claims().iter().zip(token.block_ids()).enumerate();
+    let each_limit: Vec<_> = blocks()
+        .filter_map(|(index, (claims, id))| {
+            let limit = claims.sess?;
+            Some((Holder::Block(index, *id), *id, usize::try_from(limit).unwrap_or(usize::MAX)))
+        })
+        .collect();
+    let published = bindings::bind(&bindings::Binding {
         database,
         role: authenticated_role().to_u32(),
         window: token.window(),
@@ -286,14 +359,35 @@ fn publish(session: &Session) -> Result<(), Refusal> {
         bound_at: epoch::clock(),
         expires_at: ends,
         max_sessions: session.max_sessions,
+        sessions: &each_limit,
     });
-    if !bound {
-        return Err(too_many_sessions(session.max_sessions.unwrap_or(0)));
+    match published {
+        Published::Bound => {}
+        Published::WindowFull => return Err(too_many_sessions(session.max_sessions.unwrap_or(0))),
+        Published::BlockFull(holder, limit) => {
+            return Err(limit::refusal::sessions(u64::try_from(limit).unwrap_or(u64::MAX), holder));
+        }
+        Published::Overburdened => return Err(too_many_tokens()),
+    }
+    // After the slot, so that a session for which there is no room uses nothing up.
+    if let Err(refusal) = meter::bind(session) {
+        bindings::unbind(epoch::clock());
+        return Err(refusal);
     }
     warden::bound_until(ends);
     forget_plans();
     super::statement::record_bound(session);
     Ok(())
+}
+
+/// The refusal of one token more than a transaction can answer for.
+fn too_many_tokens() -> Refusal {
+    Refusal::handshake(
+        "resource_limit",
+        "this transaction has run under too many tokens",
+        "It ends when any of them ends, and the server keeps account of a bounded number.",
+        "End the transaction, then present the token again.",
+    )
 }
 
 /// Drops the plans made under another scope. Prepared statements stay and are planned anew.
@@ -304,16 +398,29 @@ fn forget_plans() {
 
 /// The token's variable was set or reset: bind at once, and drop what the scope before has left behind. Portals, WITH HOLD
 /// cursors too, because what these have stored passes no hook when it is sent; temporary tables, because their rows
-/// may be what the new scope must not read. A refusal is told at the next statement.
-pub fn settle() {
-    // Binds, where there is something to bind.
+/// may be what the new scope must not read; channels listened to and advisory locks of the session.
+///
+/// # Errors
+/// Why a token that was set does not bind: a limit of its uses or sessions, or no room to count.
+pub fn settle() -> Result<(), Refusal> {
+    with_state(|state| state.unsettled = None);
+    // Binds, where there is something to bind. What else is wrong is told at the next statement.
     let _told_at_the_next_statement = current();
-    // SAFETY: DISCARD ALL does both inside a statement of its own; the active portal is left alone, and an error ends the
-    // transaction, hence the binding.
+    // SAFETY: DISCARD ALL does all of it inside a statement of its own; the active portal is left alone, and an error ends
+    // the transaction, hence the binding.
     unsafe {
         pg_sys::PortalHashTableDeleteAll();
         pg_sys::ResetTempTableNamespace();
+        pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID);
+        async_unlisten_all();
     }
+    with_state(|state| state.unsettled.take()).flatten().map_or(Ok(()), Err)
+}
+
+unsafe extern "C-unwind" {
+    // commands/async.h, which pgrx does not bind.
+    #[link_name = "Async_UnlistenAll"]
+    fn async_unlisten_all();
 }
 
 /// The binding without the check of this moment, for records and views; `None` when unbound.

@@ -32,6 +32,16 @@ pub unsafe fn sets_token(statement: *mut pg_sys::Node) -> bool {
     }
 }
 
+/// Whether a statement gives the token a value that outlives the transaction.
+///
+/// # Safety
+/// `statement` is a valid utility statement that sets the token.
+pub unsafe fn outlives_transaction(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller's promise.
+    let set = unsafe { &*statement.cast::<pg_sys::VariableSetStmt>() };
+    set.kind == pg_sys::VariableSetKind::VAR_SET_VALUE && !set.is_local
+}
+
 /// Whether a statement is DISCARD ALL or RESET ALL.
 ///
 /// # Safety

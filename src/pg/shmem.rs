@@ -9,7 +9,7 @@
 //! nobody: the writer reads them without a lock.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::prelude::*;
 
@@ -27,6 +27,8 @@ pub struct Control {
     pub launcher_pid: AtomicI32,
     /// The launcher's latch; stays valid after its death (it then is another process's, or nobody's).
     pub launcher_latch: AtomicPtr<pg_sys::Latch>,
+    /// When the last launcher began, in microseconds since the Unix epoch.
+    launcher_began: AtomicI64,
     /// Events of backends for which there was no slot at all.
     pub homeless: AtomicU64,
 }
@@ -97,6 +99,7 @@ extern "C-unwind" fn startup() {
                 let slot = slot_at(control, n);
                 pg_sys::ConditionVariableInit((*slot).space.get());
                 pg_sys::ConditionVariableInit((*slot).flushed.get());
+                pg_sys::ConditionVariableInit((*slot).decided.get());
             }
         }
     }
@@ -186,6 +189,11 @@ impl Control {
         })
     }
 
+    /// A launcher begins; whether the one before began less than a second ago.
+    pub fn launcher_is_hasty(&self, now: i64) -> bool {
+        now.saturating_sub(self.launcher_began.swap(now, Ordering::SeqCst)) < 1_000_000
+    }
+
     /// Wakes the launcher, if there is one.
     pub fn wake_launcher(&self) {
         set_latch(&self.launcher_latch);
@@ -211,6 +219,20 @@ impl RingBytes {
         // SAFETY: the rings follow the slots at `rings_at`, each of `ring_size` bytes, and `n` is in range.
         let start = unsafe { base.add(rings_at(control.len()).checked_add(bytes.checked_mul(n)?)?) };
         Some(RingBytes { start, size })
+    }
+
+    /// Asks the processor for the bytes at a position, without waiting for them.
+    pub fn fetch(&self, position: u64, length: usize) {
+        let offset = position.checked_rem(self.size).unwrap_or(0);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(start) = self.span(offset, length) {
+            for line in (0..length).step_by(64) {
+                // SAFETY: a hint, which cannot fault; `span` checked the range.
+                unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(start.add(line).cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (offset, length);
     }
 
     fn span(&self, offset: u64, length: usize) -> Option<*mut u8> {
@@ -268,6 +290,15 @@ pub struct SharedCondition(UnsafeCell<pg_sys::ConditionVariable>);
 impl SharedCondition {
     fn get(&self) -> *mut pg_sys::ConditionVariable {
         self.0.get()
+    }
+
+    /// Makes it ready for use.
+    ///
+    /// # Safety
+    /// Nobody else knows the memory yet.
+    pub unsafe fn init(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { pg_sys::ConditionVariableInit(self.get()) };
     }
 
     /// Wakes everybody who waits.

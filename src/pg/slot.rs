@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use pgrx::prelude::*;
 
 use super::shmem::{RingBytes, SharedCondition, control, is_set, locked, set_latch};
+use crate::audit::event::EventKind;
 use crate::audit::ring;
 
 /// How the writer waits, and so what wakes it.
@@ -38,6 +39,8 @@ pub struct Slot {
     pub state: AtomicU32,
     /// The server asks the writer to leave the database for a while. Set by anyone, cleared by the next claim.
     pub leave: AtomicU32,
+    /// Somebody wants marks of the ledger raised. Set by anyone, cleared by the writer before it looks.
+    pub ledger_due: AtomicU32,
     /// The writer's latch.
     pub writer_latch: AtomicPtr<pg_sys::Latch>,
     /// Bytes ever appended. Written under the slot's lock.
@@ -54,9 +57,9 @@ pub struct Slot {
     pub base: AtomicU64,
     /// The number up to which somebody waits for a flush.
     pub flush: AtomicU64,
-    /// Events taken.
+    /// Events taken. Written under the slot's lock.
     pub events: AtomicU64,
-    /// Of these, statements.
+    /// Of these, statements. Written under the slot's lock.
     pub statements: AtomicU64,
     /// Of these, denials and refusals.
     pub denied: AtomicU64,
@@ -74,6 +77,10 @@ pub struct Slot {
     pub space: SharedCondition,
     /// Woken when events have become queryable.
     pub flushed: SharedCondition,
+    /// Woken when approvers have decided on a request.
+    pub decided: SharedCondition,
+    /// How often that was; never reset.
+    pub decisions: AtomicU64,
 }
 
 impl Slot {
@@ -94,6 +101,16 @@ impl Slot {
         false
     }
 
+    /// Fetches the memory that the next event will probably be written to while its statement runs: by then a ring's worth of
+    /// events lies between this lap and the last, so that it is in no near cache.
+    pub fn fetch_ahead(&self, n: usize) {
+        /// An ordinary event and its header.
+        const AHEAD: usize = 384;
+        if let Some(bytes) = RingBytes::of(n) {
+            bytes.fetch(self.head.load(Ordering::Relaxed), AHEAD);
+        }
+    }
+
     /// Gives a reservation back.
     pub fn give_back(&self, bytes: u64) {
         self.reserved.fetch_sub(bytes, Ordering::SeqCst);
@@ -106,16 +123,25 @@ impl Slot {
 
     /// Appends a record for which room is reserved; false if the slot has changed hands. Then wakes the writer, if
     /// it waits for this.
-    pub fn append(&self, n: usize, database: u32, payload: &[u8]) -> bool {
+    pub fn append(&self, n: usize, database: u32, kind: EventKind, payload: &[u8]) -> bool {
         let Some(mut bytes) = RingBytes::of(n) else { return false };
         let appended = locked(n.saturating_add(1), || {
             if self.database.load(Ordering::SeqCst) != database {
                 return false;
             }
-            let number = self.next.load(Ordering::SeqCst);
-            let head = ring::put(&mut bytes, self.head.load(Ordering::SeqCst), number, payload);
-            self.next.store(number.wrapping_add(1), Ordering::SeqCst);
-            self.head.store(head, Ordering::SeqCst);
+            let number = self.next.load(Ordering::Relaxed);
+            let head = ring::put(&mut bytes, self.head.load(Ordering::Relaxed), number, payload);
+            self.next.store(number.wrapping_add(1), Ordering::Relaxed);
+            // INVARIANT: before the reservation is given back, which is an atomic step behind this one, and before the
+            // look at the writer's state: giving the lock back is a full barrier (LWLockRelease in lwlock.c).
+            self.head.store(head, Ordering::Release);
+            let count = |counter: &AtomicU64| {
+                counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            };
+            count(&self.events);
+            if kind == EventKind::Statement {
+                count(&self.statements);
+            }
             true
         });
         if appended {
@@ -225,6 +251,7 @@ impl Slot {
             counter.store(0, Ordering::SeqCst);
         }
         self.leave.store(0, Ordering::SeqCst);
+        self.ledger_due.store(0, Ordering::SeqCst);
         self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
         self.database.store(database, Ordering::SeqCst);
     }

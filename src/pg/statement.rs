@@ -11,13 +11,18 @@ use std::sync::Arc;
 use pgrx::pg_sys;
 
 use super::approvals::{Asked, Held};
+use super::known::{Ending, Known};
+use super::process::PerProcess;
+use super::repeated::Repeated;
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
+use super::withhold::Texts;
 use super::{connection, epoch, guc, quick, raise};
-use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
+use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text, length};
+use crate::audit::record::{Head, Tail};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
-use crate::refusal::{Refusal, SqlState};
+use crate::refusal::{Decider, Refusal, SqlState};
 use crate::request::{Action, Form, Object, ObjectClass};
 
 /// What a statement is known by while it is open.
@@ -30,6 +35,7 @@ pub enum Key {
 }
 
 /// One access as it was decided.
+#[derive(Clone)]
 pub struct Decided {
     /// What is done.
     pub action: Action,
@@ -76,6 +82,8 @@ pub struct Opening {
     pub command: &'static str,
     /// The text.
     pub text: Rc<str>,
+    /// What is known about it, where it is a query.
+    pub known: Option<Rc<Known>>,
     /// The binding that it runs under.
     pub session: Option<Rc<Session>>,
     /// The form through which its accesses come; `None` for that of the statement around it.
@@ -106,9 +114,13 @@ pub struct Open {
     command: &'static str,
     text: Rc<str>,
     parameters: Parameters,
+    known: Option<Rc<Known>>,
+    /// Accesses that were decided before; they come before the others.
+    repeated: Option<Rc<Repeated>>,
     accesses: Vec<Decided>,
     decision: AuditDecision,
     rule: Option<RuleId>,
+    decided_by: Option<Decider>,
     policy_version: i64,
     rows: i64,
     failure: Option<([u8; 5], String)>,
@@ -126,6 +138,8 @@ pub struct Open {
     pub changes_limited: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
+    /// Rows that it and what it called have changed so far, where a limit counts them.
+    pub changed: u64,
     /// The form through which the statement's accesses come.
     pub form: Form,
     /// Not all of what it touches is known yet: a query before its executor has started.
@@ -134,9 +148,12 @@ pub struct Open {
     pub node: usize,
     /// What people have to agree to, or have agreed to. Most statements have none.
     pub held: Option<Box<Held>>,
+    /// Which texts of its reports are withheld.
+    pub texts: Texts,
+    /// The policy epoch under which its plan was looked at.
+    pub policies: u64,
 }
 
-#[derive(Default)]
 #[expect(
     clippy::vec_box,
     reason = "statements are taken out and put back, and are too large to be copied each time"
@@ -152,9 +169,13 @@ struct Statements {
     next_utility: u64,
 }
 
-thread_local! {
-    static STATEMENTS: RefCell<Statements> = RefCell::new(Statements::default());
-}
+static STATEMENTS: PerProcess<RefCell<Statements>> = PerProcess::new(RefCell::new(Statements {
+    open: Vec::new(),
+    spare: None,
+    error: None,
+    recorded: false,
+    next_utility: 0,
+}));
 
 fn with<T>(body: impl FnOnce(&mut Statements) -> T) -> Option<T> {
     STATEMENTS.with(|statements| statements.try_borrow_mut().ok().map(|mut statements| body(&mut statements)))
@@ -177,7 +198,7 @@ pub fn next_utility() -> Key {
 /// # Errors
 /// 53100 when the trail cannot take the event.
 pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Refusal> {
-    let Opening { key, command, text, session, form, at } = opening;
+    let Opening { key, command, text, known, session, form, at } = opening;
     let cost = trail::cost(text.len());
     let (reservation, at) = match trail::reserve_at_once(cost)? {
         Some(reservation) => (reservation, at),
@@ -206,9 +227,12 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             command,
             text,
             parameters,
+            known,
+            repeated: None,
             accesses,
             decision: AuditDecision::Allow,
             rule: None,
+            decided_by: None,
             policy_version: 0,
             rows: -1,
             failure: None,
@@ -220,10 +244,13 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             observed: false,
             changes_limited: false,
             sent: 0,
+            changed: 0,
             form,
             starting: matches!(key, Key::Query(_)),
             node: 0,
             held: None,
+            texts: Texts::PLAIN,
+            policies: epoch::policies(),
         };
         let mut open = match place.take() {
             Some(mut place) => {
@@ -245,6 +272,16 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
 pub fn with_current<T>(body: impl FnOnce(&mut Open) -> T) -> Option<T> {
     with(|statements| statements.open.iter_mut().rev().find(|open| open.active).map(|open| body(open)))
         .flatten()
+}
+
+/// Which texts the statements that are being worked on withhold, and whether the innermost fires what was deferred; `None`
+/// between statements. Cannot panic: asked inside the server's error reporting. Everything, where it cannot be told.
+pub fn texts() -> Option<(Texts, bool)> {
+    let Ok(statements) = STATEMENTS.try_borrow() else { return Some((Texts::RAW, false)) };
+    let active = || statements.open.iter().rev().filter(|open| open.active);
+    let innermost = active().next()?;
+    let texts = active().fold(Texts::PLAIN, |texts, open| texts.and(open.texts));
+    Some((texts, matches!(innermost.command, "SET CONSTRAINTS" | "COMMIT" | "PREPARE TRANSACTION")))
 }
 
 /// Whether any statement is being worked on.
@@ -275,16 +312,44 @@ pub fn chain() -> Vec<Asked> {
         .unwrap_or_default()
 }
 
-/// Marks a statement as running or suspended. Cannot panic: outer hook frames call it without a guard.
+/// Marks a statement as running or suspended. Cannot panic, as the three below: outer hook frames call them without a
+/// guard.
 pub fn set_active(key: Key, active: bool) {
-    // An error would mean that the process ends.
-    let _ending = STATEMENTS.try_with(|statements| {
-        if let Ok(mut statements) = statements.try_borrow_mut()
-            && let Some(open) = statements.open.iter_mut().rev().find(|open| open.key == key)
-        {
-            open.active = active;
+    with_key(key, |open| open.active = active);
+}
+
+/// The executor has started a statement: it waits to be run. False where it has obligations to be looked at first.
+pub fn has_started(key: Key) -> bool {
+    with_key(key, |open| {
+        open.starting = false;
+        let free = open.where_required.is_empty() && !open.changes_limited && open.held.is_none();
+        open.active &= !free;
+        free
+    })
+    .unwrap_or(false)
+}
+
+/// A run of a statement begins. False where there is more to it: a further batch, another binding, a cap on rows.
+pub fn begins_run(key: Key) -> bool {
+    with_key(key, |open| {
+        let plain = !open.has_run && open.serial() == guc::active_serial() && open.obligations.is_empty();
+        (open.active, open.has_run) = (open.active || plain, open.has_run || plain);
+        plain
+    })
+    .unwrap_or(false)
+}
+
+/// A run of a statement has ended; the rows so far. False where they have to be compared with a limit.
+pub fn ends_run(key: Key, processed: i64) -> bool {
+    with_key(key, |open| {
+        let plain = open.obligations.is_empty();
+        if plain {
+            open.ran(processed);
+            open.active = false;
         }
-    });
+        plain
+    })
+    .unwrap_or(false)
 }
 
 impl Open {
@@ -312,7 +377,7 @@ impl Open {
         if rules.is_empty() && self.held.is_none() {
             return false;
         }
-        let incomplete = self.accesses.len() >= NOTED_MAX;
+        let incomplete = self.noted().count() >= NOTED_MAX;
         let held = self.held.get_or_insert_default();
         held.incomplete |= incomplete;
         held.add(decided, rules, words)
@@ -330,16 +395,57 @@ impl Open {
 
     /// What was noted, in the words of requests.
     pub fn items(&self) -> Vec<String> {
-        self.accesses.iter().map(Decided::item).collect()
+        self.noted().map(Decided::item).collect()
     }
 
-    /// The accesses that were noted.
-    pub fn accesses(&self) -> &[Decided] {
-        &self.accesses
+    /// The accesses that were noted, those that were decided before among them.
+    pub fn noted(&self) -> impl Iterator<Item = &Decided> {
+        let before = self.repeated.as_deref().map_or(&[][..], |repeated| repeated.accesses.as_slice());
+        before.iter().chain(&self.accesses)
+    }
+
+    /// Adds what was decided before; false where this statement has more to tell already.
+    pub fn note_repeated(&mut self, repeated: &Rc<Repeated>) -> bool {
+        if self.repeated.is_some() || !self.accesses.is_empty() || self.decision != AuditDecision::Allow {
+            return false;
+        }
+        self.policy_version = repeated.policy_version;
+        self.rule = self.rule.or(repeated.rule);
+        self.observed = repeated.observed();
+        self.repeated = Some(Rc::clone(repeated));
+        true
+    }
+
+    /// Takes the accesses so far, with the rule, where all of them were allowed and nothing rides on that.
+    pub fn take_plain_accesses(&mut self) -> Option<(Vec<Decided>, Option<RuleId>)> {
+        let allowed = self.accesses.iter().all(|decided| decided.decision == AuditDecision::Allow);
+        let plain = allowed
+            && self.decision == AuditDecision::Allow
+            && self.failure.is_none()
+            && self.repeated.is_none()
+            && self.obligations.is_empty()
+            && self.where_required.is_empty()
+            && !self.changes_limited
+            && self.held.is_none();
+        plain.then(|| (std::mem::take(&mut self.accesses), self.rule))
+    }
+
+    /// What is known about the statement, where it is a query.
+    pub fn known(&self) -> Option<Rc<Known>> {
+        self.known.clone()
+    }
+
+    /// Back to how it was when it was opened: what was decided so far is decided anew.
+    pub fn begin_again(&mut self) {
+        self.accesses.clear();
+        self.where_required.clear();
+        (self.decision, self.rule, self.failure, self.held) = (AuditDecision::Allow, None, None, None);
+        self.obligations = Obligations::default();
     }
 
     /// Notes that the statement is refused.
     pub fn refuse(&mut self, refusal: &Refusal, observed: bool) {
+        self.decided_by = refusal.decided_by;
         if observed {
             self.decision = AuditDecision::Observe;
             return;
@@ -395,6 +501,11 @@ impl Open {
         first && serial == guc::active_serial()
     }
 
+    /// Whether the client sent it, as opposed to a function or another statement.
+    pub fn is_top_level(&self) -> bool {
+        self.level == 0
+    }
+
     /// Whether it is a utility statement.
     pub fn is_utility(&self) -> bool {
         matches!(self.key, Key::Utility(_))
@@ -433,7 +544,7 @@ pub fn close(key: Key) {
     if let Some(mut open) = open {
         publish(&open);
         open.accesses.clear();
-        open.session = None;
+        (open.session, open.known, open.repeated) = (None, None, None);
         if open.text.len() > KEPT_TEXT_MAX {
             open.text = Rc::default();
         }
@@ -445,27 +556,66 @@ pub fn close(key: Key) {
 }
 
 fn publish(open: &Open) {
+    if publish_again(open).is_none() {
+        publish_whole(open);
+    }
+}
+
+/// Publishes the event of a statement that came before, was decided as it was then, and ran: its end is known.
+fn publish_again(open: &Open) -> Option<()> {
+    let (known, session) = (open.known.as_ref()?, open.session.as_deref()?);
+    let repeated = open.repeated.as_ref()?;
+    if !open.accesses.is_empty() || open.failure.is_some() || open.decision != AuditDecision::Allow {
+        return None;
+    }
+    let application = application_name();
+    let mut ending = known.ending.try_borrow_mut().ok()?;
+    let same = |it: &&mut Ending| {
+        Rc::ptr_eq(&it.repeated, repeated) && *it.application == *application && it.command == open.command
+    };
+    let ending = match ending.as_mut().filter(same) {
+        Some(ending) => ending,
+        None => {
+            let accesses: Vec<_> = repeated.accesses.iter().map(access_record).collect();
+            let mut event = who(EventKind::Statement, open.at, Some(session));
+            (event.command, event.statement, event.accesses) = (open.command, &open.text, &accesses);
+            let (repeated, application) = (Rc::clone(repeated), application.to_owned());
+            let fresh = Ending { repeated, application, command: open.command, tail: Tail::of(&event) };
+            ending.insert(fresh)
+        }
+    };
+    let head = Head {
+        kind: EventKind::Statement,
+        decision: AuditDecision::Allow,
+        decided_by: None,
+        at: open.at,
+        pid: process_id(),
+        xid: u64::from(quick::transaction()),
+        level: open.level,
+        rows: open.rows,
+        duration_us: epoch::clock().saturating_sub(open.at),
+        policy_version: open.policy_version,
+        statement_len: length(&open.text),
+        rule_id: open.rule,
+        sqlstate: None,
+        statement_sha256: None,
+        parameters: open.parameters.present.then_some(open.parameters.values.as_slice()),
+    };
+    trail::publish_again(&head, &ending.tail, open.reservation).then_some(())
+}
+
+fn publish_whole(open: &Open) {
     let refused = match &open.failure {
         Some((sqlstate, message)) => (Some(*sqlstate), message.as_str()),
         None => (None, ""),
     };
     // The writer redacts what it stores; a token is masked before it gets here (secrets.rs).
     let bounded = bounded_text(&open.text);
-    let (one, several);
-    let records: &[AccessRecord<'_>] = match open.accesses.as_slice() {
-        [only] => {
-            one = [access_record(only)];
-            &one
-        }
-        accesses => {
-            several = accesses.iter().map(access_record).collect::<Vec<_>>();
-            &several
-        }
-    };
+    let before = open.repeated.as_deref().map_or(&[][..], |repeated| repeated.accesses.as_slice());
+    let records: Vec<_> = before.iter().chain(&open.accesses).map(access_record).collect();
     let role = if open.session.is_none() { connection::login_name() } else { String::new() };
     // The server refused before anything was decided, by its own privileges for one.
-    let undecided =
-        open.accesses.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
+    let undecided = records.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
     let mut event = who(EventKind::Statement, open.at, open.session.as_deref());
     if open.session.is_none() {
         event.role = &role;
@@ -476,13 +626,14 @@ fn publish(open: &Open) {
     event.statement_len = bounded.full_len;
     event.statement_sha256 = bounded.sha256;
     event.parameters = open.parameters.present.then_some(open.parameters.values.as_slice());
-    event.accesses = records;
+    event.accesses = &records;
     event.decision = if undecided { AuditDecision::None } else { open.decision };
     event.rule_id = open.rule;
     event.rows = open.rows;
     event.duration_us = epoch::clock().saturating_sub(open.at);
     (event.sqlstate, event.message) = refused;
     event.policy_version = open.policy_version;
+    event.decided_by = open.decided_by;
     trail::publish(&event, open.reservation);
 }
 
@@ -500,23 +651,25 @@ fn access_record(decided: &Decided) -> AccessRecord<'_> {
     }
 }
 
-/// The part of an event that says who: the session's where it is bound, else what the connection tells.
-#[inline(always)]
-fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
-    // SAFETY: plain values of this process; application_name is a NUL-terminated GUC string or null.
-    let (pid, xid, application_name) = unsafe {
+fn process_id() -> i32 {
+    // SAFETY: a plain value of this process.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// The client's application_name.
+fn application_name() -> &'static std::ffi::CStr {
+    // SAFETY: a NUL-terminated GUC string or null; whoever asks lets go of it before the setting can change.
+    unsafe {
         let name = pg_sys::application_name;
-        let name = if name.is_null() { c"" } else { std::ffi::CStr::from_ptr(name) };
-        // The server lets only ASCII in (check_application_name), which is quicker to check than UTF-8.
-        let name = match name.to_bytes() {
-            // SAFETY: ASCII is UTF-8.
-            ascii if ascii.is_ascii() => std::str::from_utf8_unchecked(ascii),
-            other => std::str::from_utf8(other).unwrap_or(""),
-        };
-        (pg_sys::MyProcPid, quick::transaction(), name)
-    };
+        if name.is_null() { c"" } else { std::ffi::CStr::from_ptr(name) }
+    }
+}
+
+/// The part of an event that says who: the session's where it is bound, else what the connection tells.
+fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
     let mut event = AuditEvent::bare(kind, at, [0; 16]);
-    (event.pid, event.xid, event.application_name) = (pid, u64::from(xid), application_name);
+    (event.pid, event.xid) = (process_id(), u64::from(quick::transaction()));
+    event.application_name = application_name().to_str().unwrap_or("");
     if let Some(session) = session {
         event.session_id = session.id;
         event.window_id = Some(*session.token.window());
@@ -596,9 +749,15 @@ pub fn record_unbound() {
 
 /// A token was refused.
 pub fn record_refused_handshake(refusal: &Refusal) {
+    let refused = refusal.token.as_deref();
+    let blocks: Option<Vec<_>> =
+        refused.map(|token| token.blocks.iter().map(|id| Some(crate::token::hex(id))).collect());
     publish_alone(EventKind::HandshakeRefused, session::bound().as_deref(), |event, publish| {
         publish(&AuditEvent {
             command: "SET",
+            window_id: refused.map(|token| token.window).or(event.window_id),
+            parameters: blocks.as_deref(),
+            decided_by: refusal.decided_by,
             decision: AuditDecision::Deny,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &format!("{}: {}", refusal.reason, refusal.message),
@@ -622,6 +781,7 @@ pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>
             accesses: &records,
             decision: AuditDecision::Deny,
             rule_id: refusal.rule,
+            decided_by: refusal.decided_by,
             sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
             message: &refusal.message,
             ..event

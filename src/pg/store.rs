@@ -6,6 +6,7 @@
 
 pub mod approval;
 pub mod catalogue;
+pub mod mask;
 pub mod policy;
 pub mod role;
 pub mod window;

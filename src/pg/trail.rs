@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::guc_audit::{self, MAX_DATABASES, Overflow};
+use super::process::PerProcess;
 use super::shmem::{self, SharedCondition, is_set};
 use super::slot::Slot;
 use super::trail_refusal::{cancelled, full, hoarding, no_writer, unavailable};
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT};
+use crate::audit::record::{Head, Tail};
 use crate::audit::{record, ring};
 use crate::refusal::Refusal;
 
@@ -45,9 +47,7 @@ static MINE: AtomicUsize = AtomicUsize::new(0);
 static OUTSTANDING: [AtomicU64; MAX_DATABASES] = [const { AtomicU64::new(0) }; MAX_DATABASES];
 static EXIT_REGISTERED: AtomicBool = AtomicBool::new(false);
 
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+static SCRATCH: PerProcess<RefCell<Vec<u8>>> = PerProcess::new(RefCell::new(Vec::new()));
 
 /// The bytes to reserve for a statement with a text of this length: its event is then not cut, unless it has a lot
 /// of parameters or accesses while the ring is full.
@@ -130,18 +130,35 @@ pub fn publish(event: &AuditEvent, reservation: Reservation) {
                 record::encode_within(event, limit, scratch);
             }
         }
-        let stored = slot.append(n, my_database(), scratch);
+        let stored = slot.append(n, my_database(), event.kind, scratch);
         give_back(n, slot, held);
         stored
     });
     match stored {
-        Some(true) => count(slot, event),
+        Some(true) => count(slot, event.kind, event.decision),
         Some(false) => count_lost(),
         None => {
             give_back(n, slot, u64::from(reservation.bytes));
             count_lost();
         }
     }
+}
+
+/// As `publish`, for an event of which the tail is known; false, with nothing done, where that takes a closer look.
+pub fn publish_again(head: &Head, tail: &Tail, reservation: Reservation) -> bool {
+    let n = usize::from(reservation.slot);
+    let held = u64::from(reservation.bytes);
+    let Some(slot) = slot_at(n).filter(|_| held > 0) else { return false };
+    let stored = with_scratch(|scratch| {
+        record::encode_again(head, tail, scratch);
+        ring::footprint(scratch.len()) <= held && slot.append(n, my_database(), head.kind, scratch)
+    });
+    if stored != Some(true) {
+        return false;
+    }
+    give_back(n, slot, held);
+    count(slot, head.kind, head.decision);
+    true
 }
 
 /// Records an event for which nothing was reserved: a refusal, a failure outside any statement. It may use the
@@ -206,15 +223,17 @@ fn ordinary_limit() -> u64 {
 
 fn hold(n: usize, bytes: u64) {
     if let Some(mine) = OUTSTANDING.get(n) {
-        mine.fetch_add(bytes, Ordering::Relaxed);
+        // This process's own; not even a signal handler looks at it.
+        mine.store(mine.load(Ordering::Relaxed).saturating_add(bytes), Ordering::Relaxed);
     }
 }
 
 fn give_back(n: usize, slot: &Slot, bytes: u64) {
     let Some(mine) = OUTSTANDING.get(n) else { return };
     // A reservation given back twice must not take another backend's.
-    let bytes = bytes.min(mine.load(Ordering::Relaxed));
-    mine.fetch_sub(bytes, Ordering::Relaxed);
+    let held = mine.load(Ordering::Relaxed);
+    let bytes = bytes.min(held);
+    mine.store(held.saturating_sub(bytes), Ordering::Relaxed);
     slot.give_back(bytes);
 }
 
@@ -228,6 +247,7 @@ fn try_reserve(n: usize, slot: &Slot, need: u64) -> Option<Reservation> {
         return None;
     }
     hold(n, need);
+    slot.fetch_ahead(n);
     Some(Reservation { bytes: u32::try_from(need).unwrap_or(0), slot: u16::try_from(n).unwrap_or(0) })
 }
 
@@ -320,14 +340,14 @@ pub fn wait_until_stored() -> bool {
 }
 
 /// Whether this backend is to give up what it does.
-fn interrupted() -> bool {
+pub fn interrupted() -> bool {
     // SAFETY: flags of this process that its signal handlers set.
     unsafe { pg_sys::QueryCancelPending != 0 || pg_sys::ProcDiePending != 0 }
 }
 
 /// Waits for a slice, with interrupts held: an error raised within would reach the client through Rust frames, which
 /// strips it. Whoever interrupts wakes the wait, and the caller looks at `interrupted`.
-fn sleep_held(condition: &SharedCondition, left: Duration) {
+pub fn sleep_held(condition: &SharedCondition, left: Duration) {
     // SAFETY: HOLD_INTERRUPTS and RESUME_INTERRUPTS; nothing between them raises.
     unsafe {
         pg_sys::InterruptHoldoffCount += 1;
@@ -354,14 +374,14 @@ fn push(event: &AuditEvent, limit: u64) -> bool {
         if !slot.reserve(need, limit) {
             return false;
         }
-        let stored = slot.append(n, my_database(), scratch);
+        let stored = slot.append(n, my_database(), event.kind, scratch);
         slot.give_back(need);
         stored
     });
     if stored != Some(true) {
         return false;
     }
-    count(slot, event);
+    count(slot, event.kind, event.decision);
     if !is_set(&slot.ready) {
         slot.want_writer();
     }
@@ -390,23 +410,15 @@ fn push_waiting(event: &AuditEvent, limit: u64) -> bool {
 
 /// The reused buffer; `None` when it is in use, that is when an event arises while one is being published.
 fn with_scratch<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
-    SCRATCH
-        .try_with(|scratch| {
-            let mut scratch = scratch.try_borrow_mut().ok()?;
-            scratch.clear();
-            Some(work(&mut scratch))
-        })
-        .ok()
-        .flatten()
+    let mut scratch = SCRATCH.try_borrow_mut().ok()?;
+    scratch.clear();
+    Some(work(&mut scratch))
 }
 
-fn count(slot: &Slot, event: &AuditEvent) {
-    slot.events.fetch_add(1, Ordering::Relaxed);
-    if event.kind == EventKind::Statement {
-        slot.statements.fetch_add(1, Ordering::Relaxed);
-    }
-    let refused = event.kind == EventKind::HandshakeRefused;
-    if refused || event.decision == AuditDecision::Deny {
+/// Counts what `append` does not.
+fn count(slot: &Slot, kind: EventKind, decision: AuditDecision) {
+    let refused = kind == EventKind::HandshakeRefused;
+    if refused || decision == AuditDecision::Deny {
         slot.denied.fetch_add(1, Ordering::Relaxed);
     }
 }

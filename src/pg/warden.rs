@@ -5,14 +5,16 @@
 //! they run as pg_cancel_backend does, and ends the connection where the transaction is still open a moment later: it
 //! was idle, it caught the error, or it does not look for interrupts. Whoever revokes does the first step at once.
 //!
-//! It aims at one transaction of one backend, so that a session which has bound a new token meanwhile is left alone.
+//! It aims at one transaction of one backend (`endings`), so that a session which has bound a new token meanwhile is left
+//! alone.
 
 use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::bindings::{self, Doomed, Ended, Slot};
-use super::{epoch, shmem};
+use super::bindings::{self, Ended, Hold};
+use super::{endings, epoch, shmem};
+use crate::refusal::{Refusal, SqlState};
 
 /// How long a cancelled transaction may take to end before its connection does, in microseconds.
 const GRACE: i64 = 400_000;
@@ -22,15 +24,10 @@ const STEP: Duration = Duration::from_millis(50);
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
 
-unsafe extern "C" {
-    #[link_name = "kill"]
-    fn libc_kill(pid: i32, signal: i32) -> i32;
-}
-
 /// Ends the bindings that a revocation affects, at once. Returns how many there were. `affected` must not raise.
-pub fn revoked(affected: impl Fn(&Slot) -> bool) -> usize {
+pub fn revoked(affected: impl Fn(&Hold) -> bool) -> usize {
     let now = epoch::clock();
-    let count = bindings::end(now, |slot| affected(slot).then_some(Ended::Revoked));
+    let count = endings::end(now, |hold| affected(hold).then_some(Ended::Revoked));
     press(now);
     wake();
     count
@@ -54,7 +51,7 @@ pub fn patrol() -> Option<Duration> {
     // Until this round knows better, whoever binds wakes the process.
     bindings::looks_next(i64::MAX);
     let now = epoch::clock();
-    bindings::end(now, |slot| (slot.expires_at <= now).then_some(Ended::Expired));
+    endings::end(now, |hold| (hold.expires_at <= now).then_some(Ended::Expired));
     let earliest = press(now);
     bindings::looks_next(earliest);
     (earliest != i64::MAX).then(|| {
@@ -66,35 +63,44 @@ pub fn patrol() -> Option<Duration> {
 
 /// Presses on with the doomed transactions. Returns when to look again, `i64::MAX` for never.
 fn press(now: i64) -> i64 {
-    let (doomed, earliest) = bindings::survey();
-    for one in &doomed {
-        signal(one, now);
+    let signal = |since: i64| if now.saturating_sub(since) < GRACE { SIGINT } else { SIGTERM };
+    match endings::press(signal) {
+        (false, earliest) => earliest,
+        (true, earliest) => {
+            earliest.min(now.saturating_add(i64::try_from(STEP.as_micros()).unwrap_or(i64::MAX)))
+        }
     }
-    match doomed.is_empty() {
-        true => earliest,
-        false => earliest.min(now.saturating_add(i64::try_from(STEP.as_micros()).unwrap_or(i64::MAX))),
-    }
-}
-
-fn signal(doomed: &Doomed, now: i64) {
-    let signal = if now.saturating_sub(doomed.since) < GRACE { SIGINT } else { SIGTERM };
-    // SAFETY: a plain signal to a backend whose transaction was open a moment ago. One that ended in between ignores a
-    // cancel while it waits for its client, and its successor's pid is another.
-    unsafe { libc_kill(doomed.pid, signal) };
 }
 
 /// What to tell instead of the server's words for a cancel or a termination, where the warden is behind it.
 pub fn verdict() -> Option<(&'static std::ffi::CStr, &'static std::ffi::CStr)> {
-    bindings::own_doom().map(|ended| match ended {
+    endings::own_doom().map(words)
+}
+
+/// Message and DETAIL of an end.
+fn words(ended: Ended) -> (&'static std::ffi::CStr, &'static std::ffi::CStr) {
+    match ended {
         Ended::Revoked => (
             c"canceled because the token of this session was revoked",
-            c"reason=revoked The window or one of the token's blocks was revoked while this transaction was open.",
+            c"reason=revoked The window or a block of a token that this transaction ran under was revoked.",
         ),
         Ended::Expired => (
             c"canceled because the token of this session has expired",
-            c"reason=expired The window or one of the token's blocks came to its end while this transaction was open.",
+            c"reason=expired A token that this transaction ran under came to its end.",
         ),
-    })
+    }
+}
+
+/// The refusal of whatever else a transaction wants that has to go.
+pub fn too_late(ended: Ended) -> Refusal {
+    let (message, detail) = words(ended);
+    let reason = match ended {
+        Ended::Revoked => "revoked",
+        Ended::Expired => "expired",
+    };
+    let text = |text: &std::ffi::CStr| text.to_str().unwrap_or_default().to_owned();
+    let detail = text(detail).trim_start_matches(|c| c != ' ').trim_start().to_owned();
+    Refusal::new(SqlState::QueryCanceled, reason, text(message), detail, text(HINT))
 }
 
 /// The hint that goes with a verdict.

@@ -14,6 +14,7 @@ use super::approvals;
 use super::encoding::ServerText;
 use super::insert::{Inserter, Written};
 use super::launcher::{asked_to_end, attach_signals, wait};
+use super::ledger_store;
 use super::row::fault;
 use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
@@ -51,7 +52,7 @@ struct Ending {
 }
 
 /// Why a batch is not in the trail.
-enum Trouble {
+pub enum Trouble {
     /// Not because of any event: a lock, a full disk. To be tried again as it is.
     Outside(String),
     /// Perhaps because of one of the events.
@@ -153,7 +154,7 @@ fn leave_for_good(n: usize, slot: &Slot) {
 }
 
 /// Runs `work` in a transaction of its own, and turns an ERROR into a value.
-fn in_transaction<R>(work: impl FnOnce() -> Result<R, Trouble>) -> Result<R, Trouble> {
+pub fn in_transaction<R>(work: impl FnOnce() -> Result<R, Trouble>) -> Result<R, Trouble> {
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
         // SAFETY: the process is between transactions, at its top level.
         unsafe {
@@ -199,6 +200,9 @@ impl Writer {
         let mut ending: Option<Ending> = None;
         let mut quiet_since = Instant::now();
         while is_set(&self.slot.ready) {
+            if ledger_store::is_due(self.slot) {
+                ledger_store::serve(self.slot);
+            }
             let front = self.slot.front(self.n);
             let back = self.slot.back();
             if ending.is_none() && (asked_to_end() || is_set(&self.slot.leave)) {
@@ -210,6 +214,7 @@ impl Writer {
                 && back.number >= behind
                 && (late || (back.at == front.at && self.slot.reserved.load(Ordering::SeqCst) == 0))
             {
+                ledger_store::settle(self.slot);
                 // Terminated, it stays wanted, and the launcher starts another one.
                 if asked_to_end() || self.rest() {
                     return;
@@ -228,7 +233,7 @@ impl Writer {
                 wait(Some(GATHER));
             } else if quiet_since.elapsed() < REST_AFTER {
                 self.idle(REST_AFTER.saturating_sub(quiet_since.elapsed()));
-            } else if self.rest() {
+            } else if self.settle_and_rest() {
                 return;
             } else {
                 quiet_since = Instant::now();
@@ -245,13 +250,14 @@ impl Writer {
         }
         self.slot.state.store(writer_state::IDLE, Ordering::SeqCst);
         // INVARIANT: looked at after the state is visible; an append after this look sets the latch.
-        if self.slot.used() == 0 {
+        if self.slot.used() == 0 && !ledger_store::is_due(self.slot) {
             wait(Some(longest.max(GATHER)));
         }
         self.slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
         let size = shmem::control().map_or(0, |control| control.ring_size);
         let used = self.slot.used();
-        if used > 0 && used <= size / 4 && !self.flush_is_due() && !asked_to_end() {
+        let due = self.flush_is_due() || ledger_store::is_due(self.slot);
+        if used > 0 && used <= size / 4 && !due && !asked_to_end() {
             wait(Some(GATHER));
         }
         self.slot.state.store(writer_state::BUSY, Ordering::SeqCst);
@@ -261,11 +267,18 @@ impl Writer {
         self.slot.flush.load(Ordering::SeqCst) > self.slot.done.load(Ordering::SeqCst)
     }
 
+    /// As `rest`, with the exact numbers of limits stored before.
+    fn settle_and_rest(&self) -> bool {
+        ledger_store::settle(self.slot);
+        self.rest()
+    }
+
     /// Leaves the database if nobody counts on this writer; false if somebody does.
     fn rest(&self) -> bool {
         self.slot.wanted.store(0, Ordering::SeqCst);
         self.slot.ready.store(0, Ordering::SeqCst);
-        if self.slot.used() == 0 && self.slot.reserved.load(Ordering::SeqCst) == 0 {
+        let due = ledger_store::is_due(self.slot);
+        if self.slot.used() == 0 && self.slot.reserved.load(Ordering::SeqCst) == 0 && !due {
             return true;
         }
         self.slot.ready.store(1, Ordering::SeqCst);

@@ -11,11 +11,15 @@ use serde_json::{Map, Value};
 
 use crate::approval::{self, Approval};
 use crate::decision::RuleId;
+use crate::limit::{self, Limits, Meter, span};
 use crate::policy::near::nearest;
 use crate::policy::rule::{ActionPattern, Effect, RawRule, Rule, RuleError};
 
 /// The keys of a document.
-const DOCUMENT_KEYS: [&str; 5] = ["name", "description", "mode", "groups", "rules"];
+const DOCUMENT_KEYS: [&str; 6] = ["name", "description", "mode", "groups", "limits", "rules"];
+/// The keys of the limits in a document: numbers, and a length of time at the end.
+const LIMIT_KEYS: [&str; 6] =
+    ["rows_per_statement", "rows_read", "rows_written", "bytes_read", "statements", "statement_timeout"];
 /// The keys of a rule in a document.
 const RULE_KEYS: [&str; 12] = [
     "effect",
@@ -175,6 +179,8 @@ pub struct PolicyDocument {
     pub description: String,
     /// Enforce or observe.
     pub mode: Mode,
+    /// What the policy limits.
+    pub limits: Limits,
     /// The rules, in canonical spelling and the document's order.
     pub rules: Vec<WrittenRule>,
 }
@@ -206,6 +212,10 @@ impl PolicyDocument {
             Some(value) => groups(value)?,
             None => HashMap::new(),
         };
+        let limits = match document.get("limits") {
+            Some(value) => limits(value)?,
+            None => Limits::default(),
+        };
         let Some(list) = document.get("rules") else {
             return wrong(
                 "rules",
@@ -218,7 +228,7 @@ impl PolicyDocument {
             .enumerate()
             .map(|(i, value)| written_rule(value, &format!("rules[{i}]"), &groups))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(PolicyDocument { name, description, mode, rules })
+        Ok(PolicyDocument { name, description, mode, limits, rules })
     }
 
     /// Writes the document; `parse` reads it back.
@@ -227,9 +237,70 @@ impl PolicyDocument {
         map.insert("name".to_owned(), self.name.clone().into());
         map.insert("description".to_owned(), self.description.clone().into());
         map.insert("mode".to_owned(), self.mode.word().into());
+        if !self.limits.is_none() {
+            map.insert("limits".to_owned(), Value::Object(limits_json(&self.limits)));
+        }
         map.insert("rules".to_owned(), self.rules.iter().map(WrittenRule::to_json).collect());
         Value::Object(map)
     }
+
+    /// The limits on one line, for the lists of what changed.
+    pub fn limits_text(&self) -> String {
+        if self.limits.is_none() {
+            return "none".to_owned();
+        }
+        let each = limits_json(&self.limits);
+        let each = each.iter().map(|(name, value)| match value {
+            Value::String(text) => format!("{name} {text}"),
+            other => format!("{name} {other}"),
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn limits_json(limits: &Limits) -> Map<String, Value> {
+    let mut map = Map::new();
+    let totals = Meter::ALL.map(|meter| (meter.word(), limits.total(meter)));
+    for (name, value) in std::iter::once(("rows_per_statement", limits.rows_per_statement)).chain(totals) {
+        if let Some(value) = value {
+            map.insert(name.to_owned(), value.into());
+        }
+    }
+    if let Some(microseconds) = limits.statement_timeout {
+        map.insert("statement_timeout".to_owned(), span::text(microseconds / 1000).into());
+    }
+    map
+}
+
+fn limits(value: &Value) -> Result<Limits, RuleError> {
+    let map = object(value, "limits")?;
+    known_keys(map, &LIMIT_KEYS, "limits")?;
+    let number = |name: &str| -> Result<Option<u64>, RuleError> {
+        let path = child("limits", name);
+        let Some(value) = map.get(name) else { return Ok(None) };
+        limit::proper(whole_number(value, &path)?)
+            .map(Some)
+            .or_else(|fact| wrong(path, format!("the limit {fact}"), "Leave the key out for no limit."))
+    };
+    let mut limits = Limits { rows_per_statement: number("rows_per_statement")?, ..Limits::default() };
+    for meter in Meter::ALL.into_iter().filter(|meter| LIMIT_KEYS.contains(&meter.word())) {
+        if let Some(total) = limits.totals.get_mut(meter.index()) {
+            *total = number(meter.word())?;
+        }
+    }
+    if let Some(value) = map.get("statement_timeout") {
+        let path = "limits.statement_timeout";
+        let text = string(value, path)?;
+        let Some(milliseconds) = span::parse(&text) else {
+            return wrong(
+                path,
+                format!("\"{text}\" is no length of time"),
+                "Write a whole number and one of ms, s, min and h, such as \"30 s\".",
+            );
+        };
+        limits.statement_timeout = Some(milliseconds.saturating_mul(1000));
+    }
+    Ok(limits)
 }
 
 /// What has to change so that a policy has the wanted rules.

@@ -138,3 +138,37 @@ fn names_are_short_and_printable() {
     assert!(policy_name("a\nb").is_err());
     assert!(policy_name("").is_err());
 }
+
+fn limited(limits: &str) -> String {
+    format!(r#"{{"name": "p", "rules": [], "limits": {limits}}}"#)
+}
+
+#[test]
+fn limits_read_back_as_written() {
+    let whole = r#"{"rows_per_statement":1,"rows_read":2,"rows_written":3,"bytes_read":4,"statements":9007199254740991,"statement_timeout":"90 s"}"#;
+    let document = parse(&limited(whole)).unwrap();
+    assert_eq!(document.limits.totals, [Some(2), Some(3), Some(4), Some(9_007_199_254_740_991), None]);
+    assert_eq!(
+        (document.limits.rows_per_statement, document.limits.statement_timeout),
+        (Some(1), Some(90_000_000))
+    );
+    assert_eq!(document.to_json()["limits"].to_string(), whole);
+    assert_eq!(document.limits_text().split(", ").count(), 6);
+    let none = parse(&limited("{}")).unwrap();
+    assert!(none.limits.is_none() && none.to_json().get("limits").is_none());
+    assert_eq!(none.limits_text(), "none");
+}
+
+#[test]
+fn limits_that_are_none_carry_the_path() {
+    assert_eq!(path(&limited("[]")), "limits");
+    assert_eq!(path(&limited(r#"{"rows": 1}"#)), "limits.rows");
+    assert_eq!(path(&limited(r#"{"uses": 1}"#)), "limits.uses");
+    for value in ["0", "-1", "1.5", "\"1\"", "null", "9007199254740992", "1e30"] {
+        assert_eq!(path(&limited(&format!(r#"{{"rows_read": {value}}}"#))), "limits.rows_read", "{value}");
+    }
+    for value in ["30", "\"30\"", "\"0 s\"", "\"1 day\"", "null"] {
+        let text = limited(&format!(r#"{{"statement_timeout": {value}}}"#));
+        assert_eq!(path(&text), "limits.statement_timeout", "{value}");
+    }
+}

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::decision::Denial;
-use crate::refusal::{Place, Refusal, SqlState};
+use crate::refusal::{Decider, Place, Refusal, SqlState};
 use crate::request::{Action, Object, ObjectClass};
 
 /// What a denial is about.
@@ -76,6 +76,11 @@ pub fn refusal(denied: &Denied<'_>) -> Refusal {
             | Denial::Unapproved(rule) => Some(*rule),
             _ => None,
         },
+        decided_by: match denial {
+            Denial::OutOfScope(block) => Some(Decider::Block(*block)),
+            _ => None,
+        },
+        token: None,
         place: match object {
             Some(object) if object.class == ObjectClass::Relation => Place {
                 schema: object.schema.clone(),

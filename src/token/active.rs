@@ -113,6 +113,12 @@ impl ActiveToken {
         self.scope.permits(&self.blocks.claims, verb, form, relation)
     }
 
+    /// Whether the token's times leave no doubt that it holds: `check_still` then finds nothing but a revocation.
+    #[inline]
+    pub fn is_within(&self, now: i64) -> bool {
+        now < self.window_ends && now < self.scope.expires.0 && self.scope.begins.is_none()
+    }
+
     /// Whether the token still holds, for each statement and each batch. Allocates only to refuse. A revoked window is
     /// the caller's to notice.
     ///

@@ -16,6 +16,8 @@ use crate::refusal::Refusal;
 
 /// Seconds by which a clock may be behind the one that set `nbf`.
 const LEEWAY: i64 = 5;
+/// The longest life, in seconds, of a one-time token that takes the place of a proof in the connection's options.
+const ONE_TIME_LIFE: i64 = 120;
 
 /// What the window's row says.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ pub struct Circumstance<'a> {
     pub system_user: Option<&'a str>,
     /// The server accepts proofs only.
     pub proof_only: bool,
+    /// The token came in the connection's options, where no challenge has been seen yet.
+    pub at_connect: bool,
     /// The server's own limit on derivations.
     pub depth_ceiling: u8,
     /// Whether a block has been revoked.
@@ -162,16 +166,26 @@ fn check_form(
     if form == Form::Proof {
         return Ok(());
     }
-    if here.proof_only {
+    if here.proof_only && !(here.at_connect && one_time(claims, here.now)) {
         return Err(refusals::bearer_not_allowed("the server"));
     }
     if window.require_proof {
-        return Err(refusals::bearer_not_allowed("the window"));
+        return Err(refusals::bearer_not_allowed("the window").by(Decider::Window));
     }
     match claims.iter().position(|claims| claims.pop) {
         None => Ok(()),
-        Some(index) => Err(refusals::bearer_not_allowed(&format!("block {index}, field \"pop\","))),
+        Some(index) => {
+            Err(refusals::bearer_not_allowed(&format!("block {index}, field \"pop\","))
+                .by(Decider::Block(index)))
+        }
     }
+}
+
+/// Whether a token is good once and soon over, so that a copy of it is worth nothing after the connection.
+fn one_time(claims: &[Claims], now: i64) -> bool {
+    let ends = claims.iter().map(|claims| claims.exp).min();
+    claims.iter().any(|claims| claims.uses == Some(1))
+        && ends.is_some_and(|exp| exp <= now.saturating_add(ONE_TIME_LIFE))
 }
 
 /// Approvals of tokens are not recorded by this version, so a block that asks for one never has it.

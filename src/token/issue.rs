@@ -20,6 +20,27 @@ pub fn fresh_jti() -> Result<String, Refusal> {
     random::<16>()
 }
 
+/// A new id of a window or a session.
+///
+/// # Errors
+/// `not_ready` where the system has no randomness.
+pub fn fresh_id() -> Result<[u8; 16], Refusal> {
+    let mut id = random_bytes::<16>()?;
+    // Version 4, variant 1 (RFC 9562), so that it reads as a random UUID.
+    let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
+    *version = (*version & 0x0f) | 0x40;
+    *variant = (*variant & 0x3f) | 0x80;
+    Ok(id)
+}
+
+/// A new window's salt.
+///
+/// # Errors
+/// `not_ready` where the system has no randomness.
+pub fn fresh_salt() -> Result<[u8; 16], Refusal> {
+    random_bytes()
+}
+
 /// A new challenge.
 ///
 /// # Errors
@@ -29,9 +50,13 @@ pub fn fresh_challenge() -> Result<String, Refusal> {
 }
 
 fn random<const N: usize>() -> Result<String, Refusal> {
+    Ok(wire::encode(&random_bytes::<N>()?))
+}
+
+fn random_bytes<const N: usize>() -> Result<[u8; N], Refusal> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| refusals::not_ready("the system gives no random bytes"))?;
-    Ok(wire::encode(&bytes))
+    Ok(bytes)
 }
 
 /// Mints a window's root token.

@@ -28,7 +28,7 @@ pub use active::ActiveToken;
 pub use attenuate::{Bound, Limits};
 pub use circumstance::{Circumstance, WindowFacts};
 pub use claims::{Claims, RelationPattern};
-pub use issue::{derive, fresh_challenge, fresh_jti, mint, prove};
+pub use issue::{derive, fresh_challenge, fresh_id, fresh_jti, fresh_salt, mint, prove};
 pub use mac::{WindowKey, window_key};
 pub use network::{Network, Peer};
 pub use refusals::unknown_window;

@@ -9,16 +9,8 @@ use std::fmt;
 use super::BlockId;
 use super::json::Malformed;
 use super::wire::hex;
+pub(super) use crate::refusal::Decider;
 use crate::refusal::Refusal;
-
-/// What decided: the window's row or one of the token's blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decider {
-    /// The row of the window.
-    Window,
-    /// The block with this index; 0 is the one that the server minted.
-    Block(usize),
-}
 
 impl fmt::Display for Decider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,6 +75,7 @@ pub(super) fn caveat_malformed(block: usize, fault: &Malformed) -> Refusal {
         detail,
         format!("Ask the agent that derived block {block} to derive it again with that corrected."),
     )
+    .by(Decider::Block(block))
 }
 
 /// A key as it may be shown: short and plain, so that no holder can put other text into our messages.
@@ -96,16 +89,6 @@ pub(super) fn resource_limit(detail: String, hint: &str) -> Refusal {
     Refusal::handshake("resource_limit", "the token would be too large", detail, hint)
 }
 
-/// A counter or slot of the server that is used up.
-pub fn resource_exhausted(which: &str) -> Refusal {
-    Refusal::handshake(
-        "resource_limit",
-        "the server has no room for this token",
-        which,
-        "Wait until other sessions of this window have ended, or ask a DBA to raise that limit.",
-    )
-}
-
 /// Too early.
 pub(super) fn not_yet_valid(block: usize, nbf: i64, now: i64) -> Refusal {
     Refusal::handshake(
@@ -114,6 +97,7 @@ pub(super) fn not_yet_valid(block: usize, nbf: i64, now: i64) -> Refusal {
         format!("{}: {} s to go", field(Decider::Block(block), "nbf"), nbf.saturating_sub(now)),
         "Wait that long and present the token again.",
     )
+    .by(Decider::Block(block))
 }
 
 /// Too late.
@@ -129,16 +113,17 @@ pub(super) fn expired(decider: Decider, at: i64, now: i64) -> Refusal {
         format!("{}: {} s ago", field(decider, name), now.saturating_sub(at)),
         hint,
     )
+    .by(decider)
 }
 
 /// The window has been revoked.
 pub(super) fn window_revoked() -> Refusal {
-    revoked("the window".to_owned())
+    revoked("the window".to_owned()).by(Decider::Window)
 }
 
 /// A block has been revoked.
 pub(super) fn block_revoked(block: usize, id: &BlockId) -> Refusal {
-    revoked(format!("block {block}, id {}", hex(id)))
+    revoked(format!("block {block}, id {}", hex(id))).by(Decider::Block(block))
 }
 
 fn revoked(detail: String) -> Refusal {
@@ -162,6 +147,7 @@ pub(super) fn too_deep(block: usize) -> Refusal {
         ),
         "Use the parent's token, or ask for one whose \"depth\" allows another derivation.",
     )
+    .by(Decider::Block(block))
 }
 
 /// A child that claims more than its parent.
@@ -174,6 +160,7 @@ pub(super) fn wider_than_parent(block: usize, name: &str, fact: &str) -> Refusal
             "Derive block {block} again without \"{name}\", which inherits it, or with a narrower value."
         ),
     )
+    .by(Decider::Block(block))
 }
 
 /// Another session role.
@@ -184,6 +171,7 @@ pub(super) fn wrong_role(decider: Decider) -> Refusal {
         field(decider, "role"),
         "Connect as the role that the token was issued for.",
     )
+    .by(decider)
 }
 
 /// Another database.
@@ -194,6 +182,7 @@ pub(super) fn wrong_database(decider: Decider) -> Refusal {
         field(decider, "db"),
         "Connect to the database that the token was issued for.",
     )
+    .by(decider)
 }
 
 /// Another client address.
@@ -208,6 +197,7 @@ pub(super) fn wrong_address(decider: Decider) -> Refusal {
         field(decider, name),
         "Connect from an address that the token allows; behind a pooler the server sees the pooler's address.",
     )
+    .by(decider)
 }
 
 /// Another authenticated principal.
@@ -218,6 +208,7 @@ pub(super) fn wrong_principal(decider: Decider) -> Refusal {
         field(decider, "auth"),
         "Authenticate as the principal that the token was issued for, or ask that principal's agent to act.",
     )
+    .by(decider)
 }
 
 /// A block that waits for an approval.
@@ -228,6 +219,7 @@ pub(super) fn approval_missing(block: usize, id: &BlockId) -> Refusal {
         format!("{}, id {}", field(Decider::Block(block), "appr"), hex(id)),
         "Ask the parent agent for a token without \"appr\", or the approvers to approve that id.",
     )
+    .by(Decider::Block(block))
 }
 
 /// A policy that the blocks leave out.
@@ -249,16 +241,7 @@ fn out_of_scope(block: usize, name: &str, fact: &str) -> Refusal {
             "Derive block {block} again with a \"{name}\" that has something in common with its parent's."
         ),
     )
-}
-
-/// A budget, use or session slot of a block that is used up.
-pub fn limit_exhausted(name: &str, block: usize, id: &BlockId) -> Refusal {
-    Refusal::handshake(
-        "limit_exhausted",
-        "a limit of the token is used up",
-        format!("{}, id {}", field(Decider::Block(block), name), hex(id)),
-        format!("Ask the agent that derived block {block} for a new token; a used limit is never refilled."),
-    )
+    .by(Decider::Block(block))
 }
 
 /// The setting came from somewhere else than a session.
@@ -268,6 +251,16 @@ pub fn session_only() -> Refusal {
         "agent_guard.token can only be set in a session",
         "A token stored on a role, a database, a function or in a file would be readable and would outlive its session.",
         "Run SET agent_guard.token = '...' after connecting, or pass it in the connection's options.",
+    )
+}
+
+/// A token for the whole session where it may be given for a transaction only.
+pub fn local_only() -> Refusal {
+    Refusal::handshake(
+        "local_only",
+        "this server takes a token for one transaction only",
+        "agent_guard.require_local is on, because a pooler hands the session on after each transaction.",
+        "Run BEGIN, then SET LOCAL agent_guard.token = '...', then the work, then COMMIT.",
     )
 }
 

@@ -12,7 +12,7 @@ use super::super::policies::Policy;
 use super::super::scan::{self, Key};
 use super::super::session::{self, Session};
 use super::super::statement;
-use super::super::{calls, catalog, rows};
+use super::super::{calls, catalog, rows, withhold};
 use super::Asked;
 use crate::approval::Fingerprint;
 use crate::request::ObjectClass;
@@ -37,10 +37,11 @@ const REWRITE_BY_RELATION: u32 = 2693;
 const TRIGGER: u32 = 2620;
 const TRIGGER_BY_RELATION: u32 = 2701;
 
-/// Whether every parameter can be shown to people.
+/// Whether texts and parameters can be shown to people: inside a trigger of a masked table they are withheld.
 pub fn printable(chain: &[Asked], own: Option<&[Option<String>]>) -> bool {
     let fine = |list: &[Option<String>]| list.iter().all(|value| value.as_deref() != Some(rows::UNPRINTABLE));
-    chain.iter().all(|asked| asked.parameters.as_deref().is_none_or(fine)) && own.is_none_or(fine)
+    let shown = |asked: &Asked| &*asked.text != withhold::TEXT && asked.parameters.as_deref().is_none_or(fine);
+    chain.iter().all(shown) && own.is_none_or(fine)
 }
 
 /// The hash.
@@ -93,7 +94,7 @@ pub fn setting(name: &CStr) -> String {
 /// objects.
 fn bodies() -> Vec<[u8; 32]> {
     let mut objects = statement::with_current(|open| {
-        let named = open.accesses().iter().filter_map(|access| access.object.as_ref());
+        let named = open.noted().filter_map(|access| access.object.as_ref());
         named.map(|object| (object.class as u8, object.class, object.oid.0)).collect::<Vec<_>>()
     })
     .unwrap_or_default();

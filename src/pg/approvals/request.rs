@@ -1,6 +1,6 @@
 //! A request on its way: from the agent through the ring to the writer and its table, and the words that the agent reads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::admin_error::AdminResult;
 use super::super::policies::Policy;
+use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::store::approval as store;
 use super::super::{statement, trail};
@@ -125,7 +126,8 @@ pub fn uuid(id: &[u8; 16]) -> String {
     pgrx::datum::Uuid::from_bytes(*id).to_string()
 }
 
-/// The writer's part: stores the requests among a batch of events, in the batch's own transaction, and tells approvers.
+/// The writer's part: stores the requests among a batch of events, in the batch's own transaction, and tells approvers; not
+/// with the text, because everybody may listen.
 /// Such a batch is on disk when it is committed: the agent is told of a request that no crash takes back.
 ///
 /// # Errors
@@ -142,7 +144,6 @@ pub fn store_requests<'a>(events: impl Iterator<Item = &'a OwnedEvent>) -> Admin
             "lineage": request.get("lineage"),
             "policy": request.get("policy"),
             "command": request.get("command"),
-            "statement": request.get("statement").and_then(Value::as_str).map(|text| prefix(text, 2000)),
         }))?;
         // SAFETY: sets a flag of the open transaction.
         unsafe { pg_sys::ForceSyncCommit() };
@@ -191,6 +192,9 @@ pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
         let decision = if approved { AuditDecision::Allow } else { AuditDecision::Deny };
         statement::record_approval(None, &message, decision, None);
     }
+    if committed {
+        super::wait::decided();
+    }
 }
 
 /// The approval is being used: recorded, and told when the agent's transaction commits.
@@ -213,8 +217,17 @@ fn held(words: Refusal, sqlstate: SqlState, reason: &'static str, found: &Found,
     }
 }
 
+/// The request that a statement of this session was last refused with.
+static LAST_ASKED: PerProcess<Cell<Option<[u8; 16]>>> = PerProcess::new(Cell::new(None));
+
+/// The request that a statement of this session was last refused with.
+pub fn last_asked() -> Option<[u8; 16]> {
+    LAST_ASKED.get()
+}
+
 /// Somebody has yet to decide.
 pub fn pending(words: Refusal, found: &Found) -> Refusal {
+    LAST_ASKED.set(Some(found.id));
     let more = format!("{} of {} approvals are given.", found.given, found.needed);
     held(
         words,

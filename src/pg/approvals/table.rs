@@ -92,6 +92,17 @@ fn uuid_of(row: &Row<'_>, column: usize) -> Option<[u8; 16]> {
     row.column::<pgrx::datum::Uuid>(column).map(|uuid| *uuid.as_bytes())
 }
 
+/// Whether a request is still to be decided.
+pub fn is_pending(request: &[u8; 16]) -> bool {
+    let Some(own) = own::own() else { return false };
+    let mut pending = false;
+    let by = (own.approval_request_pkey, column::ID_KEY, Key::Uuid(*request));
+    scan::rows(own.approval_request, Some(by), |row| {
+        pending |= row.column::<String>(column::STATE).as_deref() == Some("pending");
+    });
+    pending
+}
+
 /// What the agent is shown of a request of its own.
 pub struct Listed {
     pub id: [u8; 16],

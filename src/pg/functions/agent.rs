@@ -1,13 +1,13 @@
 //! What agents may ask: who am I, what may I do, what of a table.
 
-use pgrx::datum::{TimestampWithTimeZone, Uuid};
+use pgrx::datum::{JsonB, TimestampWithTimeZone, Uuid};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::super::enforce::{self, Target, Wanted};
 use super::super::scan::POSTGRES_EPOCH_MICROS;
 use super::super::session::{self, Session};
-use super::super::{catalog, policies};
+use super::super::{catalog, meter, policies};
 use crate::policy::rule::Rule;
 use crate::request::{Action, Columns, Form, Verb};
 
@@ -36,6 +36,7 @@ fn whoami() -> TableIterator<
         name!(expires_at, Option<TimestampWithTimeZone>),
         name!(remaining_depth, Option<i32>),
         name!(token, Option<String>),
+        name!(left, Option<JsonB>),
     ),
 > {
     let row = bound().map(|session| {
@@ -52,6 +53,7 @@ fn whoami() -> TableIterator<
             timestamp(token.expires_at().saturating_mul(1_000_000)),
             Some(i32::from(token.remaining_depth())),
             Some(token.public_id()),
+            meter::left().map(|left| JsonB(serde_json::Value::Object(left))),
         )
     });
     TableIterator::new(row)

@@ -32,6 +32,7 @@ fn approve(request_id: Option<Uuid>, comment: Option<&str>) -> Result<String, Er
         let counted = store::vote(request, &voter.name, "approve", &mine, comment)?;
         if !counted {
             tell(format!("you have approved request {request} before; somebody else has to as well"));
+            return Ok(found.state);
         }
         let state = count(request, &found, comment)?;
         approvals::announce("approve", &request.to_string(), &state, &voter.name)?;
@@ -140,7 +141,7 @@ fn decidable(request_id: Option<Uuid>) -> AdminResult<(Uuid, Voter, Request)> {
     let name = store::role_name(role)?.ok_or_else(stranger)?;
     let Some(found) = store::lock(request)? else {
         return Err(match store::exists(request)? {
-            true => AdminError::state(format!("request {request} is being used or decided on at this moment"))
+            true => AdminError::state("the request is being used or decided on at this moment")
                 .hint("Try again in a moment; revoke_window() ends what the agent is doing."),
             false => AdminError::undefined(format!("request {request} does not exist"))
                 .hint("The view agent_guard.approval_requests lists the requests."),

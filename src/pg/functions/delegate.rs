@@ -4,12 +4,14 @@ use pgrx::datum::{Array, Interval};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::limits::number;
 use super::{optional_texts, window};
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::{epoch, handshake, session};
 use crate::token::{Act, Claims, RelationPattern, fresh_jti};
 
 #[pg_extern(sql = false)]
+#[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
 fn delegate(
     agent: Option<&str>,
     ttl: Option<Interval>,
@@ -17,6 +19,11 @@ fn delegate(
     objects: Option<Array<'_, &str>>,
     max_depth: Option<i32>,
     require_proof: Option<bool>,
+    rows: Option<i64>,
+    bytes: Option<i64>,
+    statements: Option<i64>,
+    uses: Option<i64>,
+    sessions: Option<i64>,
 ) -> Result<String, ErrorReport> {
     let derive = || -> AdminResult<String> {
         let parent = session::current()?;
@@ -31,6 +38,11 @@ fn delegate(
             .transpose()?;
         child.depth = max_depth.map(depth).transpose()?;
         child.pop = require_proof == Some(true);
+        child.rows = number(rows, "rows")?;
+        child.bytes = number(bytes, "bytes")?;
+        child.stmts = number(statements, "statements")?;
+        child.uses = number(uses, "uses")?;
+        child.sess = number(sessions, "sessions")?;
         Ok(handshake::delegate(&child)?)
     };
     Ok(derive()?)

@@ -10,11 +10,11 @@ use pgrx::prelude::*;
 use crate::approval::Approval;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::bind::{BoundRule, bind};
-use crate::pg::epoch;
 use crate::pg::functions::{Untouched, administrator, optional_texts, texts};
 use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
+use crate::pg::{epoch, pinned, reconcile};
 use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
 use crate::policy::rule::RawRule;
 
@@ -190,6 +190,8 @@ fn rebind_policies() -> Result<i64, ErrorReport> {
             }
             store::policy_changed(policy)?;
         }
+        let _settings = pinned::Settings::begin();
+        reconcile::rebuild()?;
         Ok(bound)
     };
     Ok(rebind()?)
@@ -216,6 +218,7 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
             name: name.to_owned(),
             description: policy.description,
             mode: Mode::parse(&policy.mode)?,
+            limits: store::limits(policy.id)?,
             rules: store::rules(policy.id)?,
         };
         Ok(JsonB(document.to_json()))
@@ -224,7 +227,7 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
 }
 
 /// The policy, locked.
-fn locked(name: &str) -> AdminResult<PolicyRow> {
+pub(super) fn locked(name: &str) -> AdminResult<PolicyRow> {
     store::lock_policy(name)?.ok_or_else(|| store::unknown_policy(name))
 }
 
@@ -254,6 +257,10 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
     }
     if policy.description != document.description || policy.mode != document.mode.word() {
         store::describe_policy(policy.id, &document.description, document.mode)?;
+    }
+    if store::limits(policy.id)? != document.limits {
+        store::set_limits(policy.id, &document.limits)?;
+        told("changed limits", document.limits_text());
     }
     let present = store::rules(policy.id)?;
     // A rule that stands as it is written is not held against the catalogue again: its object may have been renamed,

@@ -56,13 +56,13 @@ fn listed(slot: &Slot, pid: i32) -> Listed {
     };
     (
         Uuid::from_bytes(slot.session),
-        Uuid::from_bytes(slot.window),
+        Uuid::from_bytes(slot.hold.window),
         pid,
         pg_sys::Oid::from(slot.role),
         state.to_owned(),
         slot.lineage(),
-        slot.blocks().iter().map(|block| hex(block)).collect(),
+        slot.hold.blocks().iter().map(|block| hex(block)).collect(),
         timestamp(slot.bound_at),
-        timestamp(slot.expires_at),
+        timestamp(slot.hold.expires_at),
     )
 }

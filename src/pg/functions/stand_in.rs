@@ -99,7 +99,10 @@ fn text(call: pg_sys::FunctionCallInfo, number: usize) -> Option<String> {
 fn may_set(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
     let name = text(call, 0).unwrap_or_default();
     if settings::is_token(&name) {
-        return Ok(());
+        // SAFETY: set_config's third argument, a boolean.
+        let local = unsafe { pgrx::fcinfo::pg_getarg::<bool>(call, 2) }.unwrap_or(false);
+        let sets = text(call, 1).is_some_and(|value| !value.is_empty());
+        return if sets && !local { session::for_the_session() } else { Ok(()) };
     }
     let voice = calls::voice();
     match settings::change(&name, text(call, 1).as_deref()) {
@@ -118,7 +121,7 @@ fn may_set(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
 /// A token that was set this way binds at once, as with SET.
 fn settle(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
     if text(call, 0).is_some_and(|name| settings::is_token(&name)) {
-        session::settle();
+        return session::settle();
     }
     Ok(())
 }

@@ -6,13 +6,14 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::keyring::block_id;
+use crate::limit::Meter;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::functions::{Untouched, administrator};
+use crate::pg::functions::{Untouched, administrator, limits};
 use crate::pg::keys;
 use crate::pg::store::policy as policies;
 use crate::pg::store::role;
 use crate::pg::store::window::{self as store, NewWindow};
-use crate::pg::{epoch, warden};
+use crate::pg::{epoch, ledger, warden};
 use crate::token;
 
 /// The longest name of an agent (docs/token.md).
@@ -34,6 +35,13 @@ fn grant_window(
     client_addr: Option<Untouched>,
     require_proof: Option<bool>,
     reason: Option<&str>,
+    rows_per_statement: Option<i64>,
+    rows_read: Option<i64>,
+    rows_written: Option<i64>,
+    bytes_read: Option<i64>,
+    statements: Option<i64>,
+    statement_timeout: Option<Interval>,
+    uses: Option<i64>,
 ) -> Result<
     TableIterator<
         'static,
@@ -60,6 +68,17 @@ fn grant_window(
             return Err(AdminError::invalid("client_addr is an empty list or has NULL in it")
                 .hint("Leave it NULL to accept every address."));
         }
+        let mut limits = limits::limits(
+            rows_per_statement,
+            rows_read,
+            rows_written,
+            bytes_read,
+            statements,
+            statement_timeout,
+        )?;
+        if let Some(total) = limits.totals.get_mut(Meter::Uses.index()) {
+            *total = limits::number(uses, "uses")?;
+        }
         let found = policies::find_policy(policy)?.ok_or_else(|| policies::unknown_policy(policy))?;
         let expires_unix = match store::lifetime(ttl)? {
             Some(lifetime) if lifetime.acceptable => lifetime.expires_unix,
@@ -71,11 +90,7 @@ fn grant_window(
         let (kid, master) = keys::active()?;
         let stored_kid =
             i32::try_from(kid).map_err(|_| AdminError::state("the key's number is out of range"))?;
-        let salt = random()?;
-        let mut id = random()?;
-        let [_, _, _, _, _, _, version, _, variant, ..] = &mut id;
-        *version = (*version & 0x0f) | 0x40;
-        *variant = (*variant & 0x3f) | 0x80;
+        let (id, salt) = (token::fresh_id()?, token::fresh_salt()?);
         let token = mint_root(&master, kid, &id, &salt, &agent, expires_unix, max_depth)?;
         let expires_at = store::add(NewWindow {
             id,
@@ -90,6 +105,7 @@ fn grant_window(
             kid: stored_kid,
             salt,
             reason: reason.map(str::to_owned),
+            limits,
         })?;
         let expires_at = expires_at.ok_or_else(|| AdminError::state("the window was not stored"))?;
         Ok((Uuid::from_bytes(id), token, expires_at))
@@ -117,7 +133,8 @@ fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), Er
         }
         // Also the second time: shared memory may have been emptied by a restart in between.
         epoch::revoke(&window);
-        tell(warden::revoked(|slot| slot.window == *window.as_bytes()));
+        ledger::window_over(window.as_bytes(), epoch::clock());
+        tell(warden::revoked(|hold| hold.window == *window.as_bytes()));
         Ok(())
     };
     Ok(revoke()?)
@@ -141,7 +158,7 @@ fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorRe
             .tell(PgLogLevel::NOTICE);
         }
         epoch::revoke(&block);
-        tell(warden::revoked(|slot| slot.blocks().contains(&block)));
+        tell(warden::revoked(|hold| hold.blocks().contains(&block)));
         Ok(())
     };
     Ok(revoke()?)
@@ -207,10 +224,4 @@ fn depth(depth: i32) -> AdminResult<i32> {
         ));
     }
     Ok(depth)
-}
-
-fn random() -> AdminResult<[u8; 16]> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| AdminError::state(format!("no random bytes: {error}")))?;
-    Ok(bytes)
 }

@@ -401,7 +401,11 @@ unsafe fn setting_clauses(options: *mut pg_sys::List) -> Vec<Wanted> {
     }
 }
 
-unsafe fn overloads(name: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+/// The functions of a name that are not built in.
+///
+/// # Safety
+/// `name` is a list of String nodes.
+pub unsafe fn overloads(name: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
     // SAFETY: FuncnameGetCandidates returns a palloc'd linked list of all functions of the name in the path.
     unsafe {
         #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::super::catalog::{self, FIRST_NORMAL};
 use super::super::enforce::{Target, Wanted};
-use super::super::own::{self, AGENT_FUNCTIONS};
+use super::super::own::{self, AGENT_FUNCTIONS, MASK_HASH};
 use super::super::policies::Policy;
 use crate::policy::builtin::{self, Class};
 use crate::request::{Action, Verb, Voice};
@@ -20,7 +20,7 @@ pub enum Execution {
     Free,
     /// An allow for this action.
     Needs(Verb),
-    /// Only the server itself may call it, inside an aggregate and the like.
+    /// Only the server itself may call it, inside an aggregate, a mask and the like.
     ServerOnly,
     /// No agent may.
     Never,
@@ -66,6 +66,9 @@ pub fn execution(function: pg_sys::Oid) -> Execution {
     let Some(facts) = catalog::function_facts(function) else { return Execution::Never };
     let Some(own) = own::own() else { return Execution::Never };
     if facts.namespace == own.schema {
+        if facts.name == MASK_HASH {
+            return Execution::ServerOnly;
+        }
         let stand_in = function == own.stand_ins.set_config;
         let free = stand_in || AGENT_FUNCTIONS.contains(&facts.name.as_str());
         return if free { Execution::Free } else { Execution::Never };

@@ -2,6 +2,8 @@
 
 pub mod ddl;
 pub mod functions;
+pub mod masked_ddl;
+pub mod masked_reads;
 pub mod names;
 pub mod query;
 pub mod relations;

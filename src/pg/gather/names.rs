@@ -102,6 +102,17 @@ pub fn read_by_view(view: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     found
 }
 
+/// The relations that a query names at any depth; views are not looked into.
+///
+/// # Safety
+/// `query` is a valid query.
+pub unsafe fn read_by_query(query: *mut pg_sys::Query) -> Vec<pg_sys::Oid> {
+    let mut read: Vec<pg_sys::Oid> = Vec::new();
+    // SAFETY: the caller's promise; the context is our Vec.
+    unsafe { note_relations(query.cast(), (&raw mut read).cast()) };
+    read
+}
+
 unsafe extern "C-unwind" fn note_relations(node: *mut pg_sys::Node, context: *mut std::ffi::c_void) -> bool {
     // SAFETY: called with valid nodes or null; the tag decides the casts; the context is the caller's Vec.
     unsafe {

@@ -27,6 +27,55 @@ pub struct Entry {
     updated: *mut pg_sys::Bitmapset,
 }
 
+/// An entry as it is remembered.
+pub struct Asked {
+    relid: pg_sys::Oid,
+    required: u32,
+    columns: [Box<[pg_sys::bitmapword]>; 3],
+}
+
+impl Asked {
+    /// Remembers an entry; `None` for one that a view or rule reached, which who owns what decides too.
+    pub fn of(entry: &Entry) -> Option<Asked> {
+        // SAFETY: the entry's own sets, valid as long as the list that it was taken from.
+        let columns = entry.sets().map(|set| unsafe { quick::words(set) }.into());
+        let named = entry.check_as == pg_sys::InvalidOid;
+        named.then_some(Asked { relid: entry.relid, required: entry.required, columns })
+    }
+
+    /// Whether an entry asks for the same.
+    pub fn is(&self, entry: &Entry) -> bool {
+        self.relid == entry.relid
+            && self.required == entry.required
+            && entry.check_as == pg_sys::InvalidOid
+            // SAFETY: as above.
+            && self.columns.iter().zip(entry.sets()).all(|(own, set)| **own == *unsafe { quick::words(set) })
+    }
+}
+
+impl Entry {
+    fn sets(&self) -> [*const pg_sys::Bitmapset; 3] {
+        [self.selected, self.inserted, self.updated].map(<*mut _>::cast_const)
+    }
+
+    /// The relation.
+    pub fn relation(&self) -> pg_sys::Oid {
+        self.relid
+    }
+
+    /// The columns that it reads; `None` where it reads nothing.
+    pub fn read(&self) -> Option<Columns> {
+        (self.required & pg_sys::ACL_SELECT != 0).then(|| columns(self.selected))
+    }
+
+    /// Whether it inserts or changes rows.
+    pub fn changes(&self) -> bool {
+        // FOR UPDATE and its like ask for UPDATE without naming a column.
+        self.required & (pg_sys::ACL_INSERT | pg_sys::ACL_DELETE) != 0
+            || (self.required & pg_sys::ACL_UPDATE != 0 && !self.updated.is_null())
+    }
+}
+
 /// The entries of what ExecutorCheckPerms_hook is given: range table entries up to 15, permission infos from 16 on.
 ///
 /// # Safety

@@ -5,9 +5,11 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 use super::super::enforce::{Target, Wanted};
+use super::super::gather::masked_reads;
 use super::super::gather::relations::{self, Entry};
+use super::super::process::PerProcess;
 use super::super::raise::{self, Raised};
-use super::super::{enforce, guc, policies, rows, session, statement};
+use super::super::{enforce, guc, policies, repeated, rows, session, statement};
 use super::{guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
@@ -87,16 +89,17 @@ fn fills_new_table(wanted: &Wanted) -> bool {
     }
 }
 
-thread_local! {
-    /// Memory for what a check works on, empty between checks. Taken while one works: a check may bring about another.
-    static BUFFERS: Cell<(Vec<Entry>, Vec<Wanted>)> = const { Cell::new((Vec::new(), Vec::new())) };
-}
+/// Memory for what a check works on, empty between checks. Taken while one works: a check may bring about another.
+static BUFFERS: PerProcess<Cell<(Vec<Entry>, Vec<Wanted>)>> =
+    PerProcess::new(Cell::new((Vec::new(), Vec::new())));
 
 fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
     let (mut entries, mut wanted) = BUFFERS.take();
     // SAFETY: the hook's own argument.
     unsafe { relations::entries_into(list, &mut entries) };
-    let outcome = if entries.is_empty() { Ok(()) } else { decide_entries(&entries, &mut wanted) };
+    // Whatever is decided here must depend on nothing but what `repeated` compares.
+    let decided = entries.is_empty() || repeated::note(&entries);
+    let outcome = if decided { Ok(()) } else { decide_entries(&entries, &mut wanted) };
     entries.clear();
     wanted.clear();
     BUFFERS.set((entries, wanted));
@@ -113,14 +116,17 @@ fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Ref
         Err(refusal) => return Err(refusal),
     };
     let policy = policies::policy(session.policy_id)?;
+    let generation = policies::generation();
     relations::wanted_into(entries, &policy, wanted);
     // CREATE TABLE AS fills the table that it was allowed to create: the check of that INSERT comes from inside the run.
     if wanted.len() == 1 && wanted.iter().all(fills_new_table) {
         return Ok(());
     }
     enforce::enforce_under(&session, &policy, wanted, form)?;
+    masked_reads::check(entries, &policy, form)?;
     if form == Form::Copy {
         rows::refuse_plain_copy()?;
     }
+    repeated::remember(entries, &session, &policy, generation);
     Ok(())
 }

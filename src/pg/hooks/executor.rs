@@ -5,7 +5,9 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
-use super::super::{approvals, calls, conditions, epoch, guc, rows, session, text};
+use super::super::{
+    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session, withhold,
+};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -57,7 +59,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
             Some(previous) => previous(query, flags),
             None => raw_start(query, flags),
         }
-        if guard {
+        if guard && (meter::limited() || !statement::has_started(key(query))) {
             raise_if(checked(|| after_start(query)));
         }
     }
@@ -85,7 +87,8 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         return session::current().map(|_| ());
     }
     // SAFETY: the source text is palloc'd and NUL-terminated for as long as the query runs.
-    let text = unsafe { text::query(source, location, length) };
+    let known = unsafe { known::query(source, location, length) };
+    let text = known.text();
     let mut observed: Option<Refusal> = None;
     let now = epoch::clock();
     let session = match session::current_at(now) {
@@ -101,23 +104,47 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             return Err(refusal);
         }
     };
+    // Inside a trigger of a masked relation, text and parameters may hold what the trigger sees.
+    let raw = withhold::inside_raw();
+    let text = if raw && !calls::in_foreign_key() { withhold::TEXT.into() } else { text };
     let form = (operation == pg_sys::CmdType::CMD_MERGE).then_some(Form::Merge);
     let (key, command) = (key(query), command(operation));
-    let mut told = false;
-    statement::open(Opening { key, command, text, session, form, at: Some(now) }, |open| {
+    let bound = session.clone();
+    let (mut told, mut top) = (false, false);
+    // What the text is replaced by is no statement that comes again.
+    let known = (!raw).then_some(known);
+    statement::open(Opening { key, command, text, known, session, form, at: Some(now) }, |open| {
         if let Some(refusal) = &observed {
             open.refuse(refusal, true);
         }
+        top = open.is_top_level();
         // SAFETY: the parameters belong to the query; only read.
-        told = open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
+        told = raw
+            || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
     })?;
+    if masks::any() {
+        // SAFETY: the plan is complete.
+        let texts = unsafe { second_line::check(plan, false) };
+        let texts = texts.inspect_err(|refusal| {
+            statement::with_key(key, |open| open.refuse(refusal, false));
+        })?;
+        statement::with_key(key, |open| open.texts = texts);
+        withhold::begin(texts);
+    }
     if !told {
         // With the statement open, so that an error of an output function is recorded as the statement's.
         // SAFETY: as above.
         let parameters = unsafe { rows::parameters((*query).params) };
         statement::with_key(key, |open| open.set_parameters(parameters));
     }
-    Ok(())
+    match bound.filter(|_| top) {
+        // SAFETY: the plan is complete.
+        Some(session) => meter::opened(&session, || unsafe { conditions::only_sets_the_token(plan) })
+            .inspect_err(|refusal| {
+                statement::with_key(key, |open| open.refuse(refusal, false));
+            }),
+        None => Ok(()),
+    }
 }
 
 fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
@@ -139,6 +166,13 @@ fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         if !unsafe { conditions::restricts((*query).plannedstmt, relid) } {
             unmet(query, conditions::where_refusal(relid, rule))?;
         }
+    }
+    // SAFETY: as above.
+    if meter::limited()
+        && unsafe { (*(*query).plannedstmt).hasModifyingCTE }
+        && let Some(refusal) = meter::uncounted("rows cannot be changed inside WITH")
+    {
+        unmet(query, refusal)?;
     }
     match limited {
         // SAFETY: as above.
@@ -172,8 +206,9 @@ unsafe extern "C-unwind" fn run(
     unsafe {
         let guard = guc::guarded();
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if guard {
+        if guard && (meter::limited() || masks::any() || !statement::begins_run(key(query))) {
             raise_if(checked(|| before_run(query, &raw mut receiver)));
+            withhold::stay();
         }
         match PREV_RUN {
             Some(previous) => previous(query, direction, count, once),
@@ -183,9 +218,18 @@ unsafe extern "C-unwind" fn run(
             if !receiver.is_null() {
                 (*query).dest = receiver;
             }
-            raise_if(checked(|| after_run(query)));
+            let processed = processed(query);
+            if meter::limited() || !statement::ends_run(key(query), processed) {
+                raise_if(checked(|| after_run(query, processed)));
+            }
         }
     }
+}
+
+fn processed(query: *mut pg_sys::QueryDesc) -> i64 {
+    // SAFETY: the executor's state exists while the query is open.
+    let processed = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
+    i64::try_from(processed).unwrap_or(i64::MAX)
 }
 
 /// A portal that outlived its binding gives no more rows; the window may also have ended since the last batch.
@@ -195,9 +239,11 @@ fn before_run(
 ) -> Result<(), Refusal> {
     let open = statement::with_key(key(query), |open| {
         open.set_running();
-        (open.serial(), open.starts_running(), open.obligations.max_rows.is_some())
+        let sent = open.is_top_level().then_some((open.sent, open.changed));
+        let capped = open.obligations.max_rows.is_some();
+        (open.serial(), open.starts_running(), capped, sent, open.policies)
     });
-    let Some((serial, first, capped)) = open else { return Ok(()) };
+    let Some((serial, first, capped, sent, policies)) = open else { return Ok(()) };
     if serial != 0 && !first {
         let outcome = session::current()
             .and_then(|session| if session.serial == serial { Ok(()) } else { Err(rows::another_scope()) });
@@ -206,6 +252,17 @@ fn before_run(
             return Err(refusal);
         }
     }
+    if let Some((sent, changed)) = sent.filter(|_| meter::limited()) {
+        meter::runs(sent, changed);
+    }
+    if policies != epoch::policies() && masks::any() {
+        // A mask may have come since it was opened, or since the last batch.
+        // SAFETY: the plan is complete.
+        let outcome = unsafe { second_line::check((*query).plannedstmt, true) };
+        outcome.inspect_err(|refusal| {
+            statement::with_key(key(query), |open| open.refuse(refusal, false));
+        })?;
+    }
     if capped {
         // SAFETY: the outer frame's local.
         unsafe { *receiver = rows::cap(query) };
@@ -213,10 +270,10 @@ fn before_run(
     Ok(())
 }
 
-fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
-    // SAFETY: the executor's state exists while the query is open.
-    let processed = unsafe { (*query).estate.as_ref() }.map_or(0, |estate| estate.es_processed);
-    let processed = i64::try_from(processed).unwrap_or(i64::MAX);
+fn after_run(query: *mut pg_sys::QueryDesc, processed: i64) -> Result<(), Refusal> {
+    if meter::limited() {
+        count(query, u64::try_from(processed).unwrap_or(0))?;
+    }
     let exceeded = statement::with_key(key(query), |open| {
         open.ran(processed);
         // What a query returns is capped where it is sent, unless the policy only observes.
@@ -246,6 +303,27 @@ fn after_run(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     }
 }
 
+/// Rows that a query has changed, and the clock of one that may stay open and wait for its client.
+fn count(query: *mut pg_sys::QueryDesc, processed: u64) -> Result<(), Refusal> {
+    // SAFETY: the query is complete while it runs.
+    let (reads, modifies) = unsafe {
+        ((*query).operation == pg_sys::CmdType::CMD_SELECT, (*(*query).plannedstmt).hasModifyingCTE)
+    };
+    if (!reads || statement::filling_new_table())
+        && let Err(refusal) = meter::wrote(processed)
+    {
+        unmet(query, refusal)?;
+    }
+    let top = statement::with_key(key(query), |open| {
+        open.changed = meter::changed();
+        open.is_top_level()
+    });
+    if reads && !modifies && top == Some(true) {
+        limit_timer::disarm();
+    }
+    Ok(())
+}
+
 /// AFTER triggers and foreign keys run here, still inside the statement.
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: outer frame; see hooks/mod.rs. Marking a statement neither panics nor calls the server.
@@ -253,6 +331,7 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
         let guard = guc::guarded();
         if guard {
             statement::set_active(key(query), true);
+            withhold::stay();
         }
         match PREV_FINISH {
             Some(previous) => previous(query),
@@ -272,7 +351,14 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
             None => raw_end(query),
         }
         if guc::guarded() {
-            guarded(|| statement::close(key(query)));
+            guarded(|| {
+                if limit_timer::armed()
+                    && statement::with_key(key(query), |open| open.is_top_level()) == Some(true)
+                {
+                    limit_timer::disarm();
+                }
+                statement::close(key(query));
+            });
         }
     }
 }

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions;
-use super::super::{calls, guc, policies, session};
+use super::super::{calls, guc, policies, session, withhold};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Verb, Voice};
@@ -47,6 +47,7 @@ unsafe extern "C-unwind" fn fmgr(
             let function = (*info).fn_oid;
             if event == pg_sys::FmgrHookEventType::FHET_START {
                 raise_if(checked(|| begin(function)));
+                withhold::stay();
             } else {
                 guarded(|| calls::pop(function));
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{guc, secrets, statement, text, warden};
+use super::super::{door, guc, secrets, statement, text, warden, withhold};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -44,11 +44,21 @@ pub fn see_every_error() {
 unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     // SAFETY: outer frame; the server hands its own ErrorData, whose texts are palloc'd or constants.
     unsafe {
+        if withhold::answer(data) {
+            return;
+        }
+        if guc::guarded() {
+            withhold::at_last(data);
+        }
         hide(&mut *data);
         if (*data).elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) && guc::guarded() {
             guarded(|| {
-                explain_end(&mut *data);
+                let explained = explain_end(&mut *data);
                 note(data);
+                // The warden's words carry nothing of anybody's.
+                if !explained {
+                    door::cap_error(&mut *data);
+                }
             });
             // The server's log stays as it was asked for.
             if (*data).elevel < THRESHOLD.load(Ordering::Relaxed) {
@@ -78,12 +88,10 @@ unsafe fn hide(data: &mut pg_sys::ErrorData) {
     }
 }
 
-/// A cancel that the warden sent reads as one of anybody until here, where the report goes to its readers.
-fn explain_end(data: &mut pg_sys::ErrorData) {
-    if !warden::is_end(data.sqlerrcode) {
-        return;
-    }
-    if let Some((message, detail)) = warden::verdict() {
+/// A cancel that the warden sent reads as one of anybody until here, where the report goes to its readers. Whether it was one.
+fn explain_end(data: &mut pg_sys::ErrorData) -> bool {
+    let verdict = if warden::is_end(data.sqlerrcode) { warden::verdict() } else { None };
+    if let Some((message, detail)) = verdict {
         // SAFETY: the report's own memory context is current (EmitErrorReport in elog.c), and its texts are freed there one
         // by one when it is done with a FATAL.
         let copy = |text: &CStr| unsafe { pg_sys::pstrdup(text.as_ptr()) };
@@ -91,6 +99,7 @@ fn explain_end(data: &mut pg_sys::ErrorData) {
         data.detail = copy(detail);
         data.hint = copy(warden::HINT);
     }
+    verdict.is_some()
 }
 
 fn note(data: *mut pg_sys::ErrorData) {

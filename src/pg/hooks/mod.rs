@@ -14,6 +14,9 @@ pub mod planner;
 pub mod process_utility;
 pub mod transactions;
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use pgrx::pg_sys;
 
 use super::raise::{self, Raised};
@@ -33,9 +36,17 @@ pub fn init() {
 }
 
 /// Runs an inner frame: a panic becomes an ERROR, which denies the statement.
+#[inline]
 fn guarded<R: Copy>(body: impl FnOnce() -> R) -> R {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| report(payload))
+}
+
+/// What pgrx's guard makes of a panic. Entered only with one: its frame costs more than what hooks do in it.
+#[cold]
+#[inline(never)]
+fn report<R: Copy>(payload: Box<dyn Any + Send>) -> R {
     // SAFETY: called from hooks that the server calls, so that an error may leave to its handler.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(std::panic::AssertUnwindSafe(body)) }
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(move || resume_unwind(payload)) }
 }
 
 /// Runs an inner frame that may refuse.

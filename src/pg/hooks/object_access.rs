@@ -9,11 +9,13 @@ use pgrx::pg_sys;
 
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
+use super::super::gather::masked_ddl;
 use super::super::gather::utility::Permit;
+use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::statement::{self, Decided};
-use super::super::{calls, catalog, drops, guc, policies, session, text, trail};
-use super::{checked, raise_if};
+use super::super::{calls, catalog, drops, guc, meter, policies, session, text, trail, upkeep};
+use super::{checked, guarded, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Kind, Verb, Voice};
@@ -43,9 +45,7 @@ struct Frame {
     subtransaction: u32,
 }
 
-thread_local! {
-    static FRAMES: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
-}
+static FRAMES: PerProcess<RefCell<Vec<Frame>>> = PerProcess::new(RefCell::new(Vec::new()));
 
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
@@ -133,8 +133,34 @@ unsafe extern "C-unwind" fn object_access(
         if guc::guarded() && !is_ordinary(access, object) {
             raise_if(checked(|| before(access, class, object, sub, argument)));
         }
+        if class == pg_sys::RelationRelationId && changes_relation(access, sub, argument) {
+            guarded(|| upkeep::touched(object));
+        }
         if let Some(previous) = PREVIOUS {
             previous(access, class, object, sub, argument);
+        }
+    }
+}
+
+/// Whether masks and views of the relation may have to be looked after. What the server does for itself (the tables that
+/// CLUSTER and REFRESH put away, temporary tables at the session's end) concerns no mask.
+#[inline]
+unsafe fn changes_relation(
+    access: pg_sys::ObjectAccessType::Type,
+    sub: c_int,
+    argument: *mut c_void,
+) -> bool {
+    use pg_sys::ObjectAccessType as A;
+    // SAFETY: the argument of each kind of event is null or as objectaccess.h says.
+    unsafe {
+        match access {
+            // A column that is added.
+            A::OAT_POST_CREATE => sub != 0,
+            A::OAT_POST_ALTER => true,
+            A::OAT_DROP => argument.cast::<pg_sys::ObjectAccessDrop>().as_ref().is_none_or(|drop| {
+                drop.dropflags & i32::try_from(pg_sys::PERFORM_DELETION_INTERNAL).unwrap_or(0) == 0
+            }),
+            _ => false,
         }
     }
 }
@@ -257,6 +283,9 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         }
     };
     trail::release(trail::reserve(trail::cost(0))?);
+    meter::opened(&session, || false).and_then(|()| meter::untimed()).inspect_err(|refusal| {
+        statement::record_refused_alone("FASTPATH", &name, None, refusal);
+    })?;
     let wanted = match execution {
         Execution::ServerOnly => Some(Wanted {
             never: true,
@@ -309,6 +338,7 @@ fn enforce_one(wanted: Wanted) -> Result<(), Refusal> {
 
 fn truncated(relid: pg_sys::Oid) -> Result<(), Refusal> {
     let temporary = catalog::relation_facts(relid).is_some_and(|facts| facts.temporary);
+    masked_ddl::truncate(relid).inspect_err(enforce::note_refusal)?;
     let verb = if temporary { Verb::Temporary } else { Verb::Truncate };
     enforce_one(Wanted::named(Action::plain(verb), Target::Relation(relid)).by(calls::voice()))
 }

@@ -11,10 +11,11 @@ use std::os::raw::{c_char, c_int};
 use pgrx::pg_sys;
 
 use super::super::enforce::{Target, Wanted};
+use super::super::fault;
 use super::super::gather::functions::{self, Execution};
 use super::super::gather::relations;
 use super::super::own::{self, StandIns};
-use super::super::{catalog, enforce, guc, policies, secrets, session};
+use super::super::{calls, catalog, enforce, guc, masks, policies, secrets, session, substitute};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Verb};
@@ -100,6 +101,7 @@ fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     if walk.foreign_operator {
         may_read(&walk.entries)?;
     }
+    put_masks(query)?;
     match walk.server_only {
         None => Ok(()),
         Some(function) => {
@@ -110,6 +112,16 @@ fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
             enforce::enforce(&*session::current()?, &[wanted], Form::Plain)
         }
     }
+}
+
+/// Puts masks and row filters in. The server's own look-ups for foreign keys compare raw values.
+fn put_masks(query: *mut pg_sys::Query) -> Result<(), Refusal> {
+    if !masks::any() || calls::in_foreign_key() || fault::skips_substitution() {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    let outcome = unsafe { substitute::substitute(query) };
+    outcome.inspect_err(enforce::note_refusal)
 }
 
 /// Decides before planning what is otherwise decided after it. Only refusals are recorded here.

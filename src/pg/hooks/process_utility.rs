@@ -6,9 +6,13 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
-use super::super::{approvals, calls, databases, enforce, guc, quick, secrets, session, settings, text};
+use super::super::{
+    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings,
+    text, upkeep, withhold,
+};
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Voice};
@@ -46,6 +50,19 @@ struct Frame {
     resets_all: bool,
     key: Key,
     sets_token: bool,
+    /// What the number of rows is that the server tells at the end.
+    counts: Counts,
+}
+
+/// What the number of rows is that the server tells at the end of a utility statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// Rows that have been returned, or that the executor has counted.
+    Returned,
+    /// COPY FROM: rows that nobody else has counted.
+    Written,
+    /// MOVE: rows that went nowhere.
+    Nothing,
 }
 
 unsafe extern "C-unwind" fn utility(
@@ -64,8 +81,13 @@ unsafe extern "C-unwind" fn utility(
             guarded(|| databases::vacate((*statement).utilityStmt));
         }
         let mut frame: Option<Frame> = None;
+        let mut statement = statement;
         if guc::guarded() {
             raise_if(checked(|| before(statement, source, context, &raw mut frame)));
+            raise_if(checked(|| rewrite(&raw mut statement)));
+        }
+        if upkeep::needs_a_look((*statement).utilityStmt) {
+            guarded(|| upkeep::look((*statement).utilityStmt));
         }
         match PREVIOUS {
             Some(previous) => previous(
@@ -89,6 +111,10 @@ unsafe extern "C-unwind" fn utility(
                 completion,
             ),
         }
+        // A statement that another was taken apart into leaves a relation half altered.
+        if upkeep::pending() && context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND {
+            guarded(upkeep::settle);
+        }
         if let Some(frame) = frame {
             raise_if(checked(|| after(frame, completion)));
         }
@@ -111,11 +137,19 @@ fn before(
         (planned.utilityStmt, planned.stmt_location, planned.stmt_len, sets_token, resets_all)
     };
     // SAFETY: the source is NUL-terminated.
-    let text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    let mut text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
+    withhold::stay();
+    if withhold::inside_raw() && calls::any() {
+        text = withhold::TEXT.into();
+    }
     // SAFETY: a valid utility statement; the tag's name is a static string.
     let command = unsafe {
         CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))).to_str().unwrap_or("")
     };
+    // SAFETY: it sets the token.
+    if sets_token && unsafe { settings::outlives_transaction(node) } {
+        session::for_the_session()?;
+    }
     let key = statement::next_utility();
     let session = session::current();
     // SAFETY: as above.
@@ -138,8 +172,15 @@ fn before(
             Needs::ordinary()
         }
         (Err(refusal), Ok(_)) => {
-            let opening =
-                Opening { key, command, text, session: session.ok(), form: Some(Form::Plain), at: None };
+            let opening = Opening {
+                key,
+                command,
+                text,
+                known: None,
+                session: session.ok(),
+                form: Some(Form::Plain),
+                at: None,
+            };
             statement::open(opening, |_| {})?;
             statement::with_key(key, |open| open.refuse(&refusal, false));
             return Err(refusal);
@@ -153,18 +194,100 @@ fn before(
     let voice = if derived { Voice::View } else { calls::voice() };
     wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
     let session = session.ok();
-    let opening = Opening { key, command, text, session: session.clone(), form: Some(form), at: None };
+    let opening =
+        Opening { key, command, text, known: None, session: session.clone(), form: Some(form), at: None };
     statement::open(opening, |open| open.node = node.addr())?;
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }
     if let Some(session) = &session {
-        enforce::enforce(session, &wanted, form)?;
+        let top = statement::with_key(key, |open| open.is_top_level()) == Some(true);
+        // SAFETY: as above.
+        let free = || sets_token || resets_all || unsafe { free_of_charge(node) };
+        let opened = if top { meter::opened(session, free).map(|()| meter::begins()) } else { Ok(()) };
+        opened.inspect_err(|refusal| {
+            statement::with_key(key, |open| open.refuse(refusal, false));
+        })?;
+        if let Err(refusal) = enforce::enforce(session, &wanted, form) {
+            let waited = approvals::until_decided(key, &refusal, context).inspect_err(|refusal| {
+                statement::with_key(key, |open| open.refuse(refusal, false));
+            })?;
+            let Some(session) = waited else { return Err(refusal) };
+            // The names may stand for something else by now.
+            // SAFETY: as above.
+            let Needs { wanted, form, .. } = unsafe { utility::needs(node) }?;
+            enforce::enforce(&session, &wanted, form)?;
+        }
+        // SAFETY: as above.
+        if unsafe { (*node).type_ == pg_sys::NodeTag::T_TruncateStmt }
+            && let Some(refusal) = meter::uncounted("a table cannot be truncated")
+        {
+            limited(key, refusal)?;
+        }
     }
     statement::with_key(key, |open| open.node = 0);
+    // SAFETY: as above.
+    unsafe { masked_ddl::check(node) }.inspect_err(enforce::note_refusal)?;
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
-    unsafe { *frame = Some(Frame { resets_all, key, sets_token }) };
+    unsafe { *frame = Some(Frame { resets_all, key, sets_token, counts: counts(node) }) };
+    Ok(())
+}
+
+/// Whether it is a statement that a session needs to leave, whatever it has used up: the end of a transaction, or the
+/// challenge for another token's proof.
+///
+/// # Safety
+/// `statement` is a valid utility statement.
+unsafe fn free_of_charge(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_TransactionStmt => true,
+            pg_sys::NodeTag::T_VariableShowStmt => {
+                catalog::text((*statement.cast::<pg_sys::VariableShowStmt>()).name)
+                    .is_some_and(|name| name.eq_ignore_ascii_case("agent_guard.challenge"))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What the number of rows of a statement will be.
+///
+/// # Safety
+/// `statement` is a valid utility statement.
+unsafe fn counts(statement: *mut pg_sys::Node) -> Counts {
+    // SAFETY: the tag decides the cast.
+    unsafe {
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_CopyStmt if (*statement.cast::<pg_sys::CopyStmt>()).is_from => Counts::Written,
+            pg_sys::NodeTag::T_FetchStmt if (*statement.cast::<pg_sys::FetchStmt>()).ismove => {
+                Counts::Nothing
+            }
+            _ => Counts::Returned,
+        }
+    }
+}
+
+/// A limit is passed: an error, unless the policy only observes.
+fn limited(key: Key, refusal: Refusal) -> Result<(), Refusal> {
+    let observed = statement::with_key(key, |open| {
+        let observed = open.session().is_some_and(|session| enforce::observing(&session));
+        open.refuse(&refusal, observed);
+        observed
+    });
+    if observed == Some(true) { Ok(()) } else { Err(refusal) }
+}
+
+/// COPY of a masked table becomes COPY of a query.
+fn rewrite(statement: *mut *mut pg_sys::PlannedStmt) -> Result<(), Refusal> {
+    // SAFETY: the outer frame's local, which holds the hook's argument.
+    unsafe {
+        if let Some(changed) = copy::as_query(*statement).inspect_err(enforce::note_refusal)? {
+            *statement = changed;
+        }
+    }
     Ok(())
 }
 
@@ -189,7 +312,7 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
     let rows =
         unsafe { completion.as_ref() }.and_then(|completion| i64::try_from(completion.nprocessed).ok());
     let mut many = false;
-    let limited = statement::with_key(frame.key, |open| {
+    let too_many = statement::with_key(frame.key, |open| {
         if let Some(rows) = rows {
             open.set_rows(rows);
         }
@@ -202,19 +325,31 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
         }
     })
     .flatten();
-    if let Some(refusal) = refused.or(limited) {
+    if let Some(refusal) = refused.or(too_many) {
         statement::with_key(frame.key, |open| open.refuse(&refusal, false));
         return Err(refusal);
     }
     if many {
         approvals::copied()?;
     }
+    if meter::limited() || limit_timer::armed() {
+        let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
+        if frame.counts == Counts::Written {
+            meter::wrote(rows).or_else(|refusal| limited(frame.key, refusal))?;
+        }
+        if statement::with_key(frame.key, |open| open.is_top_level()) == Some(true) {
+            if frame.counts != Counts::Nothing {
+                meter::completed(rows).or_else(|refusal| limited(frame.key, refusal))?;
+            }
+            limit_timer::disarm();
+        }
+    }
     statement::close(frame.key);
     if frame.resets_all {
         guc::unbind();
     }
     if frame.sets_token {
-        session::settle();
+        return session::settle();
     }
     Ok(())
 }

@@ -1,12 +1,14 @@
-//! Transaction, subtransaction and invalidation callbacks. Nothing here may raise or panic: an error in a commit
-//! callback would restart the server.
+//! Transaction, subtransaction and invalidation callbacks. Nothing here may raise or panic, as an error in a commit callback
+//! would restart the server, but for the one before the commit: there an error still makes an abort of it.
 
 use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::super::{approvals, calls, epoch, guc, own, policies, statement};
-use super::object_access;
+use super::super::{
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep, withhold,
+};
+use super::{checked, object_access, raise_if};
 
 /// Registers the callbacks; the registrations are inherited by every backend.
 pub fn init() {
@@ -29,13 +31,31 @@ pub fn init() {
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     epoch::transaction_ended(event);
     approvals::transaction_ended(event);
-    if guc::guarded() && event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
+        withhold::transaction_ended();
+    }
+    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        upkeep::forget();
+    }
+    if !guc::guarded() {
+        return;
+    }
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE) {
+        // The last word on a transaction one of whose tokens has ended: a function may have caught the cancel.
+        // SAFETY: outer frame; see hooks/mod.rs.
+        unsafe { raise_if(checked(session::may_commit)) };
+    }
+    if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
+        endings::transaction_over();
+    }
+    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
         // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
         // SAFETY: a plain pointer of this process.
         let error = unsafe { pg_sys::debug_query_string.is_null() };
         if error {
             calls::clear();
             object_access::forget_from(0);
+            limit_timer::disarm();
         }
         statement::transaction_aborted(error);
     }
@@ -56,14 +76,17 @@ unsafe extern "C-unwind" fn subtransaction(
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
     if guc::guarded() {
         policies::forget_compiled();
+        masks::forget_compiled();
     }
 }
 
 unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i32, _hash: u32) {
+    // Administrative functions ask for our own objects too, in sessions that are not guarded.
+    if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
+        own::forget();
+    }
     if guc::guarded() {
         policies::forget_compiled();
-        if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
-            own::forget();
-        }
+        masks::forget_compiled();
     }
 }

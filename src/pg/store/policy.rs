@@ -1,8 +1,10 @@
 //! The tables policy, rule and rule_binding.
 
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 
 use crate::decision::RuleId;
+use crate::limit::Limits;
 use crate::pg::admin_error::{AdminError, AdminResult};
 use crate::approval::Approval;
 use crate::pg::store::{approval, row, rows, run};
@@ -131,8 +133,58 @@ pub fn describe_policy(policy: PolicyId, description: &str, mode: Mode) -> Admin
     )
 }
 
+/// The limits of a policy.
+pub fn limits(policy: PolicyId) -> AdminResult<Limits> {
+    let found = row(
+        "SELECT rows_per_statement, rows_read, rows_written, bytes_read, statements,
+             pg_catalog.floor(EXTRACT(epoch FROM statement_timeout) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8
+         FROM agent_guard.policy WHERE id OPERATOR(pg_catalog.=) $1",
+        &[policy.0.into()],
+        |row| {
+            // Only checked values are stored.
+            let column = |n| Ok::<_, AdminError>(row.may::<i64>(n)?.map(i64::unsigned_abs));
+            Ok(Limits {
+                rows_per_statement: column(1)?,
+                totals: [column(2)?, column(3)?, column(4)?, column(5)?, None],
+                statement_timeout: column(6)?.map(|milliseconds| milliseconds.saturating_mul(1000)),
+            })
+        },
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
+/// A limit as a parameter.
+pub(super) fn parameter<'a>(limit: Option<u64>) -> DatumWithOid<'a> {
+    limit.and_then(|limit| i64::try_from(limit).ok()).into()
+}
+
+/// Replaces the limits of a policy.
+pub fn set_limits(policy: PolicyId, limits: &Limits) -> AdminResult<()> {
+    let [rows_read, rows_written, bytes_read, statements, _] = limits.totals.map(parameter);
+    run(
+        "UPDATE agent_guard.policy SET rows_per_statement = $2, rows_read = $3, rows_written = $4, bytes_read = $5,
+             statements = $6,
+             statement_timeout = $7::pg_catalog.float8 OPERATOR(pg_catalog.*) '1 ms'::pg_catalog.interval
+         WHERE id OPERATOR(pg_catalog.=) $1",
+        &[
+            policy.0.into(),
+            parameter(limits.rows_per_statement),
+            rows_read,
+            rows_written,
+            bytes_read,
+            statements,
+            parameter(limits.statement_timeout.map(|microseconds| microseconds / 1000)),
+        ],
+    )
+}
+
 /// Removes a policy with its rules, and the windows that are over.
 pub fn remove_policy(policy: PolicyId) -> AdminResult<()> {
+    run(
+        "DELETE FROM agent_guard.ledger l USING agent_guard.window_grant w
+         WHERE l.window_id OPERATOR(pg_catalog.=) w.window_id AND w.policy_id OPERATOR(pg_catalog.=) $1",
+        &[policy.0.into()],
+    )?;
     run(
         "DELETE FROM agent_guard.window_grant WHERE policy_id OPERATOR(pg_catalog.=) $1",
         &[policy.0.into()],

@@ -3,8 +3,9 @@
 use pgrx::datum::{DatumWithOid, Interval, TimestampWithTimeZone, Uuid};
 use pgrx::pg_sys::Oid;
 
+use crate::limit::Limits;
 use crate::pg::admin_error::AdminResult;
-use crate::pg::store::policy::PolicyId;
+use crate::pg::store::policy::{PolicyId, parameter};
 use crate::pg::store::row;
 
 /// When a window of some length that opens at this moment ends.
@@ -54,15 +55,20 @@ pub struct NewWindow<'a> {
     pub salt: [u8; 16],
     /// Why it was granted.
     pub reason: Option<String>,
+    /// What it limits.
+    pub limits: Limits,
 }
 
 /// Stores a window; its end as the server writes it.
 pub fn add(window: NewWindow<'_>) -> AdminResult<Option<TimestampWithTimeZone>> {
+    let [rows_read, rows_written, bytes_read, statements, uses] = window.limits.totals.map(parameter);
     row(
         "INSERT INTO agent_guard.window_grant (window_id, policy_id, role_oid, agent, granted_at, expires_at, max_depth,
-             max_sessions, client_addr, require_proof, kid, salt, reason)
+             max_sessions, client_addr, require_proof, kid, salt, reason, rows_per_statement, rows_read, rows_written,
+             bytes_read, statements, statement_timeout, uses)
          VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp(), pg_catalog.to_timestamp($5::pg_catalog.float8), $6, $7,
-             $8, $9, $10, $11, $12)
+             $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+             $18::pg_catalog.float8 OPERATOR(pg_catalog.*) '1 ms'::pg_catalog.interval, $19)
          RETURNING expires_at",
         &[
             Uuid::from_bytes(window.id).into(),
@@ -77,6 +83,13 @@ pub fn add(window: NewWindow<'_>) -> AdminResult<Option<TimestampWithTimeZone>> 
             window.kid.into(),
             window.salt.to_vec().into(),
             window.reason.into(),
+            parameter(window.limits.rows_per_statement),
+            rows_read,
+            rows_written,
+            bytes_read,
+            statements,
+            parameter(window.limits.statement_timeout.map(|microseconds| microseconds / 1000)),
+            uses,
         ],
         |row| row.need(1),
     )

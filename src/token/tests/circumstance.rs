@@ -92,6 +92,22 @@ fn a_bearer_is_refused_where_server_row_or_any_block_asks_for_a_proof() {
 }
 
 #[test]
+fn a_one_time_token_takes_the_place_of_a_proof_at_connect_alone() {
+    let connect = Circumstance { proof_only: true, at_connect: true, ..here() };
+    let set = Circumstance { proof_only: true, ..here() };
+    let token =
+        |uses, life| child(&root(|_| ()), |claims| (claims.uses, claims.exp) = (uses, NOW + life)).unwrap();
+    assert!(activate(&token(Some(1), 120), &window(), &connect).is_ok());
+    assert_eq!(refused(activate(&token(Some(1), 120), &window(), &set)).0, "bearer_not_allowed");
+    assert_eq!(refused(activate(&token(Some(1), 121), &window(), &connect)).0, "bearer_not_allowed");
+    assert_eq!(refused(activate(&token(Some(2), 60), &window(), &connect)).0, "bearer_not_allowed");
+    assert_eq!(refused(activate(&token(None, 60), &window(), &connect)).0, "bearer_not_allowed");
+    // Whoever asks for a proof in particular gets no less.
+    let strict = WindowFacts { require_proof: true, ..window() };
+    assert_eq!(refused(activate(&token(Some(1), 60), &strict, &connect)).0, "bearer_not_allowed");
+}
+
+#[test]
 fn a_block_that_asks_for_an_approval_is_refused() {
     let text = child(&root(|_| ()), |claims| claims.appr = Some(vec!["dba".into()])).unwrap();
     let (reason, detail) = refused(activate(&text, &window(), &here()));

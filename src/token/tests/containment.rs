@@ -238,6 +238,7 @@ fn judge(
         peer: attempt.peer,
         system_user: attempt.system_user,
         proof_only: attempt.proof_only,
+        at_connect: false,
         depth_ceiling: attempt.depth_ceiling,
         is_revoked: &|id| Some(id) == revoked,
         utf8: attempt.utf8,

@@ -144,3 +144,48 @@ fn no_mangled_token_panics_or_passes() {
         }
     }
 }
+
+/// The comparison takes as long for a tag that is wrong in its first byte as for one that is wrong in its last, and an unknown
+/// window as long as a wrong tag. Interleaved, by the lower quartile, so that a busy machine changes all alike; three tries.
+#[test]
+fn how_long_a_refusal_takes_tells_nothing() {
+    let text = root(|_| ());
+    let (body, tag) = text.rsplit_once('.').unwrap();
+    let right = wire::decode(tag).unwrap();
+    let wrong = |at: usize| {
+        let mut tag = right.clone();
+        tag[at] ^= 1;
+        format!("{body}.{}", wire::encode(&tag))
+    };
+    let (first, last) = (wrong(0), wrong(31));
+    let time = |text: &str, work: &dyn Fn(PresentedToken)| {
+        let token = PresentedToken::parse(text).unwrap();
+        let began = std::time::Instant::now();
+        work(token);
+        u64::try_from(began.elapsed().as_nanos()).unwrap()
+    };
+    let quartile = |times: &mut Vec<u64>| {
+        times.sort_unstable();
+        times[times.len() / 4]
+    };
+    let differs = || {
+        let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..4_000 {
+            // As the server does: the window's key is derived from its row first.
+            let refused = |token: PresentedToken| {
+                let key = window_key(&[1; 32], 2, 3, token.window(), &[4; 16]);
+                assert!(token.authenticate(&key, None).is_err());
+            };
+            a.push(time(&first, &refused));
+            b.push(time(&last, &refused));
+            c.push(time(&last, &|token| token.burn()));
+        }
+        let (a, b, c) = (quartile(&mut a), quartile(&mut b), quartile(&mut c));
+        let apart = |x: u64, y: u64| x.abs_diff(y) * 100 / x.max(y);
+        // A byte-wise comparison differs by less than the noise of one call; the mean of many is what an attacker has.
+        (apart(a, b) > 3 || apart(b, c) > 25)
+            .then(|| format!("first {a} ns, last {b} ns, unknown window {c} ns"))
+    };
+    let tries: Vec<_> = (0..3).map_while(|_| differs()).collect();
+    assert!(tries.len() < 3, "{tries:?}");
+}

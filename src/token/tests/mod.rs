@@ -64,6 +64,7 @@ fn here() -> Circumstance<'static> {
         peer: Peer::Local,
         system_user: Some("oauth:alice"),
         proof_only: false,
+        at_connect: false,
         depth_ceiling: 7,
         is_revoked: &|_| false,
         utf8: true,

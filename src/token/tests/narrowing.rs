@@ -176,3 +176,13 @@ fn jtis_and_challenges_are_never_the_same_twice() {
     assert_ne!(fresh_jti().unwrap(), fresh_jti().unwrap());
     assert_ne!(fresh_challenge().unwrap(), fresh_challenge().unwrap());
 }
+
+#[test]
+fn fresh_ids_read_as_random_uuids() {
+    for _ in 0..64 {
+        let [_, _, _, _, _, _, version, _, variant, ..] = fresh_id().unwrap();
+        assert_eq!((version >> 4, variant >> 6), (4, 2));
+    }
+    assert_ne!(fresh_id().unwrap(), fresh_id().unwrap());
+    assert_ne!(fresh_salt().unwrap(), fresh_salt().unwrap());
+}

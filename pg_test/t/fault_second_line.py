@@ -1,0 +1,66 @@
+"""The second line, with the first one taken out on purpose: a library of its own with the feature fault_injection.
+
+The planner hook leaves masks out; executor start then stops every statement that would read raw, and the trail holds it as
+an internal fault. Run by `run-tests fault`, which builds that library.
+"""
+
+import guard
+import mask_scene
+from attack_mask import READS
+from attack_mask_change import RETURNING
+from mask_scene import WRITE, Spy
+
+setup = mask_scene.setup
+
+
+def skip(server, on: bool) -> None:
+    server.run(f"alter system set agent_guard.fault_skip_substitution = {'on' if on else 'off'}; select pg_reload_conf()")
+    guard.eventually(lambda: server.value("show agent_guard.fault_skip_substitution") == ("on" if on else "off"), "the fault is set")
+
+
+def test_nothing_is_read_raw_without_the_first_line(server):
+    skip(server, True)
+    with Spy(server, *WRITE) as spy:
+        faults = 0
+        for name, (statement, rows) in READS.items():
+            for form in ("simple", "extended", "binary"):
+                if statement.startswith("copy") and form != "simple":
+                    continue
+                reply = spy.send(statement, form=form)
+                if reply.errors:
+                    assert reply.errors[0]["C"] == "XX000" and "internal fault" in reply.errors[0]["M"], (name, reply.errors)
+                    faults += 1
+                else:
+                    # Nothing was executed, or the planner found that there is nothing to read.
+                    assert statement.startswith("explain") or not reply.rows, (name, reply.rows[:2])
+        assert faults > 150, faults
+        for statement in RETURNING:
+            reply = spy.send(f"begin; {statement}")
+            assert reply.errors and reply.errors[0]["C"] == "XX000", (statement, reply)
+            spy.send("rollback")
+        events = server.audit("window_id = %s and sqlstate = 'XX000'", spy.window_id, columns="decision, message")
+        assert len(events) >= faults and all(decision == "deny" and "internal fault" in message for decision, message in events)
+    with Spy(server) as spy:
+        # A relation that no mask concerns is read as ever.
+        server.run("create table if not exists shop.plain (id int); grant select on shop.plain to clerk")
+        spy.read("select * from shop.plain")
+        spy.read("select * from shop.buys", 90)
+        mask_scene.filter_rows(server, spy.policy, "shop.buys", "id < 5")
+        spy.refused("select * from shop.buys", "mask_fault", sqlstate="XX000")
+    skip(server, False)
+    with Spy(server) as spy:
+        spy.read("select * from shop.customer", 30)
+
+
+def test_a_plan_made_before_is_not_carried_over(server):
+    with Spy(server) as spy:
+        spy.run("set plan_cache_mode = force_generic_plan", "prepare p as select * from shop.customer", "execute p")
+        skip(server, True)
+        # The plan in the cache carries its marks still.
+        assert len(spy.run("execute p").rows) == 30
+        spy.refused("select * from shop.customer", "mask_fault", sqlstate="XX000")
+        skip(server, False)
+
+
+if __name__ == "__main__":
+    guard.run(globals())

@@ -1,0 +1,132 @@
+//! The bytes of an event read back: the layout is `record.rs`'s. Any bytes whatever are taken, none makes it panic.
+
+#![forbid(unsafe_code)]
+
+use crate::audit::event::{AuditDecision, EventKind, class_of_byte};
+use crate::audit::record::{
+    CUT_ACCESSES, CUT_OTHER, CUT_PARAMETERS, HAS_PARAMETERS, HAS_RULE, HAS_SHA256, HAS_SQLSTATE, HAS_WINDOW,
+    NO_KIND, NULL_LENGTH, VERSION, decider_of_byte,
+};
+use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
+use crate::request::{Kind, Verb};
+
+/// Why bytes are no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Another layout than this one.
+    Version(u8),
+    /// They end too early.
+    Short,
+    /// A byte stands for nothing, or a text is not UTF-8.
+    Value,
+    /// There is more than one event.
+    Trailing,
+}
+
+/// Reads an event back.
+///
+/// # Errors
+/// `Malformed` for anything that `encode` does not write.
+pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
+    let mut rest = Reader(bytes);
+    let version = rest.byte()?;
+    if version != VERSION {
+        return Err(Malformed::Version(version));
+    }
+    let kind = EventKind::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
+    let decision = AuditDecision::of_byte(rest.byte()?).ok_or(Malformed::Value)?;
+    let flags = rest.byte()?;
+    let decided_by = decider_of_byte(rest.byte()?);
+    let has = |bit: u8| flags & bit != 0;
+    let event = OwnedEvent {
+        kind,
+        decision,
+        decided_by,
+        at: i64::from_le_bytes(rest.array()?),
+        pid: i32::from_le_bytes(rest.array()?),
+        xid: u64::from_le_bytes(rest.array()?),
+        level: u16::from_le_bytes(rest.array()?),
+        rows: i64::from_le_bytes(rest.array()?),
+        duration_us: i64::from_le_bytes(rest.array()?),
+        policy_version: i64::from_le_bytes(rest.array()?),
+        statement_len: u64::from_le_bytes(rest.array()?),
+        rule_id: if has(HAS_RULE) { Some(i64::from_le_bytes(rest.array()?)) } else { None },
+        sqlstate: if has(HAS_SQLSTATE) { Some(rest.array()?) } else { None },
+        statement_sha256: if has(HAS_SHA256) { Some(rest.array()?) } else { None },
+        parameters: if has(HAS_PARAMETERS) { Some(rest.list()?) } else { None },
+        session_id: rest.array()?,
+        window_id: if has(HAS_WINDOW) { Some(rest.array()?) } else { None },
+        role: rest.text()?,
+        client_addr: rest.text()?,
+        lineage: rest.list()?.into_iter().flatten().collect(),
+        application_name: rest.text()?,
+        command: rest.text()?,
+        message: rest.text()?,
+        statement: rest.text()?,
+        accesses: rest.accesses()?,
+        cut: Cut { parameters: has(CUT_PARAMETERS), accesses: has(CUT_ACCESSES), other: has(CUT_OTHER) },
+    };
+    if rest.0.is_empty() { Ok(event) } else { Err(Malformed::Trailing) }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        let [byte] = self.array()?;
+        Ok(byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        self.take(N)?.try_into().map_err(|_| Malformed::Short)
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        self.optional_text()?.ok_or(Malformed::Value)
+    }
+
+    fn optional_text(&mut self) -> Result<Option<String>, Malformed> {
+        let length = u32::from_le_bytes(self.array()?);
+        if length == NULL_LENGTH {
+            return Ok(None);
+        }
+        let bytes = self.take(usize::try_from(length).map_err(|_| Malformed::Short)?)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Malformed::Value)?;
+        Ok(Some(text.to_owned()))
+    }
+
+    fn list(&mut self) -> Result<Vec<Option<String>>, Malformed> {
+        let count = u16::from_le_bytes(self.array()?);
+        (0..count).map(|_| self.optional_text()).collect()
+    }
+
+    fn accesses(&mut self) -> Result<Vec<OwnedAccess>, Malformed> {
+        let count = u16::from_le_bytes(self.array()?);
+        (0..count).map(|_| self.access()).collect()
+    }
+
+    fn access(&mut self) -> Result<OwnedAccess, Malformed> {
+        let [verb, kind, class, decision, has_rule] = self.array()?;
+        let oid = u32::from_le_bytes(self.array()?);
+        let rule = i64::from_le_bytes(self.array()?);
+        Ok(OwnedAccess {
+            verb: Verb::of_byte(verb).ok_or(Malformed::Value)?,
+            kind: match kind {
+                NO_KIND => None,
+                byte => Some(Kind::of_byte(byte).ok_or(Malformed::Value)?),
+            },
+            class: class_of_byte(class).ok_or(Malformed::Value)?,
+            oid,
+            decision: AuditDecision::of_byte(decision).ok_or(Malformed::Value)?,
+            rule: (has_rule != 0).then_some(rule),
+            name: self.text()?,
+            columns: self.text()?,
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! The last look at messages on their way to the client: what was computed while a token was good is not sent after its end,
+//! and what is limited is charged (`door`).
+//!
+//! Rows that the server has stored, those of WITH HOLD cursors and of portals like RETURNING's, pass no hook when they are
+//! fetched by the protocol's Execute. So the message itself is looked at: `PqCommMethods` of a bound session is a copy of the
+//! server's, with one function in front.
+
+use std::os::raw::{c_char, c_int};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pgrx::pg_sys;
+
+use super::hooks::{checked, raise_if};
+use super::{door, endings, session, warden};
+use crate::refusal::Refusal;
+
+/// `PQcommMethods` (src/include/libpq/libpq.h), the same from 15 to 18.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Methods {
+    comm_reset: Option<unsafe extern "C-unwind" fn()>,
+    flush: Option<unsafe extern "C-unwind" fn() -> c_int>,
+    flush_if_writable: Option<unsafe extern "C-unwind" fn() -> c_int>,
+    is_send_pending: Option<unsafe extern "C-unwind" fn() -> bool>,
+    putmessage: Option<unsafe extern "C-unwind" fn(c_char, *const c_char, usize) -> c_int>,
+    putmessage_noblock: Option<unsafe extern "C-unwind" fn(c_char, *const c_char, usize)>,
+}
+
+unsafe extern "C" {
+    #[link_name = "PqCommMethods"]
+    static mut METHODS_IN_USE: *const Methods;
+}
+
+/// The methods that ours stand in front of.
+static PREVIOUS: AtomicPtr<Methods> = AtomicPtr::new(std::ptr::null_mut());
+static OURS: AtomicPtr<Methods> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Puts ours in front, once in each backend that binds a token.
+pub fn init() {
+    // SAFETY: the pointer is this process's own, to a table that lives as long as it; ours is never freed.
+    unsafe {
+        let Some(previous) = METHODS_IN_USE.as_ref() else { return };
+        if !OURS.load(Ordering::Relaxed).is_null() {
+            return;
+        }
+        PREVIOUS.store(METHODS_IN_USE.cast_mut(), Ordering::Relaxed);
+        let ours = Box::leak(Box::new(Methods {
+            putmessage: Some(put),
+            putmessage_noblock: Some(put_noblock),
+            ..*previous
+        }));
+        OURS.store(ours, Ordering::Relaxed);
+        METHODS_IN_USE = ours;
+    }
+}
+
+/// DataRow and CopyData.
+const ROWS: [u8; 2] = [b'D', b'd'];
+
+unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
+    // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
+    unsafe {
+        if !passes(kind, body, length) {
+            return 0;
+        }
+        match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
+            Some(previous) => previous(kind, body, length),
+            None => -1,
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn put_noblock(kind: c_char, body: *const c_char, length: usize) {
+    // SAFETY: as above.
+    unsafe {
+        if passes(kind, body, length)
+            && let Some(previous) =
+                PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage_noblock)
+        {
+            previous(kind, body, length);
+        }
+    }
+}
+
+/// Whether a message is to be sent; raises where what it is part of has to end.
+#[inline]
+unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
+    // SAFETY: part of the outer frame; the message is the server's.
+    unsafe {
+        if ROWS.contains(&kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()) {
+            raise_if(checked(may_send));
+        }
+        let mut drop = false;
+        if door::is_watched() {
+            raise_if(checked(|| door::before(kind, body, length, &raw mut drop)));
+        }
+        !drop
+    }
+}
+
+/// Whether the rows are those that a WITH HOLD cursor has kept beyond its transaction.
+#[inline]
+unsafe fn sends_held_rows() -> bool {
+    // SAFETY: the portal that runs, or null.
+    unsafe {
+        pg_sys::ActivePortal.as_ref().is_some_and(|portal| {
+            !portal.holdStore.is_null()
+                && u32::try_from(portal.cursorOptions)
+                    .is_ok_and(|options| options & pg_sys::CURSOR_OPT_HOLD != 0)
+        })
+    }
+}
+
+fn may_send() -> Result<(), Refusal> {
+    if let Some(ended) = endings::own_doom().filter(|_| endings::doomed()) {
+        return Err(warden::too_late(ended));
+    }
+    session::current().map(|_| ())
+}

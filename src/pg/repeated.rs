@@ -1,0 +1,95 @@
+//! A decision that counts again: the same statement asks for the same relations under the same circumstances.
+//!
+//! Kept only where every access was allowed without an obligation. INVARIANT: the circumstances compared here are all
+//! that such a decision depends on: the binding (hence the token's blocks and the policy), the policy's version, the
+//! catalogue, the text, the form, the relations and columns, and that no function, foreign key or view asks. Where
+//! anything is masked or filtered, or a statement's texts are withheld, everything is looked at again.
+
+use std::rc::Rc;
+
+use super::gather::relations::{Asked, Entry};
+use super::policies::Policy;
+use super::session::Session;
+use super::statement::{self, Decided};
+use super::withhold::Texts;
+use super::{calls, epoch, guc, masks, policies};
+use crate::decision::RuleId;
+use crate::request::Form;
+
+/// What was decided, and under which circumstances.
+pub struct Repeated {
+    asked: Box<[Asked]>,
+    serial: u64,
+    epoch: u64,
+    generation: u64,
+    form: Form,
+    observes: bool,
+    /// The accesses, all of them allowed.
+    pub accesses: Vec<Decided>,
+    /// The version of the policy that decided.
+    pub policy_version: i64,
+    /// The rule that the statement's event names.
+    pub rule: Option<RuleId>,
+}
+
+impl Repeated {
+    /// Whether denials under the policy are only recorded.
+    pub fn observed(&self) -> bool {
+        self.observes || guc::observing()
+    }
+
+    fn holds(&self, serial: u64, form: Form, entries: &[Entry]) -> bool {
+        self.serial == serial
+            && serial == guc::active_serial()
+            && self.epoch == epoch::policies()
+            && self.generation == policies::generation()
+            && self.form == form
+            && calls::nobody_else_asks()
+            && self.asked.len() == entries.len()
+            && self.asked.iter().zip(entries).all(|(asked, entry)| asked.is(entry))
+    }
+}
+
+/// Notes with the current statement what was decided on these entries before, if that counts; whether it does.
+pub fn note(entries: &[Entry]) -> bool {
+    if masks::any() {
+        return false;
+    }
+    let noted = statement::with_current(|open| {
+        let known = open.known()?;
+        let repeated = known.decided.try_borrow().ok()?;
+        let repeated = repeated.as_ref().filter(|it| it.holds(open.serial(), open.form, entries))?;
+        Some(open.note_repeated(repeated))
+    });
+    noted.flatten().unwrap_or(false)
+}
+
+/// Keeps the outcome that was just noted with the current statement, if it is one to be kept. `generation` is that of
+/// the catalogue before it was decided.
+pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generation: u64) {
+    statement::with_current(|open| {
+        let known = open.known().filter(|known| known.came_again())?;
+        let same = session.serial == open.serial()
+            && open.texts == Texts::PLAIN
+            && policy.epoch() == epoch::policies()
+            && policies::generation() == generation
+            && calls::nobody_else_asks();
+        let asked = entries.iter().map(Asked::of).collect::<Option<Box<[Asked]>>>().filter(|_| same)?;
+        let form = open.form;
+        let (accesses, rule) = open.take_plain_accesses()?;
+        let repeated = Rc::new(Repeated {
+            asked,
+            serial: session.serial,
+            epoch: policy.epoch(),
+            generation,
+            form,
+            observes: policy.observe,
+            accesses,
+            policy_version: policy.version,
+            rule,
+        });
+        open.note_repeated(&repeated);
+        *known.decided.try_borrow_mut().ok()? = Some(repeated);
+        Some(())
+    });
+}

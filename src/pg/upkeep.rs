@@ -1,0 +1,370 @@
+//! Keeps masks, filters and generated views true under DDL, by whoever and in whatever session.
+//!
+//! The object access hook notes the relations that a statement changes; after a utility statement that noted one that has
+//! masks or filters they are looked after, in the same transaction, as the extension's owner. Renames are followed by
+//! reading every expression before and writing it after. A statement that changes no relation pays one look at a flag.
+
+use std::cell::{Cell, RefCell};
+
+use pgrx::pg_sys;
+
+use super::admin_error::AdminResult;
+use super::expression::{self, Kept};
+use super::gather::names;
+use super::own::{self, Own};
+use super::scan::{self, Key};
+use super::store::mask as store;
+use super::{catalog, guc, pinned, reconcile};
+
+thread_local! {
+    /// Whether there is anything to look after.
+    static PENDING: Cell<bool> = const { Cell::new(false) };
+    static WORK: RefCell<Work> = const { RefCell::new(Work { touched: Vec::new(), renamed: Vec::new(), leaving: Vec::new() }) };
+}
+
+#[derive(Default)]
+struct Work {
+    /// Relations that were altered or dropped.
+    touched: Vec<pg_sys::Oid>,
+    /// Expressions as they were before a rename.
+    renamed: Vec<Renamed>,
+    /// Relations that leave their parents, with these.
+    leaving: Vec<(pg_sys::Oid, Vec<pg_sys::Oid>)>,
+}
+
+struct Renamed {
+    what: Stored,
+    relation: pg_sys::Oid,
+    kept: Kept,
+}
+
+#[derive(Clone, Copy)]
+enum Stored {
+    Mask(i64),
+    Filter(i64),
+}
+
+/// More relations than this in one statement are not noted one by one: every masked relation is looked after.
+const NOTED_MAX: usize = 10_000;
+
+/// Notes that a relation is altered or dropped.
+pub fn touched(relation: pg_sys::Oid) {
+    WORK.with_borrow_mut(|work| {
+        if work.touched.last() != Some(&relation) && work.touched.len() <= NOTED_MAX {
+            work.touched.push(relation);
+        }
+    });
+    PENDING.set(true);
+}
+
+/// Whether a utility statement has left anything to look after.
+#[inline]
+pub fn pending() -> bool {
+    PENDING.get()
+}
+
+/// Forgets what was noted; the transaction is undone.
+pub fn forget() {
+    if PENDING.replace(false) {
+        WORK.with(|work| {
+            if let Ok(mut work) = work.try_borrow_mut() {
+                *work = Work::default();
+            }
+        });
+    }
+}
+
+/// Whether a statement renames what expressions name, or takes a relation from its parents. Only looks at tags.
+///
+/// # Safety
+/// `node` is a utility statement.
+#[inline]
+pub unsafe fn needs_a_look(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::NodeTag as T;
+    // SAFETY: the caller's promise.
+    matches!(unsafe { (*node).type_ }, T::T_RenameStmt | T::T_AlterObjectSchemaStmt | T::T_AlterTableStmt)
+}
+
+/// Before such a statement.
+///
+/// # Safety
+/// `node` is a utility statement for which `needs_a_look`.
+pub unsafe fn look(node: *mut pg_sys::Node) {
+    use pg_sys::NodeTag as T;
+    let Some(own) = installed() else { return };
+    // SAFETY: the tag decides each cast.
+    unsafe {
+        let renames = match (*node).type_ {
+            T::T_RenameStmt => renames(&*node.cast::<pg_sys::RenameStmt>()),
+            T::T_AlterObjectSchemaStmt => match (*node.cast::<pg_sys::AlterObjectSchemaStmt>()).objectType {
+                kind if is_relation(kind) => Renames::Nothing,
+                _ => Renames::Anything,
+            },
+            _ => {
+                leaving(&*node.cast::<pg_sys::AlterTableStmt>(), own);
+                Renames::Nothing
+            }
+        };
+        match renames {
+            Renames::Nothing => {}
+            Renames::Columns(relations) => {
+                let of_interest: Vec<_> = relations.into_iter().filter(|oid| is_kept(*oid, own)).collect();
+                if !of_interest.is_empty() {
+                    remember(Some(&of_interest));
+                }
+            }
+            Renames::Anything => {
+                if has_any(own) {
+                    remember(None);
+                }
+            }
+        }
+    }
+}
+
+/// What a statement renames, as far as it shows in expressions.
+enum Renames {
+    Nothing,
+    Columns(Vec<pg_sys::Oid>),
+    Anything,
+}
+
+fn is_relation(kind: pg_sys::ObjectType::Type) -> bool {
+    use pg_sys::ObjectType as O;
+    [
+        O::OBJECT_TABLE,
+        O::OBJECT_FOREIGN_TABLE,
+        O::OBJECT_MATVIEW,
+        O::OBJECT_VIEW,
+        O::OBJECT_INDEX,
+        O::OBJECT_SEQUENCE,
+    ]
+    .contains(&kind)
+}
+
+unsafe fn renames(statement: &pg_sys::RenameStmt) -> Renames {
+    use pg_sys::ObjectType as O;
+    match statement.renameType {
+        O::OBJECT_COLUMN if !statement.relation.is_null() => {
+            // SAFETY: a RangeVar of the statement; with missing_ok nothing is raised but what the statement raises as well.
+            let relation = unsafe {
+                let flags = pg_sys::RVROption::RVR_MISSING_OK;
+                let lock = pg_sys::AccessShareLock.cast_signed();
+                pg_sys::RangeVarGetRelidExtended(statement.relation, lock, flags, None, std::ptr::null_mut())
+            };
+            let mut relations = vec![relation];
+            relations.extend(catalog::descendants(relation));
+            Renames::Columns(relations)
+        }
+        O::OBJECT_AGGREGATE
+        | O::OBJECT_ATTRIBUTE
+        | O::OBJECT_COLLATION
+        | O::OBJECT_DOMAIN
+        | O::OBJECT_FUNCTION
+        | O::OBJECT_PROCEDURE
+        | O::OBJECT_ROUTINE
+        | O::OBJECT_SCHEMA
+        | O::OBJECT_TYPE => Renames::Anything,
+        _ => Renames::Nothing,
+    }
+}
+
+/// DETACH PARTITION and NO INHERIT: what is taken away keeps the masks that it had from its parents.
+unsafe fn leaving(statement: &pg_sys::AlterTableStmt, own: Own) {
+    use pg_sys::AlterTableType as A;
+    // SAFETY: nodes of the statement; the subtype decides the definition's.
+    unsafe {
+        for command in names::members(statement.cmds) {
+            let command = &*command.cast::<pg_sys::AlterTableCmd>();
+            let child = match command.subtype {
+                A::AT_DetachPartition | A::AT_DetachPartitionFinalize => {
+                    (*command.def.cast::<pg_sys::PartitionCmd>()).name
+                }
+                A::AT_DropInherit => statement.relation,
+                _ => continue,
+            };
+            let flags = pg_sys::RVROption::RVR_MISSING_OK;
+            let lock = pg_sys::AccessShareLock.cast_signed();
+            let child = pg_sys::RangeVarGetRelidExtended(child, lock, flags, None, std::ptr::null_mut());
+            let mut below = catalog::descendants(child);
+            below.push(child);
+            for child in below {
+                let parents: Vec<_> =
+                    catalog::ancestors(child).into_iter().filter(|oid| is_kept(*oid, own)).collect();
+                if !parents.is_empty() {
+                    WORK.with_borrow_mut(|work| work.leaving.push((child, parents)));
+                    PENDING.set(true);
+                }
+            }
+        }
+    }
+}
+
+/// The extension's objects, where it is installed in this database.
+fn installed() -> Option<Own> {
+    // SAFETY: plain state of this process.
+    if !unsafe { pg_sys::IsTransactionState() } {
+        return None;
+    }
+    own::own()
+}
+
+/// Whether a relation has masks, filters or exposures. Straight from the heap: asked for every relation that any DDL
+/// changes.
+fn is_kept(relation: pg_sys::Oid, own: Own) -> bool {
+    let mut found = false;
+    scan::rows(own.mask, Some((own.mask_by_relation, 2, Key::Oid(relation))), |_| found = true);
+    if !found {
+        scan::rows(own.row_filter, Some((own.row_filter_by_relation, 3, Key::Oid(relation))), |_| {
+            found = true
+        });
+    }
+    if !found {
+        scan::rows(own.exposed_column, Some((own.exposed_column_by_relation, 2, Key::Oid(relation))), |_| {
+            found = true;
+        });
+    }
+    if !found {
+        scan::rows(own.masked_view, Some((own.masked_view_pkey, 1, Key::Oid(relation))), |_| found = true);
+    }
+    found
+}
+
+fn has_any(own: Own) -> bool {
+    let mut found = false;
+    scan::rows(own.mask, None, |_| found = true);
+    scan::rows(own.row_filter, None, |_| found = true);
+    found
+}
+
+/// Keeps every expression on these relations, or on all, as trees. What cannot be read is left as it is.
+fn remember(relations: Option<&[pg_sys::Oid]>) {
+    let outcome = as_owner(|| {
+        let wanted = |oid: &pg_sys::Oid| relations.is_none_or(|relations| relations.contains(oid));
+        let mut renamed = Vec::new();
+        let mut touched = Vec::new();
+        for mask in store::masks(None)?.into_iter().filter(|mask| wanted(&mask.relation)) {
+            let read = || {
+                let attributes = super::types::attributes(mask.relation);
+                let place =
+                    attributes.iter().find(|attribute| attribute.number == mask.number).map(|a| a.place);
+                match place {
+                    Some(place) => expression::for_column(mask.relation, &mask.expression, place, "mask"),
+                    None => expression::condition(mask.relation, "NULL", "mask"),
+                }
+                .map(expression::Expression::kept)
+            };
+            if let Ok(kept) = expression::attempt(read) {
+                renamed.push(Renamed { what: Stored::Mask(mask.id), relation: mask.relation, kept });
+            }
+            touched.push(mask.relation);
+        }
+        for filter in store::filters(None)?.into_iter().filter(|filter| wanted(&filter.relation)) {
+            let read = || {
+                expression::condition(filter.relation, &filter.predicate, "predicate")
+                    .map(expression::Expression::kept)
+            };
+            if let Ok(kept) = expression::attempt(read) {
+                renamed.push(Renamed { what: Stored::Filter(filter.id), relation: filter.relation, kept });
+            }
+            touched.push(filter.relation);
+        }
+        WORK.with_borrow_mut(|work| {
+            work.renamed = renamed;
+            work.touched.extend(touched);
+        });
+        PENDING.set(true);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        pgrx::pg_sys::panic::ErrorReport::from(error).report(pgrx::PgLogLevel::ERROR);
+    }
+}
+
+/// After a utility statement: looks after every relation that was noted.
+pub fn settle() {
+    let work = WORK.with_borrow_mut(std::mem::take);
+    PENDING.set(false);
+    let Some(own) = installed() else { return };
+    let Work { mut touched, renamed, leaving } = work;
+    touched.sort_unstable_by_key(|oid| oid.to_u32());
+    touched.dedup();
+    let all = touched.len() > NOTED_MAX;
+    if !all {
+        // The statement's own changes have to be seen, of the tables here too.
+        // SAFETY: between two commands of a transaction.
+        unsafe { pg_sys::CommandCounterIncrement() };
+        touched.retain(|oid| is_kept(*oid, own));
+    }
+    if touched.is_empty() && renamed.is_empty() && leaving.is_empty() {
+        return;
+    }
+    let outcome = as_owner(|| {
+        for one in &renamed {
+            if catalog::relation_facts(one.relation).is_none() {
+                continue;
+            }
+            let text = one.kept.expression().text();
+            match one.what {
+                Stored::Mask(id) => store::set_expression(id, &text)?,
+                Stored::Filter(id) => store::rewrite_filter(id, &text)?,
+            }
+        }
+        for (child, parents) in &leaving {
+            let still = catalog::ancestors(*child);
+            let left: Vec<_> = parents.iter().copied().filter(|parent| !still.contains(parent)).collect();
+            if catalog::relation_facts(*child).is_some() {
+                reconcile::inherit(*child, &left)?;
+            }
+        }
+        if all {
+            return reconcile::rebuild().map(drop);
+        }
+        touched.iter().try_for_each(|oid| reconcile::relation(*oid))
+    });
+    // What its own work has noted is its own.
+    forget();
+    if let Err(error) = outcome {
+        pgrx::pg_sys::panic::ErrorReport::from(error).report(pgrx::PgLogLevel::ERROR);
+    }
+}
+
+/// Runs the extension's own work as its owner, under pinned settings, past its hooks.
+fn as_owner<T>(work: impl FnOnce() -> AdminResult<T>) -> AdminResult<T> {
+    let _own = guc::OwnWork::begin();
+    let _settings = pinned::Settings::begin();
+    let identity = Identity::of_session();
+    let (_, owner) = store::extension()?.ok_or_else(|| {
+        super::admin_error::AdminError::state("agent_guard is not installed in this database")
+    })?;
+    identity.become_owner(owner);
+    work()
+}
+
+/// User and security context, put back when this is dropped, also while an error unwinds.
+struct Identity {
+    user: pg_sys::Oid,
+    context: i32,
+}
+
+impl Identity {
+    fn of_session() -> Identity {
+        let mut identity = Identity { user: pg_sys::InvalidOid, context: 0 };
+        // SAFETY: reads state of this process.
+        unsafe { pg_sys::GetUserIdAndSecContext(&raw mut identity.user, &raw mut identity.context) };
+        identity
+    }
+
+    fn become_owner(&self, owner: pg_sys::Oid) {
+        let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+        // SAFETY: put back by Drop, and by the server when the transaction or subtransaction fails.
+        unsafe { pg_sys::SetUserIdAndSecContext(owner, self.context | i32::try_from(flags).unwrap_or(0)) };
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        // SAFETY: what `of_session` has read.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
+    }
+}
