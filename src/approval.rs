@@ -55,7 +55,11 @@ impl Approval {
             return fault("approvers", "an empty role name", "Name existing roles.");
         }
         if !(1..=MAX_APPROVALS).contains(&self.approvals) {
-            return fault("approvals", "not between 1 and 16", "Say how many different people have to agree.");
+            return fault(
+                "approvals",
+                "not between 1 and 16",
+                "Say how many different people have to agree.",
+            );
         }
         if !(1..=MAX_TTL).contains(&self.ttl) {
             return fault(

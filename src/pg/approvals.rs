@@ -73,11 +73,12 @@ impl Held {
 }
 
 /// Why a refusal is final that could otherwise be a request.
-pub const NO_STATEMENT: &str = "What belongs to no statement, as a direct function call, cannot be put to approval.";
+pub const NO_STATEMENT: &str =
+    "What belongs to no statement, as a direct function call, cannot be put to approval.";
 const TOO_MUCH: &str = "It touches more objects than can be put to approval.";
-const UNPRINTABLE: &str = "Its text is withheld, or it has parameters of a type whose values cannot be shown.";
-const NOT_STORED: &str =
-    "The request could not be stored, or this window has too many pending ones, or the rule has changed meanwhile.";
+const UNPRINTABLE: &str =
+    "Its text is withheld, or it has parameters of a type whose values cannot be shown.";
+const NOT_STORED: &str = "The request could not be stored, or this window has too many pending ones, or the rule has changed meanwhile.";
 
 /// A plain denial where a request is not possible.
 pub fn unavailable(words: Refusal, why: &str) -> Refusal {
@@ -96,7 +97,8 @@ pub fn unavailable(words: Refusal, why: &str) -> Refusal {
 /// As `settle`.
 pub fn started(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     // SAFETY: the plan is complete once the executor has started.
-    let (estimate, uncounted) = unsafe { (conditions::changed_rows((*query).plannedstmt), (*(*query).plannedstmt).hasModifyingCTE) };
+    let (estimate, uncounted) =
+        unsafe { (conditions::changed_rows((*query).plannedstmt), (*(*query).plannedstmt).hasModifyingCTE) };
     let now = statement::with_current(|open| {
         let held = open.held.as_ref()?;
         let many = open.obligations.approve_above.is_some_and(|(limit, _)| uncounted || estimate > limit);
@@ -110,7 +112,8 @@ pub fn started(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
 /// # Errors
 /// As `settle`.
 pub fn counted(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
-    let approved = statement::with_current(|open| open.held.as_ref().is_some_and(|held| held.approved.is_some()));
+    let approved =
+        statement::with_current(|open| open.held.as_ref().is_some_and(|held| held.approved.is_some()));
     if approved == Some(true) { Ok(()) } else { settle_query(query) }
 }
 
@@ -149,7 +152,11 @@ pub fn settle(session: &Session, policy: &Policy) -> Result<(), Refusal> {
     settle_with(session, policy, None)
 }
 
-fn settle_with(session: &Session, policy: &Policy, parameters: Option<Vec<Option<String>>>) -> Result<(), Refusal> {
+fn settle_with(
+    session: &Session,
+    policy: &Policy,
+    parameters: Option<Vec<Option<String>>>,
+) -> Result<(), Refusal> {
     let outcome = ask(session, policy, parameters);
     if let Err(refusal) = &outcome {
         statement::with_current(|open| {
@@ -241,7 +248,10 @@ fn above_refusal(policy: &Policy, rule: Option<RuleId>) -> Refusal {
             SqlState::ApprovalRequired,
             "needs_approval",
             format!("policy \"{}\" lets so many rows be changed only with approval", policy.name),
-            format!("policy={} rule={rule} The statement changes more rows than the rule lets pass.", policy.name),
+            format!(
+                "policy={} rule={rule} The statement changes more rows than the rule lets pass.",
+                policy.name
+            ),
             "",
         )
     }

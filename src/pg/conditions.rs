@@ -61,7 +61,10 @@ pub unsafe fn changed_rows(plan: *mut pg_sys::PlannedStmt) -> i64 {
         if root.is_null() || (*root).type_ != T::T_ModifyTable || (*root).lefttree.is_null() {
             return 0;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "a float beyond the range becomes the nearest number")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a float beyond the range becomes the nearest number"
+        )]
         let rows = (*(*root).lefttree).plan_rows as i64;
         rows
     }

@@ -228,7 +228,11 @@ impl RingBytes {
         if let Some(start) = self.span(offset, length) {
             for line in (0..length).step_by(64) {
                 // SAFETY: a hint, which cannot fault; `span` checked the range.
-                unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(start.add(line).cast()) };
+                unsafe {
+                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                        start.add(line).cast(),
+                    )
+                };
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

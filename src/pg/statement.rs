@@ -705,7 +705,12 @@ fn publish_event(kind: EventKind, session: Option<&Session>, complete: impl FnOn
 }
 
 /// Records a request for approval, or what became of one. False where the trail cannot take it.
-pub fn record_approval(request: Option<&str>, message: &str, decision: AuditDecision, rule: Option<RuleId>) -> bool {
+pub fn record_approval(
+    request: Option<&str>,
+    message: &str,
+    decision: AuditDecision,
+    rule: Option<RuleId>,
+) -> bool {
     let kind = if request.is_some() { EventKind::ApprovalRequest } else { EventKind::Approval };
     let parameters = request.map(|request| [Some(request.to_owned())]);
     let mut stored = false;

@@ -489,7 +489,9 @@ fn written_rule(value: &Value, path: &str, groups: &Groups) -> Result<WrittenRul
 fn written_approval(map: &Map<String, Value>) -> Result<Option<Approval>, RuleError> {
     let length = |value: &Value, path: &str| match approval::seconds(&string(value, path)?) {
         Some(seconds) => Ok(seconds),
-        None => wrong(path, "not a length of time", "Write it as in \"10 minutes\" or \"1 hour 30 minutes\"."),
+        None => {
+            wrong(path, "not a length of time", "Write it as in \"10 minutes\" or \"1 hour 30 minutes\".")
+        }
     };
     let approvers = optional(map, "approvers", strings)?;
     let approvals = optional(map, "approvals", whole_number)?;

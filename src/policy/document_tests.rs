@@ -95,10 +95,7 @@ fn errors_carry_the_path() {
     assert_eq!(approve(r#", "approvers": ["a"], "approval_ttl": "0 s""#), "rules[0].approval_ttl");
     assert_eq!(approve(r#", "approvers": ["a"], "max_rows": 1"#), "rules[0].max_rows");
     assert_eq!(approve(r#", "approvers": ["a"], "require_where": true"#), "rules[0].require_where");
-    assert_eq!(
-        rule(r#""effect": "allow", "actions": ["select"], "approvers": ["a"]"#),
-        "rules[0].approvers"
-    );
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "approvers": ["a"]"#), "rules[0].approvers");
 }
 
 #[test]

@@ -169,7 +169,11 @@ impl ActionScope {
             Effect::Allow => &mut self.allow,
             // Each has approvers of its own, so none stands for another.
             Effect::Approve => {
-                if !self.approve.iter().any(|other| other.rule == clause.rule && other.columns == clause.columns) {
+                if !self
+                    .approve
+                    .iter()
+                    .any(|other| other.rule == clause.rule && other.columns == clause.columns)
+                {
                     self.approve.push(clause);
                 }
                 return;
@@ -417,7 +421,10 @@ mod tests {
         assert_eq!(decide(&[approve], &Columns::Unnamed, Voice::Named, ""), Decision::Approve(2));
         let card = [allow.clone(), rule(2, "approve", "select", "app.orders(card)")];
         assert_eq!(decide(&card, &Columns::Whole, Voice::Named, ""), Decision::Approve(2));
-        assert!(matches!(decide(&card, &Columns::Of(vec![1]), Voice::Named, ""), Decision::Allow(Some(1), _)));
+        assert!(matches!(
+            decide(&card, &Columns::Of(vec![1]), Voice::Named, ""),
+            Decision::Allow(Some(1), _)
+        ));
     }
 
     #[test]
@@ -434,7 +441,8 @@ mod tests {
             Decision::Deny(Denial::NoAllow)
         );
         let rules = [rule(1, "allow", "*", "*"), above];
-        let Decision::Allow(Some(1), obligations) = decide(&rules, &Columns::Unnamed, Voice::Named, "") else {
+        let Decision::Allow(Some(1), obligations) = decide(&rules, &Columns::Unnamed, Voice::Named, "")
+        else {
             panic!("not allowed");
         };
         assert_eq!((obligations.approve_above, obligations.max_rows), (Some((10, 2)), None));

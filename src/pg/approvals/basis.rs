@@ -40,7 +40,8 @@ const TRIGGER_BY_RELATION: u32 = 2701;
 /// Whether texts and parameters can be shown to people: inside a trigger of a masked table they are withheld.
 pub fn printable(chain: &[Asked], own: Option<&[Option<String>]>) -> bool {
     let fine = |list: &[Option<String>]| list.iter().all(|value| value.as_deref() != Some(rows::UNPRINTABLE));
-    let shown = |asked: &Asked| &*asked.text != withhold::TEXT && asked.parameters.as_deref().is_none_or(fine);
+    let shown =
+        |asked: &Asked| &*asked.text != withhold::TEXT && asked.parameters.as_deref().is_none_or(fine);
     chain.iter().all(shown) && own.is_none_or(fine)
 }
 
@@ -167,11 +168,16 @@ fn relation_bodies(relid: pg_sys::Oid) -> Vec<[u8; 32]> {
 pub fn context(chain: &[Asked]) -> Vec<String> {
     const SHOWN: usize = 500;
     let around = chain.split_last().map_or(&[][..], |(_, around)| around);
-    let mut words: Vec<String> =
-        around.iter().map(|asked| format!("{}: {}", asked.level, crate::audit::event::prefix(&asked.text, SHOWN))).collect();
+    let mut words: Vec<String> = around
+        .iter()
+        .map(|asked| format!("{}: {}", asked.level, crate::audit::event::prefix(&asked.text, SHOWN)))
+        .collect();
     for function in calls::running() {
         let name = catalog::function_object(function).map(|object| object.to_string()).unwrap_or_default();
-        words.push(format!("function {name} {}", hex(function_body(function).first_chunk::<16>().unwrap_or(&[0; 16]))));
+        words.push(format!(
+            "function {name} {}",
+            hex(function_body(function).first_chunk::<16>().unwrap_or(&[0; 16]))
+        ));
     }
     words
 }

@@ -55,8 +55,7 @@ unsafe fn named(drop: &pg_sys::DropStmt) -> Vec<Address> {
         let mut list = Vec::new();
         for object in names::members(drop.objects) {
             let mut relation: pg_sys::Relation = std::ptr::null_mut();
-            let address =
-                pg_sys::get_object_address(drop.removeType, object, &raw mut relation, 1, true);
+            let address = pg_sys::get_object_address(drop.removeType, object, &raw mut relation, 1, true);
             if !relation.is_null() {
                 pg_sys::relation_close(relation, 0);
             }
@@ -146,9 +145,8 @@ unsafe fn truncated(statement: &pg_sys::TruncateStmt) -> Vec<String> {
     // SAFETY: the caller's promise.
     for range in unsafe { names::members(statement.relations) } {
         // SAFETY: a list of RangeVars.
-        let (relid, alone) = unsafe {
-            (names::relation(range.cast()), !(*range.cast::<pg_sys::RangeVar>()).inh)
-        };
+        let (relid, alone) =
+            unsafe { (names::relation(range.cast()), !(*range.cast::<pg_sys::RangeVar>()).inh) };
         tables.push(relid);
         if !alone {
             tables.extend(catalog::descendants(relid));
@@ -158,7 +156,8 @@ unsafe fn truncated(statement: &pg_sys::TruncateStmt) -> Vec<String> {
         loop {
             // SAFETY: lists of OIDs in the current memory context; reads pg_constraint.
             let more = unsafe {
-                let list = tables.iter().fold(std::ptr::null_mut(), |list, oid| pg_sys::lappend_oid(list, *oid));
+                let list =
+                    tables.iter().fold(std::ptr::null_mut(), |list, oid| pg_sys::lappend_oid(list, *oid));
                 let found = pg_sys::heap_truncate_find_FKs(list);
                 let count = if found.is_null() { 0 } else { usize::try_from((*found).length).unwrap_or(0) };
                 (0..count).map(|i| (*(*found).elements.add(i)).oid_value).collect::<Vec<_>>()

@@ -66,7 +66,9 @@ pub fn make(
     let Some(id) = random_id() else { return Ok(None) };
     let token = &session.token;
     let block = token.block_ids().last().map(|id| hex(id)).unwrap_or_default();
-    let shown = |value: &Option<String>| value.as_deref().map(|value| redact(prefix(value, SHOWN_VALUE)).into_owned());
+    let shown = |value: &Option<String>| {
+        value.as_deref().map(|value| redact(prefix(value, SHOWN_VALUE)).into_owned())
+    };
     let parameters = basis.parameters.as_deref().or(own.parameters.as_deref());
     let parameters: Option<Vec<Option<String>>> = parameters.map(|list| list.iter().map(shown).collect());
     // SAFETY: the process id; a GUC string of this process.
@@ -100,14 +102,18 @@ pub fn make(
     let text = request.to_string();
     let room = text.len() <= MAX_REQUEST;
     let message = format!("approval asked for: request {}", uuid(&id));
-    if !room || !statement::record_approval(Some(&text), &message, AuditDecision::Approve, rules.first().copied()) {
+    if !room
+        || !statement::record_approval(Some(&text), &message, AuditDecision::Approve, rules.first().copied())
+    {
         return Ok(None);
     }
     if !trail::wait_until_stored() {
         return Ok(None);
     }
     Ok(table::newest(&basis.fingerprint).filter(|found| {
-        found.known.state == "pending" && found.known.objects == basis.objects && found.known.found == basis.found
+        found.known.state == "pending"
+            && found.known.objects == basis.objects
+            && found.known.found == basis.found
     }))
 }
 
@@ -201,12 +207,24 @@ pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
 pub fn used(session: &Session, found: &Found) {
     let id = uuid(&found.id);
     let by = session.token.lineage().join(" > ");
-    statement::record_approval(None, &format!("runs with approval: request {id}"), AuditDecision::Allow, None);
+    statement::record_approval(
+        None,
+        &format!("runs with approval: request {id}"),
+        AuditDecision::Allow,
+        None,
+    );
     let payload = json!({ "event": "use", "request_id": id, "state": "used", "by": by }).to_string();
     table::notify("agent_guard_approval", &payload);
 }
 
-fn held(words: Refusal, sqlstate: SqlState, reason: &'static str, found: &Found, more: &str, hint: &str) -> Refusal {
+fn held(
+    words: Refusal,
+    sqlstate: SqlState,
+    reason: &'static str,
+    found: &Found,
+    more: &str,
+    hint: &str,
+) -> Refusal {
     let id = uuid(&found.id);
     Refusal {
         sqlstate,

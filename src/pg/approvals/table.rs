@@ -60,7 +60,7 @@ pub fn key(fingerprint: &[u8; 32]) -> [u8; 16] {
 pub fn newest(fingerprint: &[u8; 32]) -> Option<Found> {
     let own = own::own()?;
     let mut newest: Option<(i64, Found)> = None;
-    let by = (own.approval_request_by_key, column::KEY,  Key::Uuid(key(fingerprint)));
+    let by = (own.approval_request_by_key, column::KEY, Key::Uuid(key(fingerprint)));
     scan::rows(own.approval_request, Some(by), |row| {
         if row.column::<Vec<u8>>(column::FINGERPRINT).as_deref() != Some(fingerprint) {
             return;
@@ -123,7 +123,7 @@ pub fn listed(session: &Session, now: i64) -> Vec<Listed> {
     let Some(own) = own::own() else { return Vec::new() };
     let block = session.token.block_ids().last().map(|id| hex(id)).unwrap_or_default();
     let mut list: Vec<(i64, Listed)> = Vec::new();
-    let by = (own.approval_request_by_window, column::WINDOW,  Key::Uuid(*session.token.window()));
+    let by = (own.approval_request_by_window, column::WINDOW, Key::Uuid(*session.token.window()));
     scan::rows(own.approval_request, Some(by), |row| {
         if row.column::<String>(column::BLOCK_ID).as_deref() != Some(&block) {
             return;

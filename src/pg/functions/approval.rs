@@ -49,7 +49,8 @@ fn reject(request_id: Option<Uuid>, comment: Option<&str>) -> Result<String, Err
         if !matches!(found.state.as_str(), "pending" | "approved") {
             return Err(over(&format!("it is {}", found.state)));
         }
-        let mine: Vec<i64> = rules(&found)?.iter().filter(|rule| voter.counts_for(rule)).map(|rule| rule.id).collect();
+        let mine: Vec<i64> =
+            rules(&found)?.iter().filter(|rule| voter.counts_for(rule)).map(|rule| rule.id).collect();
         if mine.is_empty() {
             return Err(stranger());
         }
@@ -157,7 +158,8 @@ fn rules_of(request: &Request, voter: &Voter) -> AdminResult<Vec<i64>> {
         return Err(stranger());
     }
     let granted = request.granted_by == voter.name;
-    let counting: Vec<i64> = mine.iter().filter(|rule| rule.granter || !granted).map(|rule| rule.id).collect();
+    let counting: Vec<i64> =
+        mine.iter().filter(|rule| rule.granter || !granted).map(|rule| rule.id).collect();
     if counting.is_empty() {
         return Err(AdminError::forbidden("whoever granted the window does not approve what is done in it")
             .detail("reason=granter")
@@ -207,7 +209,8 @@ fn my_approvals() -> TableIterator<
         name!(comment, Option<String>),
     ),
 > {
-    let listed = session::current().map(|session| approvals::listed(&session, epoch::clock())).unwrap_or_default();
+    let listed =
+        session::current().map(|session| approvals::listed(&session, epoch::clock())).unwrap_or_default();
     TableIterator::new(listed.into_iter().map(|one| {
         (
             Uuid::from_bytes(one.id),

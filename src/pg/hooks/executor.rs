@@ -6,7 +6,8 @@ use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session, withhold,
+    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session,
+    withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -282,7 +283,8 @@ fn after_run(query: *mut pg_sys::QueryDesc, processed: i64) -> Result<(), Refusa
             return (exceeded, false);
         }
         // Undone by the error, where people have not agreed.
-        let many = open.obligations.approve_above.is_some_and(|(limit, _)| open.sent > limit) && !open.observed;
+        let many =
+            open.obligations.approve_above.is_some_and(|(limit, _)| open.sent > limit) && !open.observed;
         if !many {
             open.set_suspended();
         }

@@ -10,8 +10,8 @@ use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings,
-    text, upkeep, withhold,
+    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session,
+    settings, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;

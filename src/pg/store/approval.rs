@@ -157,7 +157,13 @@ pub fn exists(request: Uuid) -> AdminResult<bool> {
 }
 
 /// Stores a vote; false where this person has voted before and the vote stands.
-pub fn vote(request: Uuid, voter: &str, vote: &str, rules: &[i64], comment: Option<&str>) -> AdminResult<bool> {
+pub fn vote(
+    request: Uuid,
+    voter: &str,
+    vote: &str,
+    rules: &[i64],
+    comment: Option<&str>,
+) -> AdminResult<bool> {
     let added: Option<bool> = row(
         "INSERT INTO agent_guard.approval_vote (request_id, voter, vote, rules, voted_at, comment)
          VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp(), $5)

@@ -3,10 +3,10 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 
+use crate::approval::Approval;
 use crate::decision::RuleId;
 use crate::limit::Limits;
 use crate::pg::admin_error::{AdminError, AdminResult};
-use crate::approval::Approval;
 use crate::pg::store::{approval, row, rows, run};
 use crate::policy::document::{Mode, WrittenRule};
 use crate::policy::near::nearest;
