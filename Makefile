@@ -8,15 +8,14 @@
 #   make test       every suite below but test-core
 #   make test-unit test-clients test-sql test-attack test-process test-drivers
 #   make test-core  PostgreSQL's own regression suite, with and without the extension: no difference
-#   make bench      what the guard costs (ROUNDS=…, SECONDS=…)
+#   make bench      what the guard costs (ROUNDS=…)
 #   make lint       formatting, clippy, sql-check, syntax of the scripts
 #   make sql        assemble sql/agent_guard--VERSION.sql from its parts
 
 PG_CONFIG ?= pg_config
 CARGO ?= cargo
 DESTDIR ?=
-ROUNDS ?= 5
-SECONDS ?= 4
+ROUNDS ?= 40
 
 # The tools may be missing before make deps has run: asked for when used.
 PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
@@ -24,7 +23,7 @@ MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" agent_guard.control)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SCRIPT := sql/agent_guard--$(VERSION).sql
-PARTS := $(addprefix sql/,bootstrap.sql tables.sql audit.sql functions.sql views.sql sessions.sql masks.sql approvals.sql privileges.sql)
+PARTS := $(addprefix sql/,bootstrap.sql tables.sql audit.sql functions.sql views.sql sessions.sql masks.sql approvals.sql replay.sql reach.sql privileges.sql)
 
 export PG_CONFIG
 export GUARD_TARGET := $(abspath $(TARGET))
@@ -84,8 +83,8 @@ test-core: build
 	@pg_test/bin/test-core
 
 bench: build
-	@pg_test/bin/bench --rounds=$(ROUNDS) --seconds=$(SECONDS)
-	@pg_test/bin/bench-masks --rounds=$(ROUNDS)
+	@pg_test/bin/bench --rounds=$(ROUNDS)
+	@pg_test/bin/bench-masks
 
 lint: deps
 	$(CARGO) fmt --check

@@ -287,7 +287,7 @@ COMMENT ON COLUMN agent_guard.audit.role IS 'Login role.';
 COMMENT ON COLUMN agent_guard.audit.database IS 'This database.';
 COMMENT ON COLUMN agent_guard.audit.client_addr IS 'Address of the client; null for a Unix-domain socket.';
 COMMENT ON COLUMN agent_guard.audit.pid IS 'Process id of the backend.';
-COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id.';
+COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id; within a savepoint or a block with an exception clause the subtransaction, which is what its rows have as xmin.';
 COMMENT ON COLUMN agent_guard.audit.level IS 'Nesting level; 0 is what the client sent.';
 COMMENT ON COLUMN agent_guard.audit.command IS 'Command tag.';
 COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out, at most 32 kB.';
@@ -299,7 +299,7 @@ COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, approval_request, approval, fault.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, approval_request, approval, fault, admin.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
 COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
@@ -1273,6 +1273,361 @@ CREATE FUNCTION agent_guard.approval_impact(request_id uuid) RETURNS jsonb
     $$;
 COMMENT ON FUNCTION agent_guard.approval_impact(uuid) IS
     'What a held statement would do as things stand: objects with estimated rows and locks, foreign keys and views that read them, sessions in its way; from catalogue and statistics alone';
+
+-- replay.sql
+
+-- Playing a session back, out of the audit trail. The order and the rendering are the core's (src/replay, src/report);
+-- here it is only collected. SECURITY DEFINER, so that an auditor may be given one session's replay without the trail.
+
+CREATE FUNCTION agent_guard.replay_steps(events json, OUT step integer, OUT seq bigint, OUT depth integer, OUT parent bigint,
+        OUT effect text) RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'replay_steps_wrapper';
+COMMENT ON FUNCTION agent_guard.replay_steps(json) IS 'The order of events and what became of them; use replay instead';
+
+CREATE FUNCTION agent_guard.render_asciicast(data json, max_pause bigint) RETURNS text
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'render_asciicast_wrapper';
+COMMENT ON FUNCTION agent_guard.render_asciicast(json, bigint) IS
+    'Events as an asciicast; use asciicast instead';
+
+CREATE FUNCTION agent_guard.render_session_report(data json) RETURNS text
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'render_session_report_wrapper';
+COMMENT ON FUNCTION agent_guard.render_session_report(json) IS
+    'A session as one page of HTML; use session_report instead';
+
+CREATE FUNCTION agent_guard.session_events(session_id uuid, max_events bigint DEFAULT NULL) RETURNS json
+    LANGUAGE sql STABLE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT COALESCE(json_agg(json_build_object(
+            'seq', a.seq, 'at', (extract(epoch FROM a.at) * 1000000)::int8,
+            'duration', (extract(epoch FROM a.duration) * 1000000)::int8, 'level', a.level, 'event', a.event,
+            'command', a.command, 'statement', a.statement, 'statement_length', a.statement_length,
+            'parameters', a.parameters, 'accesses', a.accesses, 'decision', a.decision, 'rule_id', a.rule_id,
+            'rows', a.rows, 'sqlstate', a.sqlstate, 'message', a.message, 'xid', a.xid::text,
+            -- A transaction that runs may be beyond every snapshot; pg_xact_status refuses what is beyond the counter.
+            'xact', CASE WHEN a.xid >= pg_snapshot_xmax(pg_current_snapshot()) THEN 'in progress'
+                ELSE pg_xact_status(a.xid) END,
+            'truncated', a.truncated) ORDER BY a.seq), '[]')
+    FROM (SELECT * FROM agent_guard.audit e WHERE e.session_id = $1 ORDER BY e.seq LIMIT $2) a
+    $$;
+COMMENT ON FUNCTION agent_guard.session_events(uuid, bigint) IS 'What the trail holds of a session, as replay reads it';
+
+CREATE FUNCTION agent_guard.replay(session_id uuid) RETURNS TABLE (step integer, seq bigint, at timestamptz,
+        since_start interval, depth integer, parent bigint, event text, command text, statement text, parameters text[],
+        decision text, rule_id bigint, rows bigint, duration interval, effect text, sqlstate text, message text,
+        accesses jsonb, truncated text[])
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT s.step, a.seq, a.at, a.at - min(a.at) OVER (), s.depth, s.parent, a.event, a.command, a.statement,
+        a.parameters, a.decision, a.rule_id, a.rows, a.duration, s.effect, a.sqlstate, a.message, a.accesses, a.truncated
+    FROM agent_guard.replay_steps(agent_guard.session_events($1)) s
+    JOIN agent_guard.audit a ON a.seq = s.seq AND a.session_id = $1
+    ORDER BY s.step
+    $$;
+COMMENT ON FUNCTION agent_guard.replay(uuid) IS
+    'What a session did, in the order in which it began: depth and parent (a seq) tell what ran inside what, effect what became of it';
+
+CREATE FUNCTION agent_guard.asciicast(session_id uuid, max_pause interval DEFAULT '2 s') RETURNS text
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT agent_guard.render_asciicast(json_build_object(
+            'title', COALESCE((SELECT array_to_string(a.lineage, ' > ') || ' as ' || a.role || ', '
+                FROM agent_guard.audit a WHERE a.session_id = $1 ORDER BY a.seq LIMIT 1), '') || 'session ' || $1,
+            'database', current_database(), 'events', agent_guard.session_events($1)),
+        (extract(epoch FROM $2) * 1000000)::int8)
+    $$;
+COMMENT ON FUNCTION agent_guard.asciicast(uuid, interval) IS
+    'A session as an asciicast v2, played as if typed in psql; pauses longer than max_pause are cut to it';
+
+CREATE FUNCTION agent_guard.session_report(session_id uuid, max_events bigint DEFAULT 5000) RETURNS text
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT agent_guard.render_session_report(json_build_object(
+        'session_id', $1, 'window_id', f.window_id, 'lineage', COALESCE(f.lineage, '{}'),
+        'block_ids', COALESCE(s.block_ids, '{}'), 'policy', w.policy, 'role', f.role, 'database', current_database(),
+        'client_addr', f.client_addr, 'application_name', f.application_name, 'pid', f.pid, 'state', s.state,
+        'granted_by', w.granted_by, 'reason', w.reason,
+        'expires_at', (extract(epoch FROM COALESCE(s.expires_at, w.expires_at)) * 1000000)::int8,
+        'events', agent_guard.session_events($1, $2),
+        'left_out', greatest(0, (SELECT count(*) FROM agent_guard.audit e WHERE e.session_id = $1) - $2),
+        'made_at', (extract(epoch FROM statement_timestamp()) * 1000000)::int8))
+    FROM (SELECT 1) one
+    LEFT JOIN (SELECT * FROM agent_guard.audit a WHERE a.session_id = $1 ORDER BY a.seq LIMIT 1) f ON true
+    LEFT JOIN agent_guard.sessions s ON s.session_id = $1
+    LEFT JOIN agent_guard.windows w ON w.window_id = f.window_id
+    $$;
+COMMENT ON FUNCTION agent_guard.session_report(uuid, bigint) IS
+    'A session as one self-contained page of HTML: lineage, timeline, statements with decisions, results and effects, search';
+
+-- reach.sql
+
+-- What another policy would have said of what was recorded (simulate_policy), and what a role reaches (blast_radius).
+
+CREATE FUNCTION agent_guard.simulated_decisions(policy text, document jsonb, since timestamptz, until timestamptz,
+        session_id uuid, OUT seq bigint, OUT access integer, OUT change text, OUT rule_id bigint, OUT reason text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'simulated_decisions_wrapper';
+COMMENT ON FUNCTION agent_guard.simulated_decisions(text, jsonb, timestamptz, timestamptz, uuid) IS
+    'Recorded accesses on which a policy would decide otherwise; use simulate_policy instead';
+
+CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAULT NULL, document jsonb DEFAULT NULL,
+        until timestamptz DEFAULT NULL, session_id uuid DEFAULT NULL)
+    RETURNS TABLE (change text, seq bigint, at timestamptz, session_id uuid, lineage text[], role text, command text,
+        statement text, action text, object text, columns text, decision_then text, rule_then bigint, rule_now bigint,
+        reason text)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT d.change, a.seq, a.at, a.session_id, a.lineage, a.role, a.command, a.statement, x.access->>'action',
+        x.access->>'object', x.access->>'columns', x.access->>'decision', (x.access->>'rule')::int8, d.rule_id, d.reason
+    FROM agent_guard.simulated_decisions($1, $3, $2, $4, $5) d
+    JOIN agent_guard.audit a ON a.seq = d.seq
+    CROSS JOIN LATERAL (SELECT a.accesses->(d.access - 1) AS access) x
+    ORDER BY a.seq, d.access
+    $$;
+COMMENT ON FUNCTION agent_guard.simulate_policy(text, timestamptz, jsonb, timestamptz, uuid) IS
+    'Decides recorded accesses again under a stored policy or a document: what would be newly denied, newly allowed, or held to a condition';
+
+CREATE FUNCTION agent_guard.decide_accesses(policy text, actions text[], classes text[], oids oid[], names text[],
+        columns text[], OUT number integer, OUT allowed boolean, OUT rule_id bigint, OUT reason text) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'decide_accesses_wrapper';
+COMMENT ON FUNCTION agent_guard.decide_accesses(text, text[], text[], oid[], text[], text[]) IS
+    'Decides accesses, given as lists of the same length, under a policy; use blast_radius instead';
+
+CREATE FUNCTION agent_guard.function_action(function oid) RETURNS text
+    LANGUAGE c STABLE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'function_action_wrapper';
+COMMENT ON FUNCTION agent_guard.function_action(oid) IS
+    'The action that running a function asks a policy for; NULL for a built-in that needs no rule';
+
+CREATE FUNCTION agent_guard.sensitive_names() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT '(passw|secret|token|api_?key|private_?key|e_?mail|phone|mobile|social_?sec|national_?id|tax_?id|passport|licen[cs]e'
+        || '|iban|account_?n|card_?n|birth|salary|income|address|street|postal|zip_?code|latitude|longitude)'
+        || '|(^|_)(fax|ssn|bic|card|pan|cvv|cvc|dob|tax|zip|pin)(_|$)'
+    $$;
+COMMENT ON FUNCTION agent_guard.sensitive_names() IS 'The names by which blast_radius takes a column for sensitive, as a regular expression';
+
+CREATE FUNCTION agent_guard.reach(role regrole, policy text DEFAULT NULL) RETURNS TABLE (kind text, object text,
+        action text, rows bigint, with_policy boolean, rule_id bigint, reason text)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH RECURSIVE relation AS MATERIALIZED (
+        SELECT c.oid, c.relkind, c.relowner, n.nspowner, format('%s.%s', n.nspname, c.relname) AS name,
+            CASE WHEN c.relkind NOT IN ('r', 'm') THEN NULL
+                -- Never analyzed: as many as rows of a hundred bytes would be.
+                WHEN c.reltuples < 0 THEN pg_relation_size(c.oid) / 100
+                ELSE c.reltuples END::int8 AS rows,
+            has_schema_privilege($1::oid, n.oid, 'USAGE') AS found
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
+          AND n.nspname NOT IN ('information_schema', 'agent_guard', 'agent_guard_masked') AND n.nspname !~ '^pg_'
+    ),
+    routine AS MATERIALIZED (
+        SELECT p.oid, p.prosecdef, p.proowner, l.lanname, l.lanpltrusted, e.extname, agent_guard.function_action(p.oid) AS needs,
+            format('%s.%s(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+        LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+            AND d.refclassid = 'pg_extension'::regclass
+        LEFT JOIN pg_extension e ON e.oid = d.refobjid
+        WHERE n.nspname <> 'agent_guard' AND has_function_privilege($1::oid, p.oid, 'EXECUTE')
+          AND has_schema_privilege($1::oid, n.oid, 'USAGE')
+    ),
+    -- What the role's privileges let it do: the kind, and the access that a policy is asked for.
+    wanted (kind, action, class, oid, name, columns, rows) AS (
+        SELECT 'relations readable', 'select', 'relation', r.oid, r.name, '', r.rows FROM relation r
+        WHERE r.found AND has_any_column_privilege($1::oid, r.oid, 'SELECT')
+        UNION ALL
+        SELECT 'relations writable', lower(p.privilege), 'relation', r.oid, r.name, '', r.rows
+        FROM relation r CROSS JOIN unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) p (privilege)
+        WHERE r.found AND (has_table_privilege($1::oid, r.oid, p.privilege)
+            OR (p.privilege IN ('INSERT', 'UPDATE') AND has_any_column_privilege($1::oid, r.oid, p.privilege)))
+        UNION ALL
+        SELECT 'relations droppable', CASE r.relkind WHEN 'v' THEN 'drop view' WHEN 'm' THEN 'drop materialized view'
+            WHEN 'f' THEN 'drop foreign table' ELSE 'drop table' END, 'relation', r.oid, r.name, '', r.rows
+        FROM relation r WHERE r.found AND (pg_has_role($1::oid, r.relowner, 'USAGE') OR pg_has_role($1::oid, r.nspowner, 'USAGE'))
+        UNION ALL
+        SELECT 'sensitive columns in clear', 'select', 'relation', r.oid, r.name, a.attname::text, NULL
+        FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE r.found AND has_column_privilege($1::oid, r.oid, a.attnum, 'SELECT') AND a.attname ~* agent_guard.sensitive_names()
+        UNION ALL
+        SELECT 'schemas to create in', 'create table', 'relation', 0, n.nspname || '.new_table', '', NULL
+        FROM pg_namespace n
+        WHERE n.nspname NOT IN ('information_schema', 'agent_guard', 'agent_guard_masked') AND n.nspname !~ '^pg_'
+          AND has_schema_privilege($1::oid, n.oid, 'CREATE')
+        UNION ALL
+        SELECT CASE WHEN f.oid >= 16384 THEN 'functions executable' WHEN f.needs = 'file' THEN 'functions reaching files'
+                WHEN f.needs = 'inspect' THEN 'functions that show others or the server'
+                WHEN f.needs = 'system' THEN 'functions reaching beyond the session' END,
+            CASE WHEN f.oid >= 16384 THEN 'execute' ELSE f.needs END, 'function', f.oid, f.name, '', NULL
+        FROM routine f WHERE f.oid >= 16384 OR f.needs IN ('file', 'inspect', 'system')
+        UNION ALL
+        SELECT 'functions reaching the network', 'execute', 'function', f.oid, f.name, '', NULL
+        FROM routine f WHERE f.extname IN ('dblink', 'postgres_fdw', 'http', 'pg_net', 'plproxy', 'pg_curl')
+        UNION ALL
+        SELECT 'functions running as another role', 'execute', 'function', f.oid, f.name, '', NULL
+        FROM routine f WHERE f.prosecdef AND NOT pg_has_role($1::oid, f.proowner, 'USAGE')
+        UNION ALL
+        SELECT 'functions in untrusted languages', 'execute', 'function', f.oid, f.name, '', NULL
+        FROM routine f WHERE NOT f.lanpltrusted AND f.lanname NOT IN ('internal', 'c') AND f.oid >= 16384
+        UNION ALL
+        SELECT 'foreign servers', 'foreign', '', 0, s.srvname::text, '', NULL
+        FROM pg_foreign_server s WHERE has_server_privilege($1::oid, s.oid, 'USAGE')
+        UNION ALL
+        SELECT 'server files and programs', 'file', '', 0, r.rolname::text, '', NULL
+        FROM pg_roles r WHERE r.rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program')
+          AND pg_has_role($1::oid, r.oid, 'USAGE')
+        UNION ALL
+        SELECT 'roles to become', 'role', 'role', r.oid, r.rolname::text, '', NULL
+        FROM pg_roles r WHERE r.oid <> $1::oid AND pg_has_role($1::oid, r.oid, 'MEMBER')
+    ),
+    numbered AS MATERIALIZED (SELECT row_number() OVER (ORDER BY w.kind, w.name, w.columns, w.action)::int AS number, w.* FROM wanted w),
+    decided AS MATERIALIZED (
+        SELECT d.* FROM (
+            SELECT array_agg(n.action ORDER BY n.number) AS actions, array_agg(n.class ORDER BY n.number) AS classes,
+                array_agg(n.oid ORDER BY n.number) AS oids, array_agg(n.name ORDER BY n.number) AS names,
+                array_agg(n.columns ORDER BY n.number) AS columns
+            FROM numbered n) l
+        CROSS JOIN LATERAL agent_guard.decide_accesses($2, l.actions, l.classes, l.oids, l.names, l.columns) d
+        WHERE $2 IS NOT NULL AND l.actions IS NOT NULL
+    ),
+    answered AS MATERIALIZED (
+        SELECT n.kind, n.action, n.oid, n.columns, n.name, n.rows, d.allowed, d.rule_id, d.reason
+        FROM numbered n LEFT JOIN decided d ON d.number = n.number
+    ),
+    -- Rows that reading or changing one relation reaches: those of its partitions and children, and what a view reads.
+    leads AS MATERIALIZED (
+        SELECT i.inhparent AS oid, i.inhrelid AS other, true AS by_change FROM pg_inherits i
+        UNION
+        SELECT r.ev_class, d.refobjid, false
+        FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+        JOIN relation v ON v.oid = r.ev_class
+    ),
+    reading (oid, allowed) AS (
+        SELECT a.oid, COALESCE(a.allowed, false) FROM answered a WHERE a.kind = 'relations readable'
+        UNION
+        SELECT l.other, r.allowed FROM reading r JOIN leads l ON l.oid = r.oid
+    ),
+    losing (oid, allowed) AS (
+        SELECT a.oid, COALESCE(a.allowed, false) FROM answered a
+        WHERE a.kind = 'relations droppable' OR (a.kind = 'relations writable' AND a.action IN ('update', 'delete', 'truncate'))
+        UNION
+        SELECT l.other, r.allowed FROM losing r JOIN leads l ON l.oid = r.oid AND l.by_change
+    )
+    SELECT a.kind, CASE WHEN a.kind = 'schemas to create in' THEN split_part(a.name, '.new_table', 1)
+            WHEN a.columns = '' THEN a.name ELSE a.name || '(' || a.columns || ')' END, a.action, a.rows,
+        a.allowed, a.rule_id, a.reason
+    FROM answered a
+    UNION ALL
+    SELECT 'rows at stake: read', t.name, 'select', t.rows, CASE WHEN $2 IS NOT NULL THEN bool_or(r.allowed) END, NULL, NULL
+    FROM reading r JOIN relation t ON t.oid = r.oid AND t.rows IS NOT NULL GROUP BY t.oid, t.name, t.rows
+    UNION ALL
+    SELECT 'rows at stake: changed or lost', t.name, 'update, delete, truncate, drop', t.rows,
+        CASE WHEN $2 IS NOT NULL THEN bool_or(r.allowed) END, NULL, NULL
+    FROM losing r JOIN relation t ON t.oid = r.oid AND t.rows IS NOT NULL GROUP BY t.oid, t.name, t.rows
+    ORDER BY 1, 2, 3
+    $$;
+COMMENT ON FUNCTION agent_guard.reach(regrole, text) IS
+    'Each thing that a role can reach by its privileges in this database, and whether a policy leaves it';
+
+CREATE FUNCTION agent_guard.reach_order(kind text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT array_position(ARRAY['rows at stake: read', 'rows at stake: changed or lost', 'sensitive columns in clear',
+        'relations readable', 'relations writable', 'relations droppable', 'schemas to create in', 'roles to become',
+        'server files and programs', 'foreign servers', 'functions reaching files', 'functions reaching the network',
+        'functions running as another role', 'functions in untrusted languages', 'functions executable',
+        'functions that show others or the server', 'functions reaching beyond the session'], $1)
+    $$;
+COMMENT ON FUNCTION agent_guard.reach_order(text) IS 'The order in which blast_radius tells of the kinds';
+
+CREATE FUNCTION agent_guard.blast_radius(role regrole, policy text DEFAULT NULL)
+    RETURNS TABLE (kind text, without_guard bigint, with_policy bigint, examples text[])
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH reached AS MATERIALIZED (SELECT * FROM agent_guard.reach($1, $2)),
+    object AS (
+        SELECT r.kind, r.object, max(r.rows) AS rows, bool_or(r.with_policy) AS left_over FROM reached r
+        GROUP BY r.kind, r.object
+    )
+    SELECT o.kind,
+        CASE WHEN o.kind LIKE 'rows at stake%' THEN sum(o.rows) ELSE count(*) END::int8,
+        CASE WHEN $2 IS NULL THEN NULL
+            WHEN o.kind LIKE 'rows at stake%' THEN COALESCE(sum(o.rows) FILTER (WHERE o.left_over), 0)
+            ELSE count(*) FILTER (WHERE o.left_over) END::int8,
+        (array_agg(o.object ORDER BY o.left_over DESC NULLS LAST, o.rows DESC NULLS LAST, o.object))[1:5]
+    FROM object o GROUP BY o.kind
+    ORDER BY agent_guard.reach_order(o.kind)
+    $$;
+COMMENT ON FUNCTION agent_guard.blast_radius(regrole, text) IS
+    'How much of each kind a role reaches by its privileges, and how much a policy leaves; examples are what is left first';
+
+CREATE FUNCTION agent_guard.render_blast_radius_report(data json) RETURNS text
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'render_blast_radius_report_wrapper';
+COMMENT ON FUNCTION agent_guard.render_blast_radius_report(json) IS
+    'What a role reaches as one page of HTML; use blast_radius_report instead';
+
+CREATE FUNCTION agent_guard.blast_radius_report(role regrole, policy text DEFAULT NULL, max_objects bigint DEFAULT 200)
+    RETURNS text
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH reached AS MATERIALIZED (SELECT * FROM agent_guard.reach($1, $2)),
+    object AS MATERIALIZED (
+        SELECT r.*, row_number() OVER (PARTITION BY r.kind ORDER BY r.with_policy DESC NULLS LAST, r.object, r.action) AS place,
+            bool_or(r.with_policy) OVER (PARTITION BY r.kind, r.object) AS left_over,
+            row_number() OVER (PARTITION BY r.kind, r.object) AS once
+        FROM reached r
+    ),
+    kinds AS (
+        SELECT o.kind,
+            CASE WHEN o.kind LIKE 'rows at stake%' THEN sum(o.rows) ELSE count(*) END AS without_guard,
+            CASE WHEN $2 IS NULL THEN NULL
+                WHEN o.kind LIKE 'rows at stake%' THEN COALESCE(sum(o.rows) FILTER (WHERE o.left_over), 0)
+                ELSE count(*) FILTER (WHERE o.left_over) END AS with_policy
+        FROM object o WHERE o.once = 1 GROUP BY o.kind
+    )
+    SELECT agent_guard.render_blast_radius_report(json_build_object(
+        'role', $1, 'policy', $2, 'database', current_database(),
+        'guarded', EXISTS (SELECT FROM agent_guard.guarded_roles g WHERE g.role = $1 AND g.state = 'guarded'),
+        'made_at', (extract(epoch FROM statement_timestamp()) * 1000000)::int8,
+        'kinds', COALESCE((SELECT json_agg(json_build_object('kind', k.kind, 'without_guard', k.without_guard::int8,
+                'with_policy', k.with_policy::int8,
+                'objects', COALESCE((SELECT json_agg(json_build_object('object', o.object, 'action', o.action, 'rows', o.rows,
+                        'with_policy', o.with_policy, 'rule_id', o.rule_id, 'reason', o.reason) ORDER BY o.place)
+                    FROM object o WHERE o.kind = k.kind AND o.place <= $3), '[]'),
+                'more', greatest(0, (SELECT count(*) FROM object o WHERE o.kind = k.kind) - $3)) ORDER BY agent_guard.reach_order(k.kind))
+            FROM kinds k), '[]'),
+        'windows', COALESCE((SELECT json_agg(json_build_object('window_id', w.window_id, 'agent', w.agent, 'state', w.state,
+                'tree', COALESCE((SELECT json_agg(t.tree) FROM agent_guard.session_tree(w.window_id) t), '[]'))
+                ORDER BY w.granted_at DESC)
+            FROM (SELECT * FROM agent_guard.windows v WHERE v.role = $1 AND v.policy = COALESCE($2, v.policy)
+                ORDER BY v.granted_at DESC LIMIT 20) w), '[]')))
+    $$;
+COMMENT ON FUNCTION agent_guard.blast_radius_report(regrole, text, bigint) IS
+    'What blast_radius tells, object by object and with the windows and agents, as one self-contained page of HTML';
 
 -- privileges.sql
 

@@ -4,6 +4,7 @@
 //! The modules at the top are the core and know nothing of PostgreSQL; `pg` (feature `pg`) is the server side.
 
 pub mod approval;
+pub mod ascii_json;
 pub mod audit;
 pub mod decision;
 pub mod keyring;
@@ -12,8 +13,11 @@ pub mod mask;
 pub mod pattern;
 pub mod policy;
 pub mod refusal;
+pub mod replay;
+pub mod report;
 pub mod request;
 pub mod token;
+pub mod visible;
 
 #[cfg(feature = "pg")]
 pub mod pg;

@@ -138,6 +138,21 @@ def test_a_cascade_that_has_grown_or_shrunk_is_another_one(server):
         assert held(one, "drop table lab.a cascade") not in (first, second)
 
 
+def test_what_only_a_run_finds_is_asked_for_too(server):
+    with agent(server) as one:
+        # The column's cascade is not known beforehand: the view is found first, the foreign key after that is approved.
+        statement = "alter table lab.a drop column id cascade"
+        first = approved(server, one, statement)
+        second = held(one, statement)
+        assert second != first
+        objects, found = server.rows("select objects::text, found::text from agent_guard.approval_request where request_id = %s", second)[0]
+        assert "lab.over" in objects and "lab.ref" in objects and "lab.ref" in found, (objects, found)
+        approve(server, second)
+        one.run(statement)
+        assert server.value("select to_regclass('lab.over') is null")
+        assert (state(server, first), state(server, second)) == ("approved", "used")
+
+
 def test_a_truncate_takes_along_what_was_approved(server):
     with agent(server) as one:
         approved(server, one, "truncate lab.a cascade")

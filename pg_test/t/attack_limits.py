@@ -1,6 +1,7 @@
 """Limits hold over all sessions: whatever the protocol, the race, the rollback or the crash, nothing is refilled or smuggled."""
 
 import os
+import subprocess
 import threading
 
 import psycopg
@@ -129,6 +130,39 @@ def test_a_childs_own_limit_is_its_own(server):
         error = limit_refused(expect(LIMIT, other.execute, "select 1"), "rows_read")
         assert "block=1/" in error.diag.message_detail
     assert used_by_block(server, parent, "rows_read") == 10
+
+
+def test_rows_read_and_rows_written_are_counted_apart(server):
+    agent = Agent(server, *RULES, max_depth=1)
+    with session(server, child(agent.token, sub="both", rows=3)) as connection:
+        connection.execute("insert into app.target select n, 'b' from generate_series(1, 3) n")
+        assert len(connection.execute("select * from app.many limit 3").fetchall()) == 3
+        limit_refused(expect(LIMIT, connection.execute, "insert into app.target values (1)"), "rows_written")
+        limit_refused(expect(LIMIT, connection.execute, "select 1"), "rows_read")
+
+
+def test_the_uses_of_a_window_are_those_of_all_its_tokens(server):
+    agent = Agent(server, *RULES, max_depth=1, uses=3)
+    session(server, child(agent.token, sub="a")).close()
+    session(server, child(agent.token, sub="b")).close()
+    with server.connect("owner") as connection:
+        error = limit_refused(expect(LIMIT, bind, connection, agent.token), "uses")
+        assert error.diag.message_detail.endswith("window")
+    # What is bound goes on.
+    agent.run("select 1")
+    assert used(server, agent.window_id) == {"uses": 3}
+
+
+def test_a_parallel_query_is_counted_once(server):
+    settings = ["set max_parallel_workers_per_gather = 2", "set parallel_setup_cost = 0", "set parallel_tuple_cost = 0", "set min_parallel_table_scan_size = 0"]
+    agent = Agent(server, *RULES, rows_read=5_100, statements=100)
+    agent.run(*settings)
+    plan = agent.run("explain (costs off) select * from app.many where v <> ''")
+    assert any("Gather" in line[0] for line in plan), plan
+    spent = used(server, agent.window_id)["rows_read"]
+    assert len(agent.run("select * from app.many where v <> ''")) == 5_000
+    assert used(server, agent.window_id) == {"rows_read": spent + 5_000, "statements": 6}
+    limit_refused(agent.attempt("select * from app.many where v <> ''"), "rows_read")
 
 
 def test_fifty_connections_race_for_a_one_time_token(server):
@@ -645,6 +679,18 @@ def test_thousands_of_children_take_no_room_from_others(server):
         busy.execute("select 1")
         busy.execute("select 1")
         limit_refused(expect(LIMIT, busy.execute, "select 1"), "rows_read")
+
+
+def test_a_dump_carries_the_limits_of_policies_and_nothing_that_was_used(server):
+    agent = Agent(server, *RULES, rows_read=7)
+    agent.run("select * from app.many limit 2")
+    server.run(f"select agent_guard.set_limits('{agent.policy}', rows_read => 123454321, statement_timeout => '7 min')")
+    program = os.path.join(server.variables["GUARD_BIN"], "pg_dump")
+    command = [program, "-h", server.host, "-p", str(server.port), "-U", "postgres", "-d", "postgres"]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    row = next(line for line in dump.splitlines() if f"\t{agent.policy}\t" in line)
+    assert "\t123454321\t" in row and row.endswith("\t00:07:00"), row
+    assert "agent_guard.ledger" not in dump and "agent_guard.window_grant" not in dump
 
 
 # --- crashes; they restart the server, so they come last ---

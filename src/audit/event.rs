@@ -56,6 +56,8 @@ bytes_and_words! {
         ApprovalRequest = 16, Some("approval_request");
         /// Somebody decided on a request, or an agent used an approval.
         Approval = 17, Some("approval");
+        /// Somebody administered agent_guard: a policy, a role, a window, a key.
+        Admin = 48, Some("admin");
     }
 }
 
@@ -117,7 +119,7 @@ pub struct AuditEvent<'a> {
     pub application_name: &'a str,
     /// The backend's process id.
     pub pid: i32,
-    /// The transaction's id; 0 where it has none.
+    /// The innermost transaction's full id; 0 where it has none.
     pub xid: u64,
     /// The nesting level: 0 for what the client sent.
     pub level: u16,

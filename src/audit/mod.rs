@@ -5,6 +5,7 @@
 pub mod decode;
 pub mod event;
 pub mod jsonb;
+pub mod line;
 pub mod record;
 pub mod redact;
 pub mod ring;

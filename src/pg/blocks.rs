@@ -30,7 +30,7 @@ impl Blocks {
                 self.alone = told();
                 return &self.alone;
             }
-            EventKind::Fault => return &[],
+            EventKind::Fault | EventKind::Admin => return &[],
             EventKind::Statement
             | EventKind::Bind
             | EventKind::Unbind

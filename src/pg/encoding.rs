@@ -1,12 +1,32 @@
-//! The core's UTF-8 texts in the server's encoding, whatever that is, without an error.
+//! The core's UTF-8 texts in the server's encoding, whatever that is, without an error; and the way back.
 //!
 //! A character that the server cannot hold becomes `\u{...}`, and so does NUL, which no text can hold.
 
 use std::borrow::Cow;
+use std::ffi::CStr;
 use std::fmt::Write;
 use std::os::raw::c_int;
 
 use pgrx::prelude::*;
+
+/// A text of the server's as UTF-8. What is no text in its encoding becomes U+FFFD; SQL_ASCII is read as UTF-8.
+///
+/// Raises where the server has no conversion to UTF-8.
+pub fn from_server(text: &CStr) -> String {
+    let bytes = text.to_bytes();
+    // SAFETY: reads a variable of this process; the conversion reads `length` bytes, and gives its argument back or a
+    // palloc'd, NUL-terminated text.
+    let converted = unsafe {
+        let encoding = pg_sys::GetDatabaseEncoding();
+        match c_int::try_from(bytes.len()) {
+            Ok(length) if encoding != UTF8 && encoding != SQL_ASCII => {
+                CStr::from_ptr(pg_sys::pg_server_to_any(text.as_ptr(), length, UTF8))
+            }
+            _ => text,
+        }
+    };
+    converted.to_string_lossy().into_owned()
+}
 
 /// How texts become the server's.
 pub enum ServerText {

@@ -17,6 +17,7 @@ static BUFFER: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024);
 static DATABASES: GucSetting<i32> = GucSetting::<i32>::new(4);
 static CAPACITY: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 static OVERFLOW: GucSetting<Overflow> = GucSetting::<Overflow>::new(Overflow::wait);
+static LOG_JSON: GucSetting<bool> = GucSetting::<bool>::new(false);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
 
 /// The most databases that can be asked for; also the size of the backend's table of reservations.
@@ -62,6 +63,14 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::empty(),
     );
+    GucRegistry::define_bool_guc(
+        c"agent_guard.log_json",
+        c"Writes each audit event to the server log too, as one line of JSON.",
+        c"",
+        &LOG_JSON,
+        GucContext::Sighup,
+        GucFlags::empty(),
+    );
     GucRegistry::define_int_guc(
         c"agent_guard.audit_timeout",
         c"How long an agent's statement waits for the audit trail before it is denied.",
@@ -92,6 +101,11 @@ pub fn capacity() -> u64 {
 /// What a full ring means.
 pub fn overflow() -> Overflow {
     OVERFLOW.get()
+}
+
+/// Whether events go to the server log too.
+pub fn log_json() -> bool {
+    LOG_JSON.get()
 }
 
 /// How long to wait for room or for the writer.

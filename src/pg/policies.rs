@@ -45,6 +45,25 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// A policy that is not stored, to ask what it would say. What is compiled of it must not be mixed with another's:
+    /// `forget` before and after.
+    pub fn of_rules(name: String, rules: Vec<Rule>) -> Policy {
+        let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
+        let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
+        let limits = Limits::default();
+        Policy {
+            epoch: 0,
+            id: 0,
+            name,
+            observe: false,
+            version: 0,
+            rules,
+            limits,
+            has_patterns,
+            denies_built_ins,
+        }
+    }
+
     /// Whether a rule denies this built-in by name.
     pub fn denies_built_in(&self, function: pg_sys::Oid) -> bool {
         self.denies_built_ins

@@ -8,6 +8,8 @@ unsafe extern "C" {
     fn raw_timestamp() -> i64;
     #[link_name = "GetTopTransactionIdIfAny"]
     fn raw_transaction() -> u32;
+    #[link_name = "GetCurrentFullTransactionIdIfAny"]
+    fn raw_full_transaction() -> pg_sys::FullTransactionId;
     #[link_name = "GetCurrentSubTransactionId"]
     fn raw_subtransaction() -> u32;
     #[link_name = "InNoForceRLSOperation"]
@@ -43,6 +45,13 @@ pub fn timestamp() -> i64 {
 pub fn transaction() -> u32 {
     // SAFETY: reads this process's transaction state.
     unsafe { raw_transaction() }
+}
+
+/// The full id of the innermost transaction, 0 while it has none (xact.c): of the subtransaction in a savepoint or a block
+/// with an exception clause, so that its end can be told from the transaction's.
+pub fn full_transaction() -> u64 {
+    // SAFETY: reads this process's transaction state.
+    unsafe { raw_full_transaction() }.value
 }
 
 /// The current subtransaction's id (xact.c).

@@ -274,12 +274,11 @@ fn window_revoked() -> Refusal {
 
 /// Replaces the binding by the one that belongs to `serial`, or by none.
 fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
-    let pending = with_state(|state| {
-        state.bound = None;
+    let (before, pending) = with_state(|state| {
         let pending = state.pending.take();
-        pending.filter(|pending| pending.0 == serial).map(|pending| pending.1)
+        (state.bound.take(), pending.filter(|pending| pending.0 == serial).map(|pending| pending.1))
     })
-    .flatten();
+    .unwrap_or_default();
     if !super::statement::any_active() {
         meter::leave();
     }
@@ -288,7 +287,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         if !bindings::unbind(now) {
             endings::outlived(now);
         }
-        super::statement::record_unbound();
+        super::statement::record_unbound(before.as_deref());
         super::policies::forget();
         forget_plans();
     }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
@@ -590,7 +591,7 @@ fn publish_again(open: &Open) -> Option<()> {
         decided_by: None,
         at: open.at,
         pid: process_id(),
-        xid: u64::from(quick::transaction()),
+        xid: quick::full_transaction(),
         level: open.level,
         rows: open.rows,
         duration_us: epoch::clock().saturating_sub(open.at),
@@ -668,7 +669,7 @@ fn application_name() -> &'static std::ffi::CStr {
 /// The part of an event that says who: the session's where it is bound, else what the connection tells.
 fn who<'a>(kind: EventKind, at: i64, session: Option<&'a Session>) -> AuditEvent<'a> {
     let mut event = AuditEvent::bare(kind, at, [0; 16]);
-    (event.pid, event.xid) = (process_id(), u64::from(quick::transaction()));
+    (event.pid, event.xid) = (process_id(), quick::full_transaction());
     event.application_name = application_name().to_str().unwrap_or("");
     if let Some(session) = session {
         event.session_id = session.id;
@@ -730,8 +731,28 @@ pub fn record_approval(
     stored
 }
 
+/// Sees to it, once in each process, that the end of a connection whose session is still bound is recorded.
+fn register_connection_end() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: registers a plain function without an argument.
+        unsafe { pg_sys::before_shmem_exit(Some(connection_ends), pg_sys::Datum::from(0_usize)) };
+    }
+}
+
+unsafe extern "C-unwind" fn connection_ends(code: i32, _arg: pg_sys::Datum) {
+    if let Some(session) = session::bound() {
+        // proc_exit(0) is the client's going, or its being told to; anything else a FATAL error.
+        let message = if code == 0 { "connection closed" } else { "connection ended by an error" };
+        publish_alone(EventKind::Unbind, Some(&session), |event, publish| {
+            publish(&AuditEvent { message, ..event });
+        });
+    }
+}
+
 /// A token came into force.
 pub fn record_bound(session: &Session) {
+    register_connection_end();
     // The view `sessions` knows a past session's blocks from here.
     let blocks: Vec<_> = session.token.block_ids().iter().map(|id| Some(crate::token::hex(id))).collect();
     publish_alone(EventKind::Bind, Some(session), |event, publish| {
@@ -746,9 +767,26 @@ pub fn record_bound(session: &Session) {
 }
 
 /// The session's token is no longer in force.
-pub fn record_unbound() {
-    publish_alone(EventKind::Unbind, session::bound().as_deref(), |event, publish| {
+pub fn record_unbound(session: Option<&Session>) {
+    publish_alone(EventKind::Unbind, session, |event, publish| {
         publish(&AuditEvent { message: "token no longer in force", ..event });
+    });
+}
+
+/// Somebody has administered agent_guard. Never waits: a trail that takes nothing must not keep anybody from revoking.
+pub fn record_admin(action: &str, what: &str, window: Option<[u8; 16]>) {
+    let text = redact(&super::text::current()).into_owned();
+    let bounded = bounded_text(&text);
+    publish_alone(EventKind::Admin, None, |event, publish| {
+        publish(&AuditEvent {
+            window_id: window,
+            command: action,
+            message: what,
+            statement: bounded.text,
+            statement_len: bounded.full_len,
+            statement_sha256: bounded.sha256,
+            ..event
+        });
     });
 }
 

@@ -9,6 +9,7 @@ pub mod catalogue;
 pub mod mask;
 pub mod policy;
 pub mod role;
+pub mod trail;
 pub mod window;
 
 use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};

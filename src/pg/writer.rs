@@ -15,6 +15,7 @@ use super::encoding::ServerText;
 use super::insert::{Inserter, Written};
 use super::launcher::{asked_to_end, attach_signals, wait};
 use super::ledger_store;
+use super::log_json;
 use super::row::fault;
 use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
@@ -375,14 +376,18 @@ impl Writer {
         let inserter = &mut self.inserter;
         in_transaction(|| match segments.write(rows, inserter) {
             // Requests among the events are stored with them.
-            Written::All => approvals::store_requests(rows.iter().map(|(_, event)| event))
-                .map_err(|error| Trouble::Event(format!("{error:?}"))),
+            Written::All => {
+                log_json::prepare();
+                approvals::store_requests(rows.iter().map(|(_, event)| event))
+                    .map_err(|error| Trouble::Event(format!("{error:?}")))
+            }
             Written::Locked => {
                 Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned()))
             }
             Written::Gone => Err(Trouble::Gone),
         })?;
         self.segments = segments;
+        log_json::emit(rows);
         if segments.blocked && !self.said_blocked {
             warning!(
                 "the oldest audit segment is in use and cannot be emptied; the trail grows past its capacity"

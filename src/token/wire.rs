@@ -2,9 +2,6 @@
 //!
 //! Nothing here is trusted. Of a chain only the head is decoded; a block stays the text it came as until the MAC
 //! over it has been verified.
-
-use std::fmt::Write;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};

@@ -12,9 +12,8 @@ use pgrx::prelude::*;
 
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::{names, query, utility};
-use super::super::policies::{self, Policy};
-use super::super::scan::{self, Key};
-use super::super::{own, session};
+use super::super::policies::Policy;
+use super::super::{redecide, session};
 use super::administrator;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::refusal::Refusal;
@@ -46,35 +45,13 @@ fn check_statement(
     let rows = || -> AdminResult<Vec<Checked>> {
         administrator()?;
         let (policy, statement) = (given(policy, "policy")?, given(statement, "statement")?);
-        // Caches of a session that is not guarded are not kept in step with the catalogue.
-        own::forget();
-        policies::forget();
-        let policy = policies::policy(policy_id(&policy)?).map_err(refused)?;
+        let policy = redecide::stored(&policy)?;
         session::decide_for(Some(as_role.unwrap_or(pg_sys::InvalidOid)));
         let rows = check(&policy, &statement, as_role);
         session::decide_for(None);
         rows
     };
     Ok(TableIterator::new(rows()?))
-}
-
-fn refused(refusal: Refusal) -> AdminError {
-    AdminError::invalid(refusal.message).detail(refusal.detail).hint(refusal.hint)
-}
-
-fn policy_id(name: &str) -> AdminResult<i64> {
-    let mut found = None;
-    if let Some(own) = own::own() {
-        scan::rows(own.policy, None::<(pg_sys::Oid, i16, Key)>, |row| {
-            if row.column::<String>(2).as_deref() == Some(name) {
-                found = row.column(1);
-            }
-        });
-    }
-    found.ok_or_else(|| {
-        AdminError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("policy \"{name}\" does not exist"))
-            .hint("SELECT name FROM agent_guard.policies lists the policies.")
-    })
 }
 
 fn check(policy: &Policy, statement: &str, as_role: Option<pg_sys::Oid>) -> AdminResult<Vec<Checked>> {

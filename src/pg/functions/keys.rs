@@ -6,7 +6,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::pg::admin_error::{AdminError, AdminResult};
-use crate::pg::functions::administrator;
+use crate::pg::functions::{administrator, done};
 use crate::pg::keys;
 
 #[pg_extern(sql = false)]
@@ -14,6 +14,7 @@ fn rotate_key() -> Result<i32, ErrorReport> {
     let rotate = || -> AdminResult<i32> {
         administrator()?;
         let kid = keys::rotate()?;
+        done("rotate_key", format!("key {kid}"));
         i32::try_from(kid).map_err(|_| AdminError::state("the key's number is out of range"))
     };
     Ok(rotate()?)

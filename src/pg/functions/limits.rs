@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 use crate::limit::{self, Limits, Meter, span};
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::functions::{administrator, policy};
+use crate::pg::functions::{administrator, done, policy};
 use crate::pg::store::policy as store;
 use crate::pg::{handshake, ledger, policies};
 
@@ -72,9 +72,12 @@ fn set_limits(
         administrator()?;
         let limits =
             limits(rows_per_statement, rows_read, rows_written, bytes_read, statements, statement_timeout)?;
-        let policy = policy::locked(given(policy, "policy")?)?;
+        let name = given(policy, "policy")?;
+        let policy = policy::locked(name)?;
         store::set_limits(policy.id, &limits)?;
-        store::policy_changed(policy.id)
+        store::policy_changed(policy.id)?;
+        done("set_limits", format!("policy {name}"));
+        Ok(())
     };
     Ok(set()?)
 }

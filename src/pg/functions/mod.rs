@@ -13,8 +13,11 @@ mod limits;
 mod mask;
 mod masking;
 mod policy;
+mod reach;
+mod replay;
 mod role;
 mod sessions;
+mod simulate;
 mod stand_in;
 mod window;
 
@@ -25,7 +28,7 @@ use pgrx::datum::{Array, DatumWithOid, FromDatum};
 use pgrx::pg_sys;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::epoch;
+use crate::pg::{epoch, statement};
 
 /// Refuses in a guarded session: an agent administers nothing, whatever it has been granted.
 fn administrator() -> AdminResult<()> {
@@ -35,6 +38,11 @@ fn administrator() -> AdminResult<()> {
             .hint("Connect as a role that is not guarded."));
     }
     Ok(())
+}
+
+/// Puts into the trail what was just done. Its transaction tells whether it took effect.
+fn done(action: &str, what: impl AsRef<str>) {
+    statement::record_admin(action, what.as_ref(), None);
 }
 
 /// A whole-number setting of this extension, by name.

@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 use crate::approval::Approval;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::bind::{BoundRule, bind};
-use crate::pg::functions::{Untouched, administrator, optional_texts, texts};
+use crate::pg::functions::{Untouched, administrator, done, optional_texts, texts};
 use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
@@ -30,7 +30,10 @@ fn create_policy(
         policy_name(name)?;
         let mode = Mode::parse(given(mode, "mode")?)?;
         match store::add_policy(name, given(description, "description")?, mode)? {
-            Some(_) => Ok(()),
+            Some(_) => {
+                done("create_policy", format!("policy {name}, mode {}", mode.word()));
+                Ok(())
+            }
             None => Err(AdminError::new(
                 PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
                 format!("policy \"{name}\" already exists"),
@@ -55,7 +58,9 @@ fn drop_policy(name: Option<&str>) -> Result<(), ErrorReport> {
             )
             .hint("Revoke them first: SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = '<policy>' AND state = 'active'."));
         }
-        store::remove_policy(policy.id)
+        store::remove_policy(policy.id)?;
+        done("drop_policy", format!("policy {name}"));
+        Ok(())
     };
     Ok(remove()?)
 }
@@ -161,8 +166,10 @@ fn drop_rule(id: Option<i64>) -> Result<(), ErrorReport> {
         // The policy first, as everywhere: two changes that lock in different orders would wait for each other.
         let policy = store::policy_of_rule(id)?.ok_or_else(unknown)?;
         locked(&policy)?;
-        let policy = store::remove_rule(id)?.ok_or_else(unknown)?;
-        store::policy_changed(policy)
+        let changed = store::remove_rule(id)?.ok_or_else(unknown)?;
+        store::policy_changed(changed)?;
+        done("drop_rule", format!("rule {id} of policy {policy}"));
+        Ok(())
     };
     Ok(remove()?)
 }
@@ -192,6 +199,7 @@ fn rebind_policies() -> Result<i64, ErrorReport> {
         }
         let _settings = pinned::Settings::begin();
         reconcile::rebuild()?;
+        done("rebind_policies", format!("{bound} patterns bound"));
         Ok(bound)
     };
     Ok(rebind()?)
@@ -203,7 +211,12 @@ fn apply_policy(
 ) -> Result<TableIterator<'static, (name!(change, String), name!(item, String))>, ErrorReport> {
     let apply = || -> AdminResult<Vec<(String, String)>> {
         administrator()?;
-        apply_document(&PolicyDocument::parse(&json_text(given(doc, "doc")?))?)
+        let document = PolicyDocument::parse(&json_text(given(doc, "doc")?))?;
+        let changes = apply_document(&document)?;
+        for (change, item) in &changes {
+            done("apply_policy", format!("policy {}: {change} {item}", document.name));
+        }
+        Ok(changes)
     };
     Ok(TableIterator::new(apply()?))
 }
@@ -233,10 +246,12 @@ pub(super) fn locked(name: &str) -> AdminResult<PolicyRow> {
 
 fn write_rule(policy: &str, rule: WrittenRule) -> AdminResult<i64> {
     administrator()?;
+    let name = policy;
     let policy = locked(policy)?.id;
     let BoundRule { rule, bindings } = bind(&rule)??;
     let id = store::add_rule(policy, &rule, &bindings)?;
     store::policy_changed(policy)?;
+    done(&rule.raw.effect, format!("rule {id} of policy {name}: {}", rule.summary()));
     Ok(id)
 }
 
@@ -304,7 +319,7 @@ fn count_change(created: Option<PolicyId>, policy: PolicyId) -> AdminResult<()> 
 }
 
 /// jsonb as text: the core reads it with its own limits of depth and size of numbers.
-fn json_text(doc: Untouched) -> String {
+pub(super) fn json_text(doc: Untouched) -> String {
     // SAFETY: sql/functions.sql declares the parameter as jsonb, which is what jsonb_out takes.
     let text: Option<&std::ffi::CStr> =
         unsafe { pgrx::direct_function_call(pg_sys::jsonb_out, &[Some(doc.0)]) };

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::epoch;
-use crate::pg::functions::administrator;
+use crate::pg::functions::{administrator, done};
 use crate::pg::store::role::{self, Might, RoleRow};
 
 #[pg_extern(sql = false)]
@@ -33,6 +33,7 @@ fn guard_role(role: Option<pg_sys::Oid>, allow_privileged: Option<bool>) -> Resu
             told.tell(PgLogLevel::WARNING);
         }
         role::guard(&name)?;
+        done("guard_role", format!("role {name}{}", if allow_privileged { ", privileged" } else { "" }));
         // Sessions remember whose functions and views lend.
         epoch::policy_changes_at_commit();
         if guarded {
@@ -57,6 +58,7 @@ fn unguard_role(role: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
     let unguard = || -> AdminResult<()> {
         let (oid, row) = subject(role)?;
         role::unguard(&row.name)?;
+        done("unguard_role", format!("role {}", row.name));
         // Sessions remember whose functions and views lend.
         epoch::policy_changes_at_commit();
         if !row.guarded {

@@ -8,12 +8,12 @@ use pgrx::prelude::*;
 use crate::keyring::block_id;
 use crate::limit::Meter;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::functions::{Untouched, administrator, limits};
+use crate::pg::functions::{Untouched, administrator, done, limits};
 use crate::pg::keys;
 use crate::pg::store::policy as policies;
 use crate::pg::store::role;
 use crate::pg::store::window::{self as store, NewWindow};
-use crate::pg::{epoch, ledger, warden};
+use crate::pg::{epoch, ledger, statement, warden};
 use crate::token;
 
 /// The longest name of an agent (docs/token.md).
@@ -92,6 +92,10 @@ fn grant_window(
             i32::try_from(kid).map_err(|_| AdminError::state("the key's number is out of range"))?;
         let (id, salt) = (token::fresh_id()?, token::fresh_salt()?);
         let token = mint_root(&master, kid, &id, &salt, &agent, expires_unix, max_depth)?;
+        let told = format!(
+            "agent {agent} under policy {policy}, depth {max_depth}, reason: {}",
+            reason.unwrap_or("none")
+        );
         let expires_at = store::add(NewWindow {
             id,
             policy: found.id,
@@ -108,6 +112,7 @@ fn grant_window(
             limits,
         })?;
         let expires_at = expires_at.ok_or_else(|| AdminError::state("the window was not stored"))?;
+        statement::record_admin("grant_window", &told, Some(id));
         Ok((Uuid::from_bytes(id), token, expires_at))
     };
     Ok(TableIterator::once(grant()?))
@@ -135,6 +140,8 @@ fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), Er
         epoch::revoke(&window);
         ledger::window_over(window.as_bytes(), epoch::clock());
         tell(warden::revoked(|hold| hold.window == *window.as_bytes()));
+        let told = format!("reason: {}", reason.unwrap_or("none"));
+        statement::record_admin("revoke_window", &told, Some(*window.as_bytes()));
         Ok(())
     };
     Ok(revoke()?)
@@ -159,6 +166,7 @@ fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorRe
         }
         epoch::revoke(&block);
         tell(warden::revoked(|hold| hold.blocks().contains(&block)));
+        done("revoke_block", format!("block {}, reason: {}", token::hex(&block), reason.unwrap_or("none")));
         Ok(())
     };
     Ok(revoke()?)
