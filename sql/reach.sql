@@ -1,4 +1,5 @@
 -- What another policy would have said of what was recorded (simulate_policy), and what a role reaches (blast_radius).
+-- jit off: the plans are large and the rows few, so that compiling them would take seconds.
 
 CREATE FUNCTION agent_guard.simulated_decisions(policy text, document jsonb, since timestamptz, until timestamptz,
         session_id uuid, OUT seq bigint, OUT access integer, OUT change text, OUT rule_id bigint, OUT reason text)
@@ -16,24 +17,42 @@ CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAU
         reason text)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     AS $$
     SELECT d.change, a.seq, a.at, a.session_id, a.lineage, a.role, a.command, a.statement, x.access->>'action',
         x.access->>'object', x.access->>'columns', x.access->>'decision', (x.access->>'rule')::int8, d.rule_id, d.reason
-    FROM agent_guard.simulated_decisions($1, $3, $2, $4, $5) d
+    FROM (
+        SELECT s.seq, s.access, s.change, s.rule_id, s.reason
+        FROM agent_guard.simulated_decisions($1, $3, $2, $4, $5) s
+        UNION ALL
+        -- Read in clear then, because there was no mask yet or the window's policy exposes it, and masked now.
+        SELECT e.seq, n.access::int, 'newly masked', NULL, string_agg(m.column_name, ', ' ORDER BY m.attnum)
+        FROM agent_guard.audit e
+        CROSS JOIN LATERAL jsonb_array_elements(e.accesses) WITH ORDINALITY n (told, access)
+        JOIN agent_guard.mask m ON m.relation::oid = (n.told->>'oid')::oid
+            AND (n.told->>'columns' = '*' OR m.column_name::text = ANY (string_to_array(n.told->>'columns', ',')))
+        WHERE e.event = 'statement' AND n.told->>'action' = 'select' AND n.told->>'decision' = 'allow'
+          AND ($2 IS NULL OR e.at >= $2) AND ($4 IS NULL OR e.at < $4) AND ($5 IS NULL OR e.session_id = $5)
+          AND NOT EXISTS (SELECT FROM agent_guard.exposed_column x JOIN agent_guard.policy p ON p.id = x.policy_id
+              WHERE p.name = $1 AND x.relation = m.relation AND x.attnum = m.attnum)
+          AND (e.at < m.created_at OR EXISTS (SELECT FROM agent_guard.exposed_column x
+              JOIN agent_guard.window_grant w ON w.policy_id = x.policy_id
+              WHERE w.window_id = e.window_id AND x.relation = m.relation AND x.attnum = m.attnum))
+        GROUP BY e.seq, n.access
+    ) d
     JOIN agent_guard.audit a ON a.seq = d.seq
     CROSS JOIN LATERAL (SELECT a.accesses->(d.access - 1) AS access) x
-    ORDER BY a.seq, d.access
+    ORDER BY a.seq, d.access, d.change
     $$;
 COMMENT ON FUNCTION agent_guard.simulate_policy(text, timestamptz, jsonb, timestamptz, uuid) IS
-    'Decides recorded accesses again under a stored policy or a document: what would be newly denied, newly allowed, or held to a condition';
+    'Decides recorded accesses again under a stored policy or a document: what would be newly denied, newly allowed, newly masked, or held to a condition';
 
-CREATE FUNCTION agent_guard.decide_accesses(policy text, actions text[], classes text[], oids oid[], names text[],
-        columns text[], OUT number integer, OUT allowed boolean, OUT rule_id bigint, OUT reason text) RETURNS SETOF record
+CREATE FUNCTION agent_guard.decide_accesses(policy text, accesses json, OUT number integer, OUT allowed boolean, OUT rule_id bigint, OUT reason text) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'decide_accesses_wrapper';
-COMMENT ON FUNCTION agent_guard.decide_accesses(text, text[], text[], oid[], text[], text[]) IS
-    'Decides accesses, given as lists of the same length, under a policy; use blast_radius instead';
+COMMENT ON FUNCTION agent_guard.decide_accesses(text, json) IS
+    'Decides accesses, a list of objects with action, class, oid, name and columns, under a policy; use blast_radius instead';
 
 CREATE FUNCTION agent_guard.function_action(function oid) RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE
@@ -56,6 +75,7 @@ CREATE FUNCTION agent_guard.reach(role regrole, policy text DEFAULT NULL) RETURN
         action text, rows bigint, with_policy boolean, rule_id bigint, reason text)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     AS $$
     WITH RECURSIVE relation AS MATERIALIZED (
         SELECT c.oid, c.relkind, c.relowner, n.nspowner, format('%s.%s', n.nspname, c.relname) AS name,
@@ -94,7 +114,8 @@ CREATE FUNCTION agent_guard.reach(role regrole, policy text DEFAULT NULL) RETURN
         UNION ALL
         SELECT 'sensitive columns in clear', 'select', 'relation', r.oid, r.name, a.attname::text, NULL
         FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
-        WHERE r.found AND has_column_privilege($1::oid, r.oid, a.attnum, 'SELECT') AND a.attname ~* agent_guard.sensitive_names()
+        WHERE r.found AND has_column_privilege($1::oid, r.oid, a.attnum, 'SELECT')
+          AND (a.attname ~* agent_guard.sensitive_names() OR (r.oid, a.attname::text) IN (SELECT c.oid, c.name FROM covered c))
         UNION ALL
         SELECT 'schemas to create in', 'create table', 'relation', 0, n.nspname || '.new_table', '', NULL
         FROM pg_namespace n
@@ -129,12 +150,11 @@ CREATE FUNCTION agent_guard.reach(role regrole, policy text DEFAULT NULL) RETURN
     numbered AS MATERIALIZED (SELECT row_number() OVER (ORDER BY w.kind, w.name, w.columns, w.action)::int AS number, w.* FROM wanted w),
     decided AS MATERIALIZED (
         SELECT d.* FROM (
-            SELECT array_agg(n.action ORDER BY n.number) AS actions, array_agg(n.class ORDER BY n.number) AS classes,
-                array_agg(n.oid ORDER BY n.number) AS oids, array_agg(n.name ORDER BY n.number) AS names,
-                array_agg(n.columns ORDER BY n.number) AS columns
+            SELECT json_agg(json_build_object('action', n.action, 'class', n.class, 'oid', n.oid::int8, 'name', n.name,
+                'columns', n.columns) ORDER BY n.number) AS accesses
             FROM numbered n) l
-        CROSS JOIN LATERAL agent_guard.decide_accesses($2, l.actions, l.classes, l.oids, l.names, l.columns) d
-        WHERE $2 IS NOT NULL AND l.actions IS NOT NULL
+        CROSS JOIN LATERAL agent_guard.decide_accesses($2, l.accesses) d
+        WHERE $2 IS NOT NULL AND l.accesses IS NOT NULL
     ),
     answered AS MATERIALIZED (
         SELECT n.kind, n.action, n.oid, n.columns, n.name, n.rows, d.allowed, d.rule_id, d.reason
@@ -149,6 +169,16 @@ CREATE FUNCTION agent_guard.reach(role regrole, policy text DEFAULT NULL) RETURN
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
         JOIN relation v ON v.oid = r.ev_class
     ),
+    -- Masked columns, also of partitions and children, and of the same name in views that read them.
+    covered (oid, name, exposed) AS (
+        SELECT m.relation::oid, m.column_name::text, EXISTS (SELECT FROM agent_guard.exposed_column e
+            JOIN agent_guard.policy p ON p.id = e.policy_id
+            WHERE p.name = $2 AND e.relation = m.relation AND e.attnum = m.attnum)
+        FROM agent_guard.mask m
+        UNION
+        SELECT CASE WHEN l.by_change THEN l.other ELSE l.oid END, c.name, c.exposed
+        FROM covered c JOIN leads l ON c.oid = CASE WHEN l.by_change THEN l.oid ELSE l.other END
+    ),
     reading (oid, allowed) AS (
         SELECT a.oid, COALESCE(a.allowed, false) FROM answered a WHERE a.kind = 'relations readable'
         UNION
@@ -162,8 +192,11 @@ CREATE FUNCTION agent_guard.reach(role regrole, policy text DEFAULT NULL) RETURN
     )
     SELECT a.kind, CASE WHEN a.kind = 'schemas to create in' THEN split_part(a.name, '.new_table', 1)
             WHEN a.columns = '' THEN a.name ELSE a.name || '(' || a.columns || ')' END, a.action, a.rows,
-        a.allowed, a.rule_id, a.reason
+        a.allowed AND NOT m.masked, CASE WHEN NOT m.masked THEN a.rule_id END,
+        CASE WHEN a.allowed AND m.masked THEN 'masked' ELSE a.reason END
     FROM answered a
+    CROSS JOIN LATERAL (SELECT a.columns <> '' AND EXISTS (SELECT FROM covered c
+        WHERE c.oid = a.oid AND c.name = a.columns AND NOT c.exposed) AS masked) m
     UNION ALL
     SELECT 'rows at stake: read', t.name, 'select', t.rows, CASE WHEN $2 IS NOT NULL THEN bool_or(r.allowed) END, NULL, NULL
     FROM reading r JOIN relation t ON t.oid = r.oid AND t.rows IS NOT NULL GROUP BY t.oid, t.name, t.rows
@@ -192,6 +225,7 @@ CREATE FUNCTION agent_guard.blast_radius(role regrole, policy text DEFAULT NULL)
     RETURNS TABLE (kind text, without_guard bigint, with_policy bigint, examples text[])
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     AS $$
     WITH reached AS MATERIALIZED (SELECT * FROM agent_guard.reach($1, $2)),
     object AS (
@@ -221,6 +255,7 @@ CREATE FUNCTION agent_guard.blast_radius_report(role regrole, policy text DEFAUL
     RETURNS text
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     AS $$
     WITH reached AS MATERIALIZED (SELECT * FROM agent_guard.reach($1, $2)),
     object AS MATERIALIZED (

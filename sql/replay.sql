@@ -46,6 +46,7 @@ CREATE FUNCTION agent_guard.replay(session_id uuid) RETURNS TABLE (step integer,
         accesses jsonb, truncated text[])
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     AS $$
     SELECT s.step, a.seq, a.at, a.at - min(a.at) OVER (), s.depth, s.parent, a.event, a.command, a.statement,
         a.parameters, a.decision, a.rule_id, a.rows, a.duration, s.effect, a.sqlstate, a.message, a.accesses, a.truncated
@@ -59,6 +60,7 @@ COMMENT ON FUNCTION agent_guard.replay(uuid) IS
 CREATE FUNCTION agent_guard.asciicast(session_id uuid, max_pause interval DEFAULT '2 s') RETURNS text
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     AS $$
     SELECT agent_guard.render_asciicast(json_build_object(
             'title', COALESCE((SELECT array_to_string(a.lineage, ' > ') || ' as ' || a.role || ', '
@@ -72,6 +74,7 @@ COMMENT ON FUNCTION agent_guard.asciicast(uuid, interval) IS
 CREATE FUNCTION agent_guard.session_report(session_id uuid, max_events bigint DEFAULT 5000) RETURNS text
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     AS $$
     SELECT agent_guard.render_session_report(json_build_object(
         'session_id', $1, 'window_id', f.window_id, 'lineage', COALESCE(f.lineage, '{}'),

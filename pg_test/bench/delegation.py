@@ -18,6 +18,7 @@ import dataclasses
 import statistics
 import time
 
+import guard
 import proc
 import slices
 from servers import AGENT, Variant
@@ -117,8 +118,7 @@ def sleeping(variant: Variant, token: str) -> Wire:
         raise RuntimeError("the token is not accepted")
     wire.socket.sendall(query("select pg_sleep(60)"))
     asleep = f"select count(*) from pg_stat_activity where pid = {wire.key[0]} and wait_event = 'PgSleep'"
-    while not variant.server.value(asleep):
-        pass
+    guard.eventually(lambda: variant.server.value(asleep), "it sleeps")
     return wire
 
 

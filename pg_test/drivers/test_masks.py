@@ -2,6 +2,8 @@
 that were written by hand with the same expressions.
 """
 
+import re
+
 import chinook
 import guard
 
@@ -29,7 +31,7 @@ QUERIES = {
     "spending": "select c.customer_id, c.email, sum(i.total) from customer c join invoice i using (customer_id) group by 1, 2 order by 3 desc, 1",
     "top track per customer": """select distinct on (c.customer_id) c.email, t.name, il.unit_price from customer c
         join invoice i using (customer_id) join invoice_line il using (invoice_id) join track t using (track_id) order by c.customer_id, t.name""",
-    "customers without invoices": "select c.email from customer c left join invoice i on i.customer_id = c.customer_id where i.invoice_id is null order by 1",
+    "customers without invoices": "select c.email, i.invoice_id from customer c left join invoice i on i.customer_id = c.customer_id and i.total > 15 where i.invoice_id is null order by 1",
     "invoices and their customers": "select i.invoice_id, c.email, c.address from invoice i left join customer c using (customer_id) order by 1",
     "running totals": """select c.email, i.invoice_date, sum(i.total) over (partition by c.customer_id order by i.invoice_date, i.invoice_id)
         from customer c join invoice i using (customer_id) order by c.customer_id, i.invoice_date, i.invoice_id""",
@@ -40,7 +42,7 @@ QUERIES = {
     "age of the staff": "select extract(year from birth_date), count(*) from employee group by 1 order by 1",
     "mail domains": "select split_part(email, '@', 2), count(*) from customer group by 1 order by 2 desc, 1",
     "staff and customers": "select email from employee union select email from customer order by 1",
-    "same city": "select c.email, e.email from customer c join employee e on e.city = c.city order by 1, 2",
+    "same city": "select c.email, e.email from customer c join employee e on e.country = c.country order by 1, 2",
     "as json": "select json_agg(c order by customer_id) from customer c",
     "rows": "select c, row_to_json(c) from customer c order by customer_id",
     "a cte": "with rich as (select customer_id from invoice group by 1 having sum(total) > 40) select c.email from customer c join rich using (customer_id) order by c.customer_id",
@@ -102,7 +104,8 @@ def test_plans_keep_their_indexes(server):
         for one in (connection, control):
             one.execute("set enable_seqscan = off")
         for query in ("select email from customer where customer_id = 5", QUERIES["spending"], QUERIES["lateral"], QUERIES["who reports to whom"]):
-            plans = [[row[0] for row in one.execute("explain (costs off) " + query)] for one in (connection, control)]
+            # A view's columns go by its own table's name.
+            plans = [[re.sub(r"\b(customer|employee|c|e|b)\b(_\d)?( [a-z]$)?", "_", row[0]) for row in one.execute("explain (costs off) " + query)] for one in (connection, control)]
             assert plans[0] == plans[1], plans
 
 

@@ -25,7 +25,7 @@ SELECT agent_guard.unguard_role('adm_agent') \gset
 \set VERBOSITY sqlstate
 SELECT agent_guard.drop_policy('adm');
 SELECT agent_guard.audit_flush() \gset
-SELECT command, regexp_replace(replace(message, :'rule', 'N'), 'rule \d+', 'rule N') AS what, role, window_id = :'window_id' AS window,
+SELECT command, regexp_replace(message, 'rule \d+', 'rule N') AS what, role, window_id = :'window_id' AS window,
     CASE WHEN xid IS NOT NULL THEN pg_xact_status(xid) END AS transaction
 FROM agent_guard.audit WHERE seq > :before AND event = 'admin' ORDER BY seq;
 SELECT count(*) AS with_their_text FROM agent_guard.audit WHERE seq > :before AND event = 'admin' AND statement LIKE 'SELECT%agent_guard.%';

@@ -32,6 +32,17 @@ WHERE object LIKE 'blast%';
 -- without a policy there is nothing to compare; by privileges the list of built-ins is that of the server
 SELECT bool_and(with_policy IS NULL) AS alone, bool_or(kind = 'functions reaching beyond the session') AS built_ins
 FROM agent_guard.blast_radius('blast_agent');
+-- a masked column is not in clear, for whom the policy does not expose it, through a view neither
+CREATE VIEW blast.contacts AS SELECT email FROM blast.customers;
+GRANT SELECT ON blast.contacts TO blast_agent;
+SELECT agent_guard.allow('blast', '{select}', '{blast.contacts}') AS rule \gset
+SELECT agent_guard.mask_column('blast.customers', 'email', 'email') \gset
+SELECT agent_guard.mask_column('blast.customers', 'id', 'zero') \gset
+SELECT object, with_policy, reason FROM agent_guard.reach('blast_agent', 'blast') WHERE kind = 'sensitive columns in clear';
+SELECT agent_guard.expose_columns('blast', '{blast.customers(email)}') \gset
+SELECT object, with_policy, reason FROM agent_guard.reach('blast_agent', 'blast') WHERE kind = 'sensitive columns in clear';
+SELECT agent_guard.unmask_column('blast.customers', 'email'), agent_guard.unmask_column('blast.customers', 'id') \gset
+DROP VIEW blast.contacts;
 -- membership in the server's own roles is a reach of its own
 GRANT pg_read_server_files TO blast_owner;
 SELECT object, action, with_policy FROM agent_guard.reach('blast_agent', 'blast') WHERE kind = 'server files and programs';
@@ -42,8 +53,8 @@ SELECT page LIKE '<!DOCTYPE html>%' AS html, page LIKE '%blast.customers%' AS ob
 FROM agent_guard.blast_radius_report('blast_agent', 'blast') AS page;
 \set VERBOSITY sqlstate
 SELECT agent_guard.blast_radius('blast_agent', 'nowhere');
-SELECT * FROM agent_guard.decide_accesses('blast', '{select}', '{relation,relation}', '{0}', '{a}', '{a}');
-SELECT * FROM agent_guard.decide_accesses('blast', '{conquer}', '{relation}', '{0}', '{a.b}', '{""}');
+SELECT * FROM agent_guard.decide_accesses('blast', '[{"action": "select"}]');
+SELECT * FROM agent_guard.decide_accesses('blast', '[{"action": "conquer", "class": "", "oid": 0, "name": "", "columns": ""}]');
 
 SET client_min_messages = warning;
 SELECT agent_guard.drop_policy('blast') \gset

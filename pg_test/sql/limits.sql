@@ -79,7 +79,7 @@ SELECT id FROM lim.t WHERE id = 4;
 SELECT id FROM lim.t LIMIT 3;
 INSERT INTO lim.t SELECT 1 FROM generate_series(1, 3);
 
--- Clean up.
+-- Clean up. The agent's last session may not be gone yet.
 \c - postgres
 SET client_min_messages = warning;
 SELECT agent_guard.revoke_window(:'window_id');

@@ -96,7 +96,7 @@ CREATE TABLE mu.other (a text);
 SELECT agent_guard.mask_column('mu.other', 'a', 'null');
 SET client_min_messages = warning;
 DROP OWNED BY mu_owner CASCADE;
-DROP SCHEMA mu_last CASCADE;
+
 RESET client_min_messages;
 SELECT relation, view FROM agent_guard.masked_view;
 SELECT count(*) FROM agent_guard.mask;

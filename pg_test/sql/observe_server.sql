@@ -39,7 +39,7 @@ SELECT count(*) FROM obss.t;
 \c - postgres
 SELECT agent_guard.audit_flush() \gset
 SELECT event, decision, command, sqlstate, left(statement, 40) AS statement FROM agent_guard.audit
-WHERE role = 'obss_agent' ORDER BY seq;
+WHERE role = 'obss_agent' AND event <> 'unbind' ORDER BY seq;
 SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy = 'obss' \gset
 SELECT agent_guard.drop_policy('obss') \gset
 SET client_min_messages = warning;

@@ -52,6 +52,13 @@ SELECT agent_guard.create_policy('empty') \gset
 SELECT change, count(*) FROM agent_guard.simulate_policy('empty', since => :'began') WHERE role = 'sim_agent' GROUP BY change;
 SELECT count(*) FROM agent_guard.simulate_policy('empty', since => 'infinity');
 SELECT count(*) FROM agent_guard.simulate_policy('empty', until => :'began', session_id => :'session_id');
+-- a mask that was made since
+SELECT agent_guard.mask_column('sim.t', 'secret', 'redact') \gset
+SELECT change, object, columns, reason FROM agent_guard.simulate_policy('sim', session_id => :'session_id');
+SELECT agent_guard.expose_columns('sim', '{sim.t(secret)}') \gset
+SELECT count(*) FROM agent_guard.simulate_policy('sim', session_id => :'session_id');
+SELECT DISTINCT change FROM agent_guard.simulate_policy('empty', session_id => :'session_id');
+SELECT agent_guard.unmask_column('sim.t', 'secret') \gset
 -- an object that has been dropped is decided by its name
 DROP FUNCTION sim.f();
 SELECT DISTINCT change FROM agent_guard.simulate_policy('empty', session_id => :'session_id') WHERE object = 'sim.f()';

@@ -225,7 +225,9 @@ def test_whoever_asks_first_with_a_startup_token(server):
     """The very first statement of a session is planned before anything else has asked who it is."""
     with Spy(server) as spy:
         token = spy.token
+        mask_scene.filter_rows(server, spy.policy, "shop.buys", "id <= 10")
     wire = mask_scene.Tap(server.host, server.port, "clerk", "postgres", options=f"-c agent_guard.token={token}")
+    assert len(wire.query("select * from shop.buys").rows) == 10
     assert len(wire.query("select * from shop.customer").rows) == 30
     assert not leaks(wire.take())
     wire.close()

@@ -173,6 +173,17 @@ def test_a_filter_binds_what_comes_of_a_change(server):
         spy.refused("truncate shop.customer cascade", "masked_relation")
 
 
+def test_no_setting_of_the_agents_changes_what_a_filter_means(server):
+    with filtered(server, ("shop.customer", "born < '1917-11-10'::date and name <> 'a\\''b'"), ("shop.event", "at = any (array['2020-12-01'::date, null])")) as spy:
+        wanted = [spy.run("select id from shop.customer order by id").text(), spy.run("select id from shop.event").text()]
+        assert wanted[0] == [("1",), ("2",)], wanted
+        for setting in ("datestyle = 'German'", "datestyle = 'SQL, MDY'", "standard_conforming_strings = off", "timezone = 'Asia/Tokyo'",
+                        "array_nulls = off", "search_path = pg_temp, shop, pg_catalog", "intervalstyle = 'iso_8601'", "backslash_quote = on"):
+            spy.run(f"set {setting}", f"set agent_guard.token = '{spy.token}'")
+            found = [spy.run("select id from shop.customer order by id").text(), spy.run("select id from shop.event").text()]
+            assert found == wanted, (setting, found)
+
+
 def test_a_filter_is_asked_before_any_function_of_the_agents(server):
     """A cheap function that tells what it is given is not given rows that do not exist."""
     server.run("""create function shop.tell(text) returns boolean language plpgsql cost 0.0001 immutable as

@@ -129,6 +129,18 @@ def test_ddl_over_raw_values_is_refused(server):
         assert not failed, "\n".join(failed)
 
 
+def test_the_end_of_a_failed_transaction_reads_nothing(server):
+    """While one has failed, masks change under it; its ROLLBACK must not look at a table."""
+    with Spy(server, *BUILD) as spy:
+        for last in ("rollback", "commit", "rollback to savepoint s"):
+            spy.run("begin", "savepoint s")
+            spy.fails_inside("select 1/0", "22012")
+            server.run("update agent_guard.mask set created_by = created_by")
+            spy.run(last)
+            spy.send("rollback")
+            spy.read("select * from shop.customer", 30)
+
+
 def test_masks_follow_ddl_within_its_transaction(server):
     with Spy(server, *BUILD) as spy:
         spy.run("begin", "alter table shop.customer rename column email to mail", "alter table shop.customer add column later text default 'l'")

@@ -247,6 +247,11 @@ class Spy:
             self.send("rollback")
         return error
 
+    def fails_inside(self, statement: str, sqlstate: str) -> None:
+        """A statement that must fail with this SQLSTATE, and leaves its transaction failed."""
+        reply = self.send(statement)
+        assert reply.errors and reply.errors[0]["C"] == sqlstate and reply.status == "E", f"{reply}: {statement}"
+
     def fails(self, statement: str, sqlstate: str) -> dict[str, str]:
         """A statement that must fail with this SQLSTATE."""
         reply = self.send(statement)

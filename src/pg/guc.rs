@@ -77,16 +77,32 @@ pub struct OwnWork {
     guarded: bool,
 }
 
+static SUSPENDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this session is a guarded one in which the extension does work of its own: what it has cached still changes.
+#[inline]
+pub fn suspended() -> bool {
+    SUSPENDED.load(Ordering::Relaxed)
+}
+
 impl OwnWork {
     /// Begins it.
     pub fn begin() -> OwnWork {
-        OwnWork { guarded: GUARDED.swap(false, Ordering::Relaxed) }
+        let guarded = GUARDED.swap(false, Ordering::Relaxed);
+        if guarded {
+            SUSPENDED.store(true, Ordering::Relaxed);
+        }
+        OwnWork { guarded }
     }
 }
 
 impl Drop for OwnWork {
     fn drop(&mut self) {
-        GUARDED.store(self.guarded, Ordering::Relaxed);
+        // One inside another has nothing to put back.
+        if self.guarded {
+            GUARDED.store(true, Ordering::Relaxed);
+            SUSPENDED.store(false, Ordering::Relaxed);
+        }
     }
 }
 

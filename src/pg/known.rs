@@ -69,7 +69,7 @@ unsafe extern "C" {
 /// # Safety
 /// `source` is null or palloc'd, NUL-terminated text.
 pub unsafe fn query(source: *const c_char, location: i32, length: i32) -> Rc<Known> {
-    let place = (source.addr() / 16 ^ location.unsigned_abs() as usize) % PLACES;
+    let place = ((source.addr() / 16) ^ location.unsigned_abs() as usize) % PLACES;
     // SAFETY: the caller's promise.
     if let Some(known) = unsafe { remembered(place, source, location, length) } {
         known.came_again.set(true);

@@ -9,11 +9,12 @@ use std::ffi::CString;
 use pgrx::pg_sys;
 
 use super::admin_error::{AdminError, AdminResult};
-use super::catalog;
 use super::expression::{self, Expression};
+use super::functions::masking::permit;
 use super::gather::names;
 use super::store::mask as store;
 use super::types::{self, Attribute};
+use super::{catalog, own};
 use crate::mask::quote::identifier;
 use crate::mask::view::{self, Entry, SCHEMA};
 
@@ -28,6 +29,8 @@ unsafe extern "C-unwind" {
         location: std::os::raw::c_int,
         length: std::os::raw::c_int,
     ) -> pg_sys::ObjectAddress;
+    #[link_name = "StoreViewQuery"]
+    fn raw_store_view_query(view: pg_sys::Oid, query: *mut pg_sys::Query, replace: bool);
 }
 
 /// Makes the view of a relation anew, or drops it where no column is masked.
@@ -82,8 +85,10 @@ pub fn refresh(relation: pg_sys::Oid) -> AdminResult<()> {
     if let Some(view) = store::view_named(&name)? {
         drop_view(view);
     }
-    let made = define(&view::definition(&name, &object.schema, &object.name, &entries))?;
+    let definition = view::definition(&name, &object.schema, &object.name, &entries);
+    let made = define(&definition)?;
     holds_what_was_meant(made, relation, &attributes, &wanted)?;
+    mark_hashes(made, &definition)?;
     depend(made, relation)?;
     store::set_view(relation, Some(made))?;
     for grant in grants {
@@ -126,7 +131,48 @@ fn address(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::ObjectAddress {
 /// Runs CREATE VIEW past the utility hook and event triggers.
 fn define(text: &str) -> AdminResult<pg_sys::Oid> {
     let source = CString::new(text).map_err(|_| AdminError::invalid("a NUL character in a name"))?;
-    // SAFETY: the text is one CREATE VIEW statement, so the parser gives one RawStmt with a ViewStmt.
+    // SAFETY: a parsed CREATE VIEW statement and the text that it was parsed from.
+    unsafe {
+        let statement = view_statement(&source)?;
+        let length = i32::try_from(text.len()).unwrap_or(0);
+        // An error becomes a panic, which unwinds to the frame that the server called.
+        let made =
+            pg_sys::ffi::pg_guard_ffi_boundary(|| raw_define_view(statement, source.as_ptr(), 0, length));
+        pg_sys::CommandCounterIncrement();
+        Ok(made.objectId)
+    }
+}
+
+/// Hashes run in guarded sessions only where a mask has brought them (`permit`): the view keeps its query with the marks, and
+/// whoever takes expressions out of it takes the marks along.
+fn mark_hashes(view: pg_sys::Oid, definition: &str) -> AdminResult<()> {
+    if !definition.contains(own::MASK_HASH) {
+        return Ok(());
+    }
+    let source = CString::new(definition).map_err(|_| AdminError::invalid("a NUL character in a name"))?;
+    // SAFETY: the text has just made the view; an error of the unguarded function becomes a panic as in `define`.
+    unsafe {
+        let statement = view_statement(&source)?;
+        let raw = pg_sys::palloc0(size_of::<pg_sys::RawStmt>()).cast::<pg_sys::RawStmt>();
+        (*raw).type_ = pg_sys::NodeTag::T_RawStmt;
+        (*raw).stmt = (*statement).query;
+        let query = pg_sys::parse_analyze_fixedparams(
+            raw,
+            source.as_ptr(),
+            std::ptr::null(),
+            0,
+            std::ptr::null_mut(),
+        );
+        permit((*query).targetList.cast());
+        pg_sys::ffi::pg_guard_ffi_boundary(|| raw_store_view_query(view, query, true));
+        pg_sys::CommandCounterIncrement();
+    }
+    Ok(())
+}
+
+/// The parsed form of a CREATE VIEW statement.
+unsafe fn view_statement(source: &CString) -> AdminResult<*mut pg_sys::ViewStmt> {
+    // SAFETY: the text is one statement, so the parser gives one RawStmt.
     unsafe {
         let list =
             names::members(pg_sys::raw_parser(source.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT));
@@ -137,13 +183,7 @@ fn define(text: &str) -> AdminResult<pg_sys::Oid> {
         if statement.is_null() || (*statement).type_ != pg_sys::NodeTag::T_ViewStmt {
             return Err(AdminError::state("the text of a generated view is no CREATE VIEW"));
         }
-        let length = i32::try_from(text.len()).unwrap_or(0);
-        // An error becomes a panic, which unwinds to the frame that the server called.
-        let made = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            raw_define_view(statement.cast(), source.as_ptr(), 0, length)
-        });
-        pg_sys::CommandCounterIncrement();
-        Ok(made.objectId)
+        Ok(statement.cast())
     }
 }
 

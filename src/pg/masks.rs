@@ -77,12 +77,19 @@ pub fn forget_compiled() {
 }
 
 /// The policy whose filters and exposures hold; without a binding (observing only) every mask holds and nothing is exposed.
+///
+/// A session that has not bound its token of the startup packet yet does so here: planning comes before anybody else asks.
 fn policy_in_force() -> Option<i64> {
-    session::bound().map(|session| session.policy_id)
+    let session = session::bound().or_else(|| session::current().ok());
+    session.map(|session| session.policy_id)
 }
 
 /// Whether anything is masked or filtered for this session.
 pub fn any() -> bool {
+    if !readable() {
+        // Nothing can run either; whatever asks is told that it has to ask further.
+        return true;
+    }
     let now = (epoch::policies(), policy_in_force());
     if NOTHING.get() == Some(now) && !epoch::changed_here() {
         return false;
@@ -91,6 +98,12 @@ pub fn any() -> bool {
     let nothing = declared.masks.is_empty() && declared.filters.is_empty();
     NOTHING.set(Some(now).filter(|_| nothing && !epoch::changed_here()));
     !nothing
+}
+
+/// Whether tables can be read: not in a transaction that has failed, whose ROLLBACK is a statement too.
+fn readable() -> bool {
+    // SAFETY: a plain look at the transaction's state.
+    unsafe { pg_sys::IsTransactionState() }
 }
 
 fn declared(now: (u64, Option<i64>)) -> Rc<Declared> {
@@ -155,6 +168,9 @@ pub fn of(relation: pg_sys::Oid) -> Result<Option<Rc<Masked>>, Refusal> {
     if !any() || relation.to_u32() < catalog::FIRST_NORMAL {
         return Ok(None);
     }
+    if !readable() {
+        return Err(unusable(relation, "The transaction has failed."));
+    }
     let declared = declared((epoch::policies(), policy_in_force()));
     let (known, generation) = CACHE.with(|cache| {
         let cache = cache.borrow();
@@ -185,7 +201,7 @@ pub fn of(relation: pg_sys::Oid) -> Result<Option<Rc<Masked>>, Refusal> {
 /// # Safety
 /// `query` is a valid query.
 pub unsafe fn read_by(query: *mut pg_sys::Query) -> Option<pg_sys::Oid> {
-    if !any() {
+    if !any() || !readable() {
         return None;
     }
     let declared = declared((epoch::policies(), policy_in_force()));

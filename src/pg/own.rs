@@ -202,6 +202,15 @@ pub const AGENT_FUNCTIONS: [&str; 17] = [
     "checked_setval",
 ];
 
+/// Every overload of the hash.
+pub fn hashes() -> Vec<pg_sys::Oid> {
+    let Some(own) = own() else { return Vec::new() };
+    let scalars = [pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::UUIDOID, pg_sys::BYTEAOID];
+    let arrays = [pg_sys::TEXTARRAYOID, pg_sys::INT4ARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID];
+    let types = scalars.into_iter().chain(arrays);
+    types.filter_map(|argument| function_oid(own.schema, MASK_HASH, &[argument])).collect()
+}
+
 /// A function that runs in an agent's plans where a mask brought it, and never where the agent calls it: whoever can
 /// hash values of its own choice can tell which value a pseudonym is of.
 pub const MASK_HASH: &str = "mask_hash";

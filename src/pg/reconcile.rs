@@ -14,11 +14,19 @@ use super::{catalog, expression, keys, masked_view, own};
 use crate::mask::rule::{self, Mask, Options};
 use crate::policy::rule::RuleError;
 
-/// Looks after one relation, which may be gone.
+/// Looks after one relation, which may be gone. One that was restored and not rebuilt is left alone: the numbers of its
+/// columns mean nothing, and no agent reaches it.
 pub fn relation(relation: pg_sys::Oid) -> AdminResult<()> {
     if catalog::relation_facts(relation).is_none() {
         return store::forget_relation(relation);
     }
+    if store::view_of(relation)?.is_none() && !store::masks(Some(relation))?.is_empty() {
+        return Ok(());
+    }
+    look_after(relation)
+}
+
+fn look_after(relation: pg_sys::Oid) -> AdminResult<()> {
     let attributes = types::attributes(relation);
     for mask in store::masks(Some(relation))? {
         match attributes.iter().find(|attribute| attribute.number == mask.number) {
@@ -45,11 +53,20 @@ pub fn rebuild() -> AdminResult<i64> {
         let fact = format!("a relation with masks or filters is gone (OID {})", relation.to_u32());
         AdminError::undefined(fact).hint("Mask it anew where it was restored.").tell(PgLogLevel::WARNING);
     }
+    let mut unknown = BTreeSet::new();
     for relation in store::unbuilt()? {
-        for column in store::renumber(relation)? {
-            let fact = format!("the masked column \"{column}\" of {} is gone", named(relation));
-            AdminError::undefined(fact).hint("Mask the column that it is now.").tell(PgLogLevel::WARNING);
+        let missing = store::missing_columns(relation)?;
+        if missing.is_empty() {
+            store::renumber(relation)?;
+            continue;
         }
+        unknown.insert(relation.to_u32());
+        let fact =
+            format!("{} stays out of agents' reach: it has no {}", named(relation), missing.join(", "));
+        AdminError::undefined(fact)
+            .detail("Columns are masked or exposed under these names.")
+            .hint("Take these off with agent_guard.unmask_column(), rebuild, and mask the columns that they are now.")
+            .tell(PgLogLevel::WARNING);
     }
     let masks = store::masks(None)?;
     if masks.iter().any(|mask| mask.expression.contains(own::MASK_HASH)) {
@@ -57,11 +74,12 @@ pub fn rebuild() -> AdminResult<i64> {
     }
     let masked: BTreeSet<u32> = masks.iter().map(|mask| mask.relation.to_u32()).collect();
     let filtered = store::filters(None)?.into_iter().map(|filter| filter.relation.to_u32());
-    for oid in masked.iter().copied().chain(filtered).collect::<BTreeSet<u32>>() {
+    let known = masked.iter().copied().chain(filtered).filter(|oid| !unknown.contains(oid));
+    for oid in known.collect::<BTreeSet<u32>>() {
         let oid = pg_sys::Oid::from(oid);
         // SAFETY: takes a lock, which does not need the relation to exist.
         unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareUpdateExclusiveLock.cast_signed()) };
-        relation(oid)?;
+        look_after(oid)?;
     }
     for view in store::stray_views()? {
         masked_view::drop_view(view);
@@ -176,5 +194,5 @@ pub fn inherit(child: pg_sys::Oid, parents: &[pg_sys::Oid]) -> AdminResult<()> {
         .detail(format!("They are now its own: {}.", copied.join(", ")))
         .hint("Take them off with agent_guard.unmask_column() and unfilter_rows() where they are not wanted.")
         .tell(PgLogLevel::NOTICE);
-    relation(child)
+    look_after(child)
 }

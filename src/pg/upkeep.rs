@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 
 use pgrx::pg_sys;
+use rustc_hash::FxHashSet as HashSet;
 
 use super::admin_error::AdminResult;
 use super::expression::{self, Kept};
@@ -44,6 +45,11 @@ enum Stored {
     Filter(i64),
 }
 
+const NO_LOCK: i32 = 0;
+
+/// From this many relations on, one pass over all that is stored is cheaper than a look-up for each.
+const MANY: usize = 64;
+
 /// More relations than this in one statement are not noted one by one: every masked relation is looked after.
 const NOTED_MAX: usize = 10_000;
 
@@ -66,7 +72,8 @@ pub fn pending() -> bool {
 /// Forgets what was noted; the transaction is undone.
 pub fn forget() {
     if PENDING.replace(false) {
-        WORK.with(|work| {
+        // Also asked while the process ends, when there may be nothing left to forget.
+        let _ = WORK.try_with(|work| {
             if let Ok(mut work) = work.try_borrow_mut() {
                 *work = Work::default();
             }
@@ -149,8 +156,14 @@ unsafe fn renames(statement: &pg_sys::RenameStmt) -> Renames {
             // SAFETY: a RangeVar of the statement; with missing_ok nothing is raised but what the statement raises as well.
             let relation = unsafe {
                 let flags = pg_sys::RVROption::RVR_MISSING_OK;
-                let lock = pg_sys::AccessShareLock.cast_signed();
-                pg_sys::RangeVarGetRelidExtended(statement.relation, lock, flags, None, std::ptr::null_mut())
+                // No lock: the statement takes a stronger one, and two that do so wait for each other.
+                pg_sys::RangeVarGetRelidExtended(
+                    statement.relation,
+                    NO_LOCK,
+                    flags,
+                    None,
+                    std::ptr::null_mut(),
+                )
             };
             let mut relations = vec![relation];
             relations.extend(catalog::descendants(relation));
@@ -184,8 +197,7 @@ unsafe fn leaving(statement: &pg_sys::AlterTableStmt, own: Own) {
                 _ => continue,
             };
             let flags = pg_sys::RVROption::RVR_MISSING_OK;
-            let lock = pg_sys::AccessShareLock.cast_signed();
-            let child = pg_sys::RangeVarGetRelidExtended(child, lock, flags, None, std::ptr::null_mut());
+            let child = pg_sys::RangeVarGetRelidExtended(child, NO_LOCK, flags, None, std::ptr::null_mut());
             let mut below = catalog::descendants(child);
             below.push(child);
             for child in below {
@@ -228,6 +240,20 @@ fn is_kept(relation: pg_sys::Oid, own: Own) -> bool {
         scan::rows(own.masked_view, Some((own.masked_view_pkey, 1, Key::Oid(relation))), |_| found = true);
     }
     found
+}
+
+/// Every relation for which `is_kept`.
+fn all_kept(own: Own) -> HashSet<u32> {
+    let mut kept = HashSet::default();
+    let tables = [(own.mask, 2), (own.row_filter, 3), (own.exposed_column, 2), (own.masked_view, 1)];
+    for (table, column) in tables {
+        scan::rows(table, None, |row| {
+            if let Some(relation) = row.column::<pg_sys::Oid>(column) {
+                kept.insert(relation.to_u32());
+            }
+        });
+    }
+    kept
 }
 
 fn has_any(own: Own) -> bool {
@@ -294,7 +320,12 @@ pub fn settle() {
         // The statement's own changes have to be seen, of the tables here too.
         // SAFETY: between two commands of a transaction.
         unsafe { pg_sys::CommandCounterIncrement() };
-        touched.retain(|oid| is_kept(*oid, own));
+        if touched.len() > MANY {
+            let kept = all_kept(own);
+            touched.retain(|oid| kept.contains(&oid.to_u32()));
+        } else {
+            touched.retain(|oid| is_kept(*oid, own));
+        }
     }
     if touched.is_empty() && renamed.is_empty() && leaving.is_empty() {
         return;

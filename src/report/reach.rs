@@ -191,13 +191,14 @@ fn row(object: &Object, compared: bool, body: &mut Html) {
             Some(false) => body.raw("<td class=\"allow\">cut off"),
             None => body.raw("<td>"),
         };
+        let masked = object.reason.as_deref() == Some("masked");
         match (object.rule_id, object.with_policy) {
             (Some(rule), _) => body.raw(", rule ").number(rule),
-            (None, Some(false)) => body.raw(", no rule allows it"),
+            (None, Some(false)) if !masked => body.raw(", no rule allows it"),
             (None, _) => body,
         };
         // Of what no rule allows the reason says no more than that.
-        if let Some(reason) = object.reason.as_ref().filter(|_| object.rule_id.is_some()) {
+        if let Some(reason) = object.reason.as_ref().filter(|_| masked || object.rule_id.is_some()) {
             body.raw(" <span class=\"soft\">").isolated(reason).raw("</span>");
         }
         body.raw("</td>");

@@ -31,7 +31,7 @@ fn mask_column(
     let write = || -> AdminResult<String> {
         administrator()?;
         let _settings = pinned::Settings::begin();
-        let relation = maskable(given(relation, "relation")?)?;
+        let relation = built(maskable(given(relation, "relation")?)?)?;
         let attribute = named_column(relation, column_name)?;
         let options = Options {
             prefix,
@@ -92,11 +92,12 @@ fn unmask_column(relation: Option<pg_sys::Oid>, column_name: Option<&CStr>) -> R
         administrator()?;
         let _settings = pinned::Settings::begin();
         let relation = locked(given(relation, "relation")?)?;
-        let attribute = named_column(relation, column_name)?;
-        if !store::remove_mask(relation, attribute.number)? {
-            return Err(not_masked(relation, &attribute.name));
+        let name = given(column_name, "column_name")?.to_string_lossy();
+        // By the name that is stored: after a restore there may be no such column any more.
+        if !store::remove_mask_named(relation, &name)? {
+            return Err(not_masked(relation, &column(relation, &name)?.name));
         }
-        masked_view::refresh(relation)
+        reconcile::relation(relation)
     };
     Ok(remove()?)
 }
@@ -186,6 +187,19 @@ fn locked(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
     }
 }
 
+/// A relation whose stored masks are those of the columns that it has: not one that was restored and not rebuilt, where
+/// the numbers stored are other columns'.
+fn built(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
+    if store::view_of(relation)?.is_some() || store::masks(Some(relation))?.is_empty() {
+        return Ok(relation);
+    }
+    Err(AdminError::state(format!(
+        "relation: the masks of {} were restored and not rebuilt",
+        named(relation)
+    ))
+    .hint("Run SELECT agent_guard.rebuild_masks() first."))
+}
+
 /// A relation that can have masks and filters, locked.
 fn maskable(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
     let relation = locked(relation)?;
@@ -270,7 +284,7 @@ fn each_exposure(name: &str, patterns: Vec<String>, way: Exposure) -> AdminResul
     for (i, pattern) in patterns.iter().enumerate() {
         let (relation, columns) =
             named_columns(pattern).map_err(|error| error.at(&format!("columns[{i}]")))?;
-        locked(relation)?;
+        built(locked(relation)?)?;
         for name in columns {
             let attribute = column(relation, &name).map_err(|error| error.at(&format!("columns[{i}]")))?;
             // What a materialized view stores may come from masked columns; saying that it may be read needs no mask.

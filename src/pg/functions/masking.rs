@@ -15,7 +15,8 @@ use pgrx::prelude::*;
 use crate::mask::calendar::{self, Unit};
 use crate::mask::keyed::MaskKey;
 use crate::mask::{json, text};
-use crate::pg::keys;
+use crate::pg::admin_error::AdminError;
+use crate::pg::{guc, keys, own};
 
 thread_local! {
     /// The key of pseudonyms never changes, so one look at the file is enough for the life of the backend.
@@ -41,6 +42,58 @@ fn with_key<T>(apply: impl FnOnce(&MaskKey) -> T) -> T {
     apply(&key)
 }
 
+/// Marks the calls of hashes in a mask's expression, for plans of agents: elsewhere a hash refuses to run in a guarded session.
+/// Whoever can hash values of its own choice can tell which value a pseudonym is of, and the planner sees no call that stands
+/// in a constraint, a generated column, an index or a domain.
+///
+/// The mark is the form COERCE_SQL_SYNTAX, which the parser gives to built-in functions only, which survives copying and the
+/// way to parallel workers, and which EXPLAIN writes as a plain call.
+///
+/// # Safety
+/// `node` is an expression of the caller's own, made of a mask that was checked.
+pub unsafe fn permit(node: *mut pg_sys::Node) {
+    let hashes = own::hashes();
+    // SAFETY: the caller's promise; the context is a slice that outlives the walk.
+    unsafe { permit_node(node, (&raw const hashes).cast_mut().cast()) };
+}
+
+unsafe extern "C-unwind" fn permit_node(node: *mut pg_sys::Node, context: *mut std::ffi::c_void) -> bool {
+    // SAFETY: called with valid nodes or null; the tag decides the cast; the context is the list of `permit`.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if (*node).type_ == pg_sys::NodeTag::T_FuncExpr {
+            let call = &mut *node.cast::<pg_sys::FuncExpr>();
+            if (*context.cast::<Vec<pg_sys::Oid>>()).contains(&call.funcid) {
+                call.funcformat = pg_sys::CoercionForm::COERCE_SQL_SYNTAX;
+            }
+        }
+        pg_sys::expression_tree_walker(node, Some(permit_node), context)
+    }
+}
+
+/// Refuses a hash in a guarded session unless a mask has brought it.
+fn permitted(call: Call) {
+    if !guc::guarded() {
+        return;
+    }
+    // SAFETY: the call's own description; the expression is null for calls that no expression makes.
+    let marked = unsafe {
+        let function = (*call.0).flinfo;
+        let node = if function.is_null() { std::ptr::null_mut() } else { (*function).fn_expr };
+        !node.is_null()
+            && (*node).type_ == pg_sys::NodeTag::T_FuncExpr
+            && (*node.cast::<pg_sys::FuncExpr>()).funcformat == pg_sys::CoercionForm::COERCE_SQL_SYNTAX
+    };
+    if !marked {
+        let refusal = AdminError::forbidden("agents may not hash values of their own choice")
+            .detail("reason=denied Whoever can make pseudonyms can tell which value one is of.")
+            .hint("Compare and join the masked columns themselves.");
+        ErrorReport::from(refusal).report(PgLogLevel::ERROR);
+    }
+}
+
 /// Declares a masking function: its symbols and what it makes of its call.
 macro_rules! masking {
     ($($name:ident, $info:ident = $body:expr;)*) => {$(
@@ -59,6 +112,9 @@ macro_rules! masking {
         #[pg_guard]
         pub unsafe extern "C-unwind" fn $name(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
             let body: fn(Call) -> pg_sys::Datum = $body;
+            if stringify!($name).starts_with("mask_hash") {
+                permitted(Call(call));
+            }
             body(Call(call))
         }
     )*};

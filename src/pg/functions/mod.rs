@@ -11,7 +11,7 @@ mod delegate;
 mod keys;
 mod limits;
 mod mask;
-mod masking;
+pub mod masking;
 mod policy;
 mod reach;
 mod replay;

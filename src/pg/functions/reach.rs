@@ -1,14 +1,15 @@
 //! decide_accesses and function_action: what a policy leaves of what a role could do, for blast_radius.
 
-use pgrx::datum::Array;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use serde::Deserialize;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::catalog;
 use crate::pg::enforce::{self, Target, Wanted};
-use crate::pg::functions::{administrator, texts};
+use crate::pg::functions::replay::document;
+use crate::pg::functions::{Untouched, administrator};
 use crate::pg::policies::{self, Policy};
 use crate::pg::redecide::{self, Told};
 use crate::request::{Action, Form, Verb, Voice};
@@ -16,16 +17,22 @@ use crate::request::{Action, Form, Verb, Voice};
 /// number, allowed, rule, reason.
 type Answer = (i32, bool, Option<i64>, Option<String>);
 
-/// Decides accesses that are given as lists of the same length: action, class, OID, name and columns of each.
+/// An access to be decided. One document for all of them, because texts as such come in the database's encoding.
+#[derive(Deserialize)]
+struct Asked {
+    action: String,
+    class: String,
+    oid: u32,
+    name: String,
+    columns: String,
+}
+
+/// Decides accesses, a list of objects with action, class, oid, name and columns; answers have their numbers, from 1.
 #[pg_extern(sql = false)]
 #[expect(clippy::type_complexity, reason = "the columns of the function's result")]
 fn decide_accesses(
     policy: Option<&str>,
-    actions: Option<Array<'_, &str>>,
-    classes: Option<Array<'_, &str>>,
-    oids: Option<Array<'_, pg_sys::Oid>>,
-    names: Option<Array<'_, &str>>,
-    columns: Option<Array<'_, &str>>,
+    accesses: Option<Untouched>,
 ) -> Result<
     TableIterator<
         'static,
@@ -41,17 +48,9 @@ fn decide_accesses(
     let decide = || -> AdminResult<Vec<Answer>> {
         administrator()?;
         let policy = redecide::stored(given(policy, "policy")?)?;
-        let actions = texts(actions, "actions")?;
-        let classes = texts(classes, "classes")?;
-        let oids: Vec<u32> =
-            given(oids, "oids")?.iter().map(|oid| oid.map_or(0, pg_sys::Oid::to_u32)).collect();
-        let names = texts(names, "names")?;
-        let columns = texts(columns, "columns")?;
-        if [classes.len(), oids.len(), names.len(), columns.len()] != [actions.len(); 4] {
-            return Err(AdminError::invalid("the lists are not of the same length"));
-        }
-        let told = actions.iter().zip(&classes).zip(&oids).zip(&names).zip(&columns);
-        let answers = (1..).zip(told).map(|(number, ((((action, class), oid), name), columns))| {
+        let asked: Vec<Asked> = document(accesses, "accesses")?;
+        let answers = (1..).zip(&asked).map(|(number, asked)| {
+            let Asked { action, class, oid, name, columns } = asked;
             let told = Told { action, class, oid: *oid, name, columns, voice: Voice::Named };
             answer(number, &told, &policy)
         });

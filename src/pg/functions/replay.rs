@@ -16,7 +16,7 @@ use crate::replay::order;
 use crate::report;
 
 /// Reads a json argument.
-fn document<T: DeserializeOwned>(argument: Option<Untouched>, name: &str) -> AdminResult<T> {
+pub(super) fn document<T: DeserializeOwned>(argument: Option<Untouched>, name: &str) -> AdminResult<T> {
     let Untouched(datum) = given(argument, name)?;
     // SAFETY: sql/replay.sql and sql/reach.sql declare the parameter as json, which is what json_out takes.
     let text: Option<&std::ffi::CStr> =

@@ -24,7 +24,8 @@ use crate::refusal::Refusal;
 /// # Safety
 /// `statement` is the utility statement of the hook; it is only read.
 pub unsafe fn check(statement: *mut pg_sys::Node) -> Result<(), Refusal> {
-    if !masks::any() {
+    // SAFETY: the caller's promise. In a transaction that has failed only its end gets here, and no table can be read.
+    if !unsafe { concerns((*statement).type_) } || !masks::any() {
         return Ok(());
     }
     // SAFETY: each arm casts to the type of its tag.
@@ -93,6 +94,28 @@ pub fn truncate(relation: pg_sys::Oid) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether `check` looks at statements of this tag.
+fn concerns(tag: pg_sys::NodeTag) -> bool {
+    matches!(
+        tag,
+        T::T_AlterTableStmt
+            | T::T_IndexStmt
+            | T::T_CreateStatsStmt
+            | T::T_CreateTrigStmt
+            | T::T_RuleStmt
+            | T::T_CreatePolicyStmt
+            | T::T_AlterPolicyStmt
+            | T::T_CreateStmt
+            | T::T_CreateForeignTableStmt
+            | T::T_CreateTableAsStmt
+            | T::T_RefreshMatViewStmt
+            | T::T_ViewStmt
+            | T::T_AlterDomainStmt
+            | T::T_CreateFunctionStmt
+            | T::T_AlterFunctionStmt
+    )
 }
 
 /// What bears on a relation that a statement names.

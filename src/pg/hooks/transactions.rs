@@ -75,7 +75,7 @@ unsafe extern "C-unwind" fn subtransaction(
 }
 
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
-    if guc::guarded() {
+    if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
         masks::forget_compiled();
     }
@@ -86,7 +86,7 @@ unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i
     if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
         own::forget();
     }
-    if guc::guarded() {
+    if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
         masks::forget_compiled();
     }

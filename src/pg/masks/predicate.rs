@@ -6,32 +6,19 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
+use super::super::pinned;
 use super::compile::Opened;
 
 /// The tree of a stored condition, whose Vars refer to `relation` as entry 1; `None` where the text is no single condition.
-/// Parsed under the search path that it was written for.
+/// Read under the settings that it was written under, whatever the agent has set.
 ///
 /// # Safety
 /// Called in a transaction; the relation is open.
 pub unsafe fn parsed(text: &str, relation: &Opened) -> Option<*mut pg_sys::Node> {
     let text = CString::new(text).ok()?;
-    // SAFETY: the server's own parser; an error of it leaves as an error. The setting ends with its nest level.
-    unsafe {
-        let nest = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            c"pg_catalog, pg_temp".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        let condition = analysed(&text, relation);
-        pg_sys::AtEOXact_GUC(true, nest);
-        condition
-    }
+    let _settings = pinned::Settings::begin();
+    // SAFETY: the server's own parser; an error of it leaves as an error, and the settings go back.
+    unsafe { analysed(&text, relation) }
 }
 
 unsafe fn analysed(text: &CString, relation: &Opened) -> Option<*mut pg_sys::Node> {

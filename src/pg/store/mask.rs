@@ -238,8 +238,22 @@ pub fn unbuilt() -> AdminResult<Vec<Oid>> {
     )
 }
 
-/// Finds the columns of a restored relation by their names; names of those that are not there.
-pub fn renumber(relation: Oid) -> AdminResult<Vec<String>> {
+/// Masked and exposed columns of a relation, by the names stored, that it does not have.
+pub fn missing_columns(relation: Oid) -> AdminResult<Vec<String>> {
+    rows(
+        "SELECT c.column_name::pg_catalog.text FROM (
+             SELECT relation, column_name FROM agent_guard.mask
+             UNION SELECT relation, column_name FROM agent_guard.exposed_column) c
+         WHERE c.relation OPERATOR(pg_catalog.=) $1
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) c.relation
+               AND a.attname OPERATOR(pg_catalog.=) c.column_name AND a.attnum OPERATOR(pg_catalog.>) 0)",
+        &[relation.into()],
+        |row| row.need(1),
+    )
+}
+
+/// Finds the columns of a restored relation by their names.
+pub fn renumber(relation: Oid) -> AdminResult<()> {
     // Out of the way first: two columns may have changed places.
     for sql in [
         "UPDATE agent_guard.mask SET attnum = (attnum OPERATOR(pg_catalog.+) 10000)::pg_catalog.int2
@@ -248,24 +262,30 @@ pub fn renumber(relation: Oid) -> AdminResult<Vec<String>> {
          WHERE relation OPERATOR(pg_catalog.=) $1",
         "UPDATE agent_guard.mask m SET attnum = a.attnum FROM pg_catalog.pg_attribute a
          WHERE m.relation OPERATOR(pg_catalog.=) $1 AND a.attrelid OPERATOR(pg_catalog.=) m.relation
-           AND a.attname OPERATOR(pg_catalog.=) m.column_name AND a.attnum OPERATOR(pg_catalog.>) 0
-           AND NOT a.attisdropped",
+           AND a.attname OPERATOR(pg_catalog.=) m.column_name AND a.attnum OPERATOR(pg_catalog.>) 0",
         "UPDATE agent_guard.exposed_column e SET attnum = a.attnum FROM pg_catalog.pg_attribute a
          WHERE e.relation OPERATOR(pg_catalog.=) $1 AND a.attrelid OPERATOR(pg_catalog.=) e.relation
-           AND a.attname OPERATOR(pg_catalog.=) e.column_name AND a.attnum OPERATOR(pg_catalog.>) 0
-           AND NOT a.attisdropped",
+           AND a.attname OPERATOR(pg_catalog.=) e.column_name AND a.attnum OPERATOR(pg_catalog.>) 0",
     ] {
         run(sql, &[relation.into()])?;
     }
-    rows(
-        "WITH gone AS (DELETE FROM agent_guard.mask WHERE relation OPERATOR(pg_catalog.=) $1
-                 AND attnum OPERATOR(pg_catalog.>) 10000 RETURNING column_name),
-             exposed AS (DELETE FROM agent_guard.exposed_column WHERE relation OPERATOR(pg_catalog.=) $1
-                 AND attnum OPERATOR(pg_catalog.>) 10000 RETURNING column_name)
-         SELECT column_name::pg_catalog.text FROM gone UNION SELECT column_name::pg_catalog.text FROM exposed",
-        &[relation.into()],
+    Ok(())
+}
+
+/// Removes the mask and exposures that are stored under a column's name; whether there was a mask.
+pub fn remove_mask_named(relation: Oid, column: &str) -> AdminResult<bool> {
+    let removed: Option<i64> = row(
+        "DELETE FROM agent_guard.mask WHERE relation OPERATOR(pg_catalog.=) $1
+           AND column_name OPERATOR(pg_catalog.=) $2::pg_catalog.name RETURNING id",
+        &[relation.into(), column.into()],
         |row| row.need(1),
-    )
+    )?;
+    run(
+        "DELETE FROM agent_guard.exposed_column WHERE relation OPERATOR(pg_catalog.=) $1
+           AND column_name OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+        &[relation.into(), column.into()],
+    )?;
+    Ok(removed.is_some())
 }
 
 /// Relations that are named in the tables and are not there.

@@ -180,6 +180,12 @@ pub fn set_limits(policy: PolicyId, limits: &Limits) -> AdminResult<()> {
 
 /// Removes a policy with its rules, and the windows that are over.
 pub fn remove_policy(policy: PolicyId) -> AdminResult<()> {
+    for sql in [
+        "DELETE FROM agent_guard.row_filter WHERE policy_id OPERATOR(pg_catalog.=) $1",
+        "DELETE FROM agent_guard.exposed_column WHERE policy_id OPERATOR(pg_catalog.=) $1",
+    ] {
+        run(sql, &[policy.0.into()])?;
+    }
     run(
         "DELETE FROM agent_guard.ledger l USING agent_guard.window_grant w
          WHERE l.window_id OPERATOR(pg_catalog.=) w.window_id AND w.policy_id OPERATOR(pg_catalog.=) $1",

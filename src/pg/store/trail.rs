@@ -34,7 +34,8 @@ pub fn each_statement(
 ) -> AdminResult<()> {
     Spi::connect_mut(|client| {
         let mut cursor = client.try_open_cursor(
-            "SELECT a.seq, a.level, a.rows, a.statement, a.accesses::pg_catalog.text
+            "SELECT a.seq, a.level, a.rows, pg_catalog.convert_to(a.statement, 'UTF8'),
+                 pg_catalog.convert_to(a.accesses::pg_catalog.text, 'UTF8')
              FROM agent_guard.audit a
              WHERE a.event OPERATOR(pg_catalog.=) 'statement' AND a.accesses IS NOT NULL
                AND ($1 IS NULL OR a.at OPERATOR(pg_catalog.>=) $1)
@@ -54,10 +55,15 @@ pub fn each_statement(
                     seq: row.need(1)?,
                     level: row.need(2)?,
                     rows: row.may(3)?,
-                    statement: row.may(4)?,
-                    accesses: row.need(5)?,
+                    statement: row.may(4)?.map(text),
+                    accesses: text(row.need(5)?),
                 })?;
             }
         }
     })
+}
+
+/// A text that SQL has made UTF-8 of, whatever the database's encoding.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
