@@ -7,6 +7,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA agent_guard FROM PUBLIC;
 -- == agents: functions that a guarded session may call (begin) ==
 GRANT EXECUTE ON FUNCTION agent_guard.whoami(), agent_guard.session_policy(), agent_guard.describe_access(regclass),
     agent_guard.delegate(text, interval, text[], text[], integer, boolean, bigint, bigint, bigint, bigint, bigint),
+    agent_guard.my_approvals(),
     agent_guard.checked_set_config(text, text, boolean), agent_guard.checked_nextval(regclass),
     agent_guard.checked_currval(regclass), agent_guard.checked_setval(regclass, bigint),
     agent_guard.checked_setval(regclass, bigint, boolean) TO PUBLIC;

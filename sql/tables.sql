@@ -31,7 +31,11 @@ CREATE TABLE agent_guard.rule (
     statement_pattern text,
     note text,
     created_by text NOT NULL DEFAULT SESSION_USER,
-    created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    approvers regrole[],
+    approvals integer,
+    approval_ttl interval,
+    allow_granter boolean NOT NULL DEFAULT false
 );
 CREATE INDEX rule_policy_id_idx ON agent_guard.rule (policy_id);
 COMMENT ON TABLE agent_guard.rule IS 'Rules of policies; written through allow, deny, apply_policy and drop_rule';

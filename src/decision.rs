@@ -1,4 +1,4 @@
-//! What a decision is: allowed with obligations, or denied with the rule and the reason.
+//! What a decision is: allowed with obligations, held for approval, or denied with the rule and the reason.
 //!
 //! It only holds the outcome; `policy::scope` makes it.
 
@@ -14,6 +14,16 @@ pub struct Obligations {
     pub require_where: Option<RuleId>,
     /// At most so many rows returned or changed by the statement; with the rule that says so.
     pub max_rows: Option<(i64, RuleId)>,
+    /// People have to agree where the statement changes or returns more rows; with the rule that says so.
+    pub approve_above: Option<(i64, RuleId)>,
+}
+
+/// The lower of two limits on rows.
+pub fn tighter(a: Option<(i64, RuleId)>, b: Option<(i64, RuleId)>) -> Option<(i64, RuleId)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+        (a, b) => a.or(b),
+    }
 }
 
 impl Obligations {
@@ -21,16 +31,14 @@ impl Obligations {
     pub fn and(self, other: Obligations) -> Obligations {
         Obligations {
             require_where: self.require_where.or(other.require_where),
-            max_rows: match (self.max_rows, other.max_rows) {
-                (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
-                (a, b) => a.or(b),
-            },
+            max_rows: tighter(self.max_rows, other.max_rows),
+            approve_above: tighter(self.approve_above, other.approve_above),
         }
     }
 
     /// Whether nothing rides on the allow.
     pub fn is_empty(&self) -> bool {
-        self.require_where.is_none() && self.max_rows.is_none()
+        self.require_where.is_none() && self.max_rows.is_none() && self.approve_above.is_none()
     }
 }
 
@@ -51,6 +59,8 @@ pub enum Denial {
     OutOfScope(usize),
     /// Never allowed to an agent, whatever the policy says.
     Never,
+    /// An approve rule matches, and people have not agreed.
+    Unapproved(RuleId),
 }
 
 /// The outcome for one access.
@@ -60,6 +70,8 @@ pub enum Decision {
     Allow(Option<RuleId>, Obligations),
     /// Denied.
     Deny(Denial),
+    /// Held until people agree; by which rule.
+    Approve(RuleId),
 }
 
 #[cfg(test)]
@@ -68,9 +80,9 @@ mod tests {
 
     #[test]
     fn the_tightest_obligation_wins() {
-        let a = Obligations { require_where: None, max_rows: Some((100, 1)) };
-        let b = Obligations { require_where: Some(2), max_rows: Some((10, 2)) };
-        let both = Obligations { require_where: Some(2), max_rows: Some((10, 2)) };
+        let a = Obligations { max_rows: Some((100, 1)), ..Obligations::default() };
+        let b = Obligations { require_where: Some(2), max_rows: Some((10, 2)), approve_above: Some((5, 3)) };
+        let both = b;
         assert_eq!(a.and(b), both);
         assert_eq!(b.and(a), both);
         assert!(Obligations::default().is_empty());

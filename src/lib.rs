@@ -3,6 +3,7 @@
 //!
 //! The modules at the top are the core and know nothing of PostgreSQL; `pg` (feature `pg`) is the server side.
 
+pub mod approval;
 pub mod ascii_json;
 pub mod audit;
 pub mod decision;

@@ -18,6 +18,10 @@ pub enum SqlState {
     QueryCanceled,
     /// 53100: the audit trail cannot take the event.
     DiskFull,
+    /// PGA01: people have to agree first.
+    ApprovalRequired,
+    /// PGA02: somebody has rejected it.
+    ApprovalRejected,
     /// XX000: a fault of the guard itself; the statement is denied.
     InternalError,
 }
@@ -31,6 +35,8 @@ impl SqlState {
             SqlState::ConfigurationLimitExceeded => "53400",
             SqlState::QueryCanceled => "57014",
             SqlState::DiskFull => "53100",
+            SqlState::ApprovalRequired => "PGA01",
+            SqlState::ApprovalRejected => "PGA02",
             SqlState::InternalError => "XX000",
         }
     }

@@ -52,6 +52,10 @@ bytes_and_words! {
         HandshakeRefused = 4, Some("handshake_refused");
         /// The trail itself has something to tell: an event that could not be stored as it was.
         Fault = 5, Some("fault");
+        /// A statement was put to approval; the request itself is the one parameter.
+        ApprovalRequest = 16, Some("approval_request");
+        /// Somebody decided on a request, or an agent used an approval.
+        Approval = 17, Some("approval");
         /// A hash chain begins, because nothing of an earlier one is at hand.
         ChainBegin = 32, Some("chain_begin");
         /// Somebody administered agent_guard: a policy, a role, a window, a key.
@@ -70,6 +74,8 @@ bytes_and_words! {
         Deny = 2, Some("deny");
         /// It ran, but would have been refused if the policy were enforced.
         Observe = 3, Some("observe");
+        /// It was held for approval.
+        Approve = 4, Some("approve");
     }
 }
 

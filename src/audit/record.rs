@@ -67,9 +67,16 @@ const FULL: Caps = Caps {
 /// Together below `MIN_EVENT`.
 const LEAST: Caps = Caps { statement: 128, parameters: 0, accesses: 0, lineage: 128, message: 128, name: 64 };
 
+/// A request for approval is carried by the parameters; what would be cut is not asked for.
+const REQUEST: Caps = Caps { statement: 8 * 1024, parameters: MAX_REQUEST + 16, accesses: 0, ..FULL };
+
+/// The most bytes of a request for approval.
+pub const MAX_REQUEST: usize = 40 * 1024;
+
 /// Appends the event to `out`, cutting each part at its cap; at most `MAX_EVENT` bytes.
 pub fn encode(event: &AuditEvent, out: &mut Vec<u8>) {
-    encode_capped(event, &FULL, out);
+    let caps = if event.kind == EventKind::ApprovalRequest { &REQUEST } else { &FULL };
+    encode_capped(event, caps, out);
 }
 
 /// Appends the event to `out` in at most `limit` bytes (not below `MIN_EVENT`): first parameters give way, then

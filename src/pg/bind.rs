@@ -34,6 +34,19 @@ pub fn bind(written: &WrittenRule) -> AdminResult<Result<BoundRule, RuleError>> 
         Ok(parsed) => parsed,
         Err(error) => return Ok(Err(error)),
     };
+    for (i, name) in rule.raw.approval.iter().flat_map(|approval| approval.approvers.iter().enumerate()) {
+        if catalogue::role(name)?.is_none() {
+            let near = nearest(name, &catalogue::role_names()?);
+            return Ok(Err(RuleError {
+                path: format!("approvers[{i}]"),
+                message: format!("role \"{name}\" does not exist"),
+                hint: match near.is_empty() {
+                    true => "Create it first, or name a role that exists.".to_owned(),
+                    false => format!("Similar names: {}.", listed(&near)),
+                },
+            }));
+        }
+    }
     let mut bindings = Vec::new();
     for (i, object) in parsed.objects.iter().enumerate() {
         let subject = Subject { rule: &parsed, index: i, pattern: &object.pattern };

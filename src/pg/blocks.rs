@@ -31,7 +31,11 @@ impl Blocks {
                 return &self.alone;
             }
             EventKind::Fault | EventKind::ChainBegin | EventKind::Admin => return &[],
-            EventKind::Statement | EventKind::Bind | EventKind::Unbind => {}
+            EventKind::Statement
+            | EventKind::Bind
+            | EventKind::Unbind
+            | EventKind::ApprovalRequest
+            | EventKind::Approval => {}
         }
         if event.session_id == [0; 16] {
             return &[];

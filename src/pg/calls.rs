@@ -116,6 +116,11 @@ pub fn clear() {
     with(|calls| calls.stack.clear());
 }
 
+/// The functions that are running, outermost first.
+pub fn running() -> Vec<pg_sys::Oid> {
+    with(|calls| calls.stack.iter().map(|call| call.function).collect()).unwrap_or_default()
+}
+
 /// Who asks for what is wanted right now.
 pub fn voice() -> Voice {
     let (inside, lends) = with(|calls| (!calls.stack.is_empty(), calls.stack.iter().all(|call| call.lends)))

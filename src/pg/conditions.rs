@@ -50,6 +50,26 @@ pub unsafe fn restricts(plan: *mut pg_sys::PlannedStmt, relid: pg_sys::Oid) -> b
     }
 }
 
+/// How many rows the server expects a statement to change; 0 for one that changes none.
+///
+/// # Safety
+/// `plan` is a complete PlannedStmt.
+pub unsafe fn changed_rows(plan: *mut pg_sys::PlannedStmt) -> i64 {
+    // SAFETY: the caller's promise. ModifyTable counts what it returns; its outer plan is what it changes.
+    unsafe {
+        let root = (*plan).planTree;
+        if root.is_null() || (*root).type_ != T::T_ModifyTable || (*root).lefttree.is_null() {
+            return 0;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a float beyond the range becomes the nearest number"
+        )]
+        let rows = (*(*root).lefttree).plan_rows as i64;
+        rows
+    }
+}
+
 unsafe fn scans_restricted(plan: *mut pg_sys::Plan, scans: &[u32], above: bool) -> bool {
     if plan.is_null() {
         return true;

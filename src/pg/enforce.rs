@@ -10,9 +10,9 @@ use pgrx::pg_sys;
 use super::policies::{self, Compiled, Policy};
 use super::session::Session;
 use super::statement::{self, Decided};
-use super::{catalog, conditions, guc, own, rows};
+use super::{approvals, calls, catalog, conditions, guc, own, rows};
 use crate::audit::event::AuditDecision;
-use crate::decision::{Decision, Denial, Obligations};
+use crate::decision::{Decision, Denial, Obligations, RuleId};
 use crate::policy::explain::{self, Denied};
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, Object, ObjectClass, Verb, Voice};
@@ -69,6 +69,8 @@ pub struct Outcome {
     pub refusal: Option<Box<Refusal>>,
     /// What rides on the allow.
     pub obligations: Obligations,
+    /// The approve rules that hold it, or would above a number of rows; all of them have to be met.
+    pub held: Vec<RuleId>,
 }
 
 /// Whether denials under this policy are only recorded.
@@ -125,11 +127,27 @@ pub fn decide_under(
         let outcome = if observed { AuditDecision::Observe } else { AuditDecision::Deny };
         (outcome, refusal.rule, Some(Box::new(refusal)), Obligations::default())
     };
+    let mut held = Vec::new();
     let (outcome, rule, refusal, obligations) = match decision {
         Decision::Allow(rule, obligations) => match unmet(wanted, obligations) {
             Some(refusal) => refused(refusal, false),
-            None => (AuditDecision::Allow, rule, None, obligations),
+            None => {
+                if obligations.approve_above.is_some() {
+                    held = compiled.scope.holding(&wanted.columns, statement);
+                }
+                (AuditDecision::Allow, rule, None, obligations)
+            }
         },
+        Decision::Approve(rule) => {
+            let words = explain(policy, wanted, &compiled, Denial::Unapproved(rule));
+            let (outcome, rule, refusal, obligations) = refused(words, false);
+            if outcome == AuditDecision::Observe {
+                (outcome, rule, refusal, obligations)
+            } else {
+                held = compiled.scope.holding(&wanted.columns, statement);
+                (AuditDecision::Approve, rule, refusal, obligations)
+            }
+        }
         Decision::Deny(denial) => {
             refused(explain(policy, wanted, &compiled, denial), denial == Denial::Never)
         }
@@ -142,7 +160,7 @@ pub fn decide_under(
         decision: outcome,
         rule,
     };
-    Outcome { decided, refusal, obligations }
+    Outcome { decided, refusal, obligations, held }
 }
 
 /// TRUNCATE can have no condition and counts no rows, so it meets no obligation.
@@ -196,8 +214,13 @@ pub fn would_allow(session: &Session, wanted: &Wanted) -> Result<bool, Refusal> 
 /// The refusal of an unreadable policy.
 pub fn decide_alone(session: &Session, wanted: &Wanted) -> Result<(Decided, Option<Refusal>), Refusal> {
     let policy = policies::policy(session.policy_id)?;
-    let outcome = decide(session, &policy, wanted, Form::Plain, "");
-    Ok((outcome.decided, outcome.refusal.map(|refusal| *refusal)))
+    let Outcome { mut decided, refusal, .. } = decide(session, &policy, wanted, Form::Plain, "");
+    let mut refusal = refusal.map(|refusal| *refusal);
+    if decided.decision == AuditDecision::Approve {
+        decided.decision = AuditDecision::Deny;
+        refusal = refusal.map(|words| approvals::unavailable(words, approvals::NO_STATEMENT));
+    }
+    Ok((decided, refusal))
 }
 
 /// What the token's blocks leave. A view that the agent may read lends its tables; a function lends nothing here,
@@ -270,12 +293,14 @@ pub fn enforce_under(
 ) -> Result<(), Refusal> {
     // The text decides only where a rule has a pattern; it may be megabytes.
     let text = if policy.has_patterns { statement::with_current(|open| open.text()) } else { None };
+    let mut held = false;
     for one in wanted {
         let text = text.as_deref().unwrap_or("");
         let outcome = decide(session, policy, one, form, text);
-        note(policy, one, outcome)?;
+        held |= note(policy, one, outcome)?;
     }
-    Ok(())
+    // What a statement touches is known as a whole only when all of it was noted.
+    if held { approvals::settle(session, policy) } else { Ok(()) }
 }
 
 /// Notes a refusal that no rule made with the statement that is being worked on, or by itself.
@@ -285,17 +310,22 @@ pub fn note_refusal(refusal: &Refusal) {
     }
 }
 
-fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<(), Refusal> {
-    let Outcome { decided, refusal, obligations } = outcome;
+/// Notes an access with the statement. True where people have to be asked.
+fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<bool, Refusal> {
+    let Outcome { decided, refusal, obligations, held } = outcome;
     let enforced = decided.decision == AuditDecision::Deny;
+    let holds = decided.decision == AuditDecision::Approve;
     let where_required = match (obligations.require_where, &wanted.target) {
         (Some(rule), Target::Relation(relid)) => Some((*relid, rule)),
         _ => None,
     };
     let observed = observes(policy);
     let mut decided = Some(decided);
-    statement::with_current(|open| {
+    let approved = statement::with_current(|open| {
+        let mut approved = false;
         if let Some(decided) = decided.take() {
+            // What runs with approval touches nothing else on its way, be it allowed or not.
+            approved = open.hold(&decided, held, refusal.as_deref().filter(|_| holds));
             open.note(decided, policy.version);
         }
         open.obligations = open.obligations.and(obligations);
@@ -304,11 +334,19 @@ fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<(), Refusa
             open.changes_limited |= obligations.max_rows.is_some();
         }
         open.where_required.extend(where_required);
-        if let Some(refusal) = &refusal {
+        if let Some(refusal) = refusal.as_ref().filter(|_| !holds) {
             open.refuse(refusal, !enforced);
         }
+        approved
     });
     match refusal {
+        // The leader of a parallel worker has settled it before it started any.
+        Some(_) if holds && approved.is_none() && calls::parallel_worker() => Ok(false),
+        Some(words) if holds && approved.is_none() => {
+            let refusal = approvals::unavailable(*words, approvals::NO_STATEMENT);
+            statement::record_refused_alone("", &super::text::current(), decided.as_ref(), &refusal);
+            Err(refusal)
+        }
         Some(refusal) if enforced => {
             if let Some(decided) = decided {
                 let text = super::text::current();
@@ -316,6 +354,6 @@ fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<(), Refusa
             }
             Err(*refusal)
         }
-        _ => Ok(()),
+        _ => Ok(holds || approved == Some(true)),
     }
 }

@@ -4,6 +4,7 @@
 
 mod admin_error;
 mod anchor;
+mod approvals;
 mod bind;
 mod bindings;
 mod blocks;
@@ -104,6 +105,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     forgo_backtraces();
     guc::init();
+    approvals::init();
     challenge::init();
     guc_audit::init();
     #[cfg(feature = "fault_injection")]

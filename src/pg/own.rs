@@ -33,6 +33,14 @@ pub struct Own {
     pub revoked_block: pg_sys::Oid,
     /// Index revoked_block_pkey.
     pub revoked_block_pkey: pg_sys::Oid,
+    /// Table approval_request.
+    pub approval_request: pg_sys::Oid,
+    /// Index approval_request_pkey.
+    pub approval_request_pkey: pg_sys::Oid,
+    /// Index approval_request_key_idx.
+    pub approval_request_by_key: pg_sys::Oid,
+    /// Index approval_request_window_idx.
+    pub approval_request_by_window: pg_sys::Oid,
     /// Table ledger.
     pub ledger: pg_sys::Oid,
     /// Index ledger_pkey.
@@ -127,6 +135,10 @@ fn look_up() -> Option<Own> {
         window_grant_pkey: relation("window_grant_pkey")?,
         revoked_block: relation("revoked_block")?,
         revoked_block_pkey: relation("revoked_block_pkey")?,
+        approval_request: relation("approval_request")?,
+        approval_request_pkey: relation("approval_request_pkey")?,
+        approval_request_by_key: relation("approval_request_key_idx")?,
+        approval_request_by_window: relation("approval_request_window_idx")?,
         ledger: relation("ledger")?,
         ledger_pkey: relation("ledger_pkey")?,
         mask: relation("mask")?,
@@ -170,7 +182,8 @@ fn function_oid(schema: pg_sys::Oid, name: &str, types: &[pg_sys::Oid]) -> Optio
 }
 
 /// Functions of the extension that an agent may call; everything else in its schema is out of reach.
-pub const AGENT_FUNCTIONS: [&str; 16] = [
+pub const AGENT_FUNCTIONS: [&str; 17] = [
+    "my_approvals",
     "mask_partial",
     "mask_email",
     "mask_card",

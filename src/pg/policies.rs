@@ -262,6 +262,7 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
             require_where: row.column(7).unwrap_or(true),
             max_rows: row.column(8),
             statement_pattern: row.column(9),
+            approval: None,
         });
     });
     raws.sort_by_key(|raw| raw.id);

@@ -185,6 +185,9 @@ unsafe extern "C-unwind" fn destroy(_this: *mut pg_sys::DestReceiver) {
     // The inner receiver is destroyed by whoever made it; this one goes with its memory context.
 }
 
+/// Stands for a value that is not printed.
+pub const UNPRINTABLE: &str = "(value of a user-defined type)";
+
 /// The bind parameters as text, through the output functions of their types. Values of types outside the server's own
 /// catalogue are not printed: their output functions are anybody's code.
 ///
@@ -277,7 +280,7 @@ unsafe fn parameter(value: &pg_sys::ParamExternData) -> Option<String> {
                 .map(|n| n.to_string());
         }
         oid if oid.to_u32() >= super::catalog::FIRST_NORMAL => {
-            return Some("(value of a user-defined type)".to_owned());
+            return Some(UNPRINTABLE.to_owned());
         }
         _ => {}
     }

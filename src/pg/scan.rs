@@ -24,7 +24,12 @@ pub struct Row<'a> {
     nulls: &'a [bool],
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// A row of values that were taken out of a tuple.
+    pub fn new(values: &'a [pg_sys::Datum], nulls: &'a [bool]) -> Row<'a> {
+        Row { values, nulls }
+    }
+
     /// The column of this number (from 1); `None` for NULL.
     pub fn column<T: FromDatum>(&self, number: usize) -> Option<T> {
         let index = number.checked_sub(1)?;
@@ -71,6 +76,21 @@ pub fn clock() -> i64 {
 /// cache (GetCatalogSnapshot in snapmgr.c). It is legal in parallel workers and leaves the transaction without a
 /// snapshot of its own, so that SET TRANSACTION may still follow. A missing table has no rows.
 pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visit: impl FnMut(&Row<'_>)) {
+    match index {
+        None => tuples(table, None, |_, row| visit(row)),
+        Some((index, column, key)) => tuples(table, Some((index, &[(column, key)])), |_, row| visit(row)),
+    }
+}
+
+/// The most keys of a search.
+const KEYS_MAX: usize = 2;
+
+/// As `rows`, with the place of each, and with a key on each of several columns.
+pub fn tuples(
+    table: pg_sys::Oid,
+    index: Option<(pg_sys::Oid, &[(i16, Key)])>,
+    mut visit: impl FnMut(pg_sys::ItemPointerData, &Row<'_>),
+) {
     const ACCESS_SHARE: i32 = 1;
     // SAFETY: the table is opened and locked for the length of the scan; tuples are read while the scan stands on
     // them; every value that leaves is an owned Rust copy (FromDatum).
@@ -79,34 +99,27 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
         if relation.is_null() {
             return;
         }
-        let mut key = pg_sys::ScanKeyData::default();
-        let mut bytes = [0u8; 20];
-        let (index_oid, keys) = match &index {
-            None => (pg_sys::InvalidOid, 0),
-            Some((oid, attribute, wanted)) => {
-                let (procedure, datum) = match wanted {
-                    Key::Big(number) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(*number)),
-                    Key::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(*oid)),
-                    Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, pg_sys::Datum::from(uuid.as_ptr())),
-                    Key::Bytes(id) => {
-                        // A varlena with a four-byte header: length 20, little-endian, shifted as SET_VARSIZE does.
-                        for (to, from) in bytes.iter_mut().skip(4).zip(id) {
-                            *to = *from;
-                        }
-                        pgrx::set_varsize_4b(bytes.as_mut_ptr().cast(), 20);
-                        (pg_sys::F_BYTEAEQ, pg_sys::Datum::from(bytes.as_ptr()))
+        let mut keys = [pg_sys::ScanKeyData::default(); KEYS_MAX];
+        let mut bytes = [[0u8; 20]; KEYS_MAX];
+        let (index_oid, wanted) = index.unwrap_or((pg_sys::InvalidOid, &[]));
+        let mut count = 0;
+        for (((column, wanted), key), bytes) in wanted.iter().zip(&mut keys).zip(&mut bytes) {
+            let (procedure, datum) = match wanted {
+                Key::Big(number) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(*number)),
+                Key::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(*oid)),
+                Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, pg_sys::Datum::from(uuid.as_ptr())),
+                Key::Bytes(id) => {
+                    // A varlena with a four-byte header: length 20, little-endian, shifted as SET_VARSIZE does.
+                    for (to, from) in bytes.iter_mut().skip(4).zip(id) {
+                        *to = *from;
                     }
-                };
-                pg_sys::ScanKeyInit(
-                    &raw mut key,
-                    *attribute,
-                    3,
-                    pg_sys::RegProcedure::from(procedure),
-                    datum,
-                );
-                (*oid, 1)
-            }
-        };
+                    pgrx::set_varsize_4b(bytes.as_mut_ptr().cast(), 20);
+                    (pg_sys::F_BYTEAEQ, pg_sys::Datum::from(bytes.as_ptr()))
+                }
+            };
+            pg_sys::ScanKeyInit(key, *column, 3, pg_sys::RegProcedure::from(procedure), datum);
+            count += 1;
+        }
         let descriptor = (*relation).rd_att;
         let natts = usize::try_from((*descriptor).natts).unwrap_or(0);
         let mut values = vec![pg_sys::Datum::from(0); natts];
@@ -116,8 +129,8 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
             index_oid,
             index_oid != pg_sys::InvalidOid,
             std::ptr::null_mut(),
-            keys,
-            &raw mut key,
+            count,
+            keys.as_mut_ptr(),
         );
         loop {
             let tuple = pg_sys::systable_getnext(scan);
@@ -125,7 +138,7 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
                 break;
             }
             pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-            visit(&Row { values: &values, nulls: &nulls });
+            visit((*tuple).t_self, &Row { values: &values, nulls: &nulls });
         }
         pg_sys::systable_endscan(scan);
         pg_sys::relation_close(relation, ACCESS_SHARE);

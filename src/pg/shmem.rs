@@ -99,6 +99,7 @@ extern "C-unwind" fn startup() {
                 let slot = slot_at(control, n);
                 pg_sys::ConditionVariableInit((*slot).space.get());
                 pg_sys::ConditionVariableInit((*slot).flushed.get());
+                pg_sys::ConditionVariableInit((*slot).decided.get());
             }
         }
     }

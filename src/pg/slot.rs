@@ -84,6 +84,10 @@ pub struct Slot {
     pub space: SharedCondition,
     /// Woken when events have become queryable.
     pub flushed: SharedCondition,
+    /// Woken when approvers have decided on a request.
+    pub decided: SharedCondition,
+    /// How often that was; never reset.
+    pub decisions: AtomicU64,
 }
 
 impl Slot {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
+use super::approvals::{Asked, Held};
 use super::known::{Ending, Known};
 use super::process::PerProcess;
 use super::repeated::Repeated;
@@ -22,7 +23,7 @@ use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bo
 use crate::audit::record::{Head, Tail};
 use crate::audit::redact::redact;
 use crate::decision::{Obligations, RuleId};
-use crate::refusal::{Decider, Refusal};
+use crate::refusal::{Decider, Refusal, SqlState};
 use crate::request::{Action, Form, Object, ObjectClass};
 
 /// What a statement is known by while it is open.
@@ -49,6 +50,18 @@ pub struct Decided {
     pub decision: AuditDecision,
     /// The rule that decided.
     pub rule: Option<RuleId>,
+}
+
+/// Beyond this many the event tells no more; the decisions are made all the same.
+const NOTED_MAX: usize = 256;
+
+impl Decided {
+    /// The access in the words of requests.
+    pub fn item(&self) -> String {
+        let (class, oid) =
+            self.object.as_deref().map_or((ObjectClass::Other, 0), |object| (object.class, object.oid.0));
+        crate::approval::item(class, oid, self.action, &self.name, self.columns.as_deref().unwrap_or(""))
+    }
 }
 
 /// What came of telling parameters without the server's help.
@@ -130,6 +143,12 @@ pub struct Open {
     pub changed: u64,
     /// The form through which the statement's accesses come.
     pub form: Form,
+    /// Not all of what it touches is known yet: a query before its executor has started.
+    pub starting: bool,
+    /// Its parse tree, where it is a utility statement that has yet to run; 0 for none.
+    pub node: usize,
+    /// What people have to agree to, or have agreed to. Most statements have none.
+    pub held: Option<Box<Held>>,
     /// Which texts of its reports are withheld.
     pub texts: Texts,
     /// The policy epoch under which its plan was looked at.
@@ -228,6 +247,9 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
             sent: 0,
             changed: 0,
             form,
+            starting: matches!(key, Key::Query(_)),
+            node: 0,
+            held: None,
             texts: Texts::PLAIN,
             policies: epoch::policies(),
         };
@@ -285,6 +307,12 @@ pub fn with_key<T>(key: Key, body: impl FnOnce(&mut Open) -> T) -> Option<T> {
         .flatten()
 }
 
+/// The statements that are being worked on, outermost first.
+pub fn chain() -> Vec<Asked> {
+    with(|statements| statements.open.iter().filter(|open| open.active).map(|open| open.asked()).collect())
+        .unwrap_or_default()
+}
+
 /// Marks a statement as running or suspended. Cannot panic, as the three below: outer hook frames call them without a
 /// guard.
 pub fn set_active(key: Key, active: bool) {
@@ -294,7 +322,8 @@ pub fn set_active(key: Key, active: bool) {
 /// The executor has started a statement: it waits to be run. False where it has obligations to be looked at first.
 pub fn has_started(key: Key) -> bool {
     with_key(key, |open| {
-        let free = open.where_required.is_empty() && !open.changes_limited;
+        open.starting = false;
+        let free = open.where_required.is_empty() && !open.changes_limited && open.held.is_none();
         open.active &= !free;
         free
     })
@@ -327,8 +356,6 @@ pub fn ends_run(key: Key, processed: i64) -> bool {
 impl Open {
     /// Adds an access; a denial becomes the statement's.
     pub fn note(&mut self, decided: Decided, policy_version: i64) {
-        /// Beyond this many the event tells no more; the decisions are made all the same.
-        const NOTED_MAX: usize = 256;
         self.policy_version = policy_version;
         match decided.decision {
             AuditDecision::Deny => (self.decision, self.rule) = (AuditDecision::Deny, decided.rule),
@@ -340,7 +367,42 @@ impl Open {
         }
         if self.accesses.len() < NOTED_MAX {
             self.accesses.push(decided);
+        } else if let Some(held) = self.held.as_deref_mut() {
+            held.incomplete = true;
         }
+    }
+
+    /// Notes that people have to agree to an access: `words` where it is held, none where that depends on the number of
+    /// rows. True where something has to be looked at: an access is held, or the statement runs with an approval.
+    pub fn hold(&mut self, decided: &Decided, rules: Vec<RuleId>, words: Option<&Refusal>) -> bool {
+        if rules.is_empty() && self.held.is_none() {
+            return false;
+        }
+        let incomplete = self.noted().count() >= NOTED_MAX;
+        let held = self.held.get_or_insert_default();
+        held.incomplete |= incomplete;
+        held.add(decided, rules, words)
+    }
+
+    /// Takes the statement for what it is, for `approvals`.
+    fn asked(&self) -> Asked {
+        Asked {
+            command: self.command,
+            text: Rc::clone(&self.text),
+            parameters: self.parameters.present.then(|| self.parameters.values.clone()),
+            level: self.level,
+        }
+    }
+
+    /// What was noted, in the words of requests.
+    pub fn items(&self) -> Vec<String> {
+        self.noted().map(Decided::item).collect()
+    }
+
+    /// The accesses that were noted, those that were decided before among them.
+    pub fn noted(&self) -> impl Iterator<Item = &Decided> {
+        let before = self.repeated.as_deref().map_or(&[][..], |repeated| repeated.accesses.as_slice());
+        before.iter().chain(&self.accesses)
     }
 
     /// Adds what was decided before; false where this statement has more to tell already.
@@ -364,13 +426,22 @@ impl Open {
             && self.repeated.is_none()
             && self.obligations.is_empty()
             && self.where_required.is_empty()
-            && !self.changes_limited;
+            && !self.changes_limited
+            && self.held.is_none();
         plain.then(|| (std::mem::take(&mut self.accesses), self.rule))
     }
 
     /// What is known about the statement, where it is a query.
     pub fn known(&self) -> Option<Rc<Known>> {
         self.known.clone()
+    }
+
+    /// Back to how it was when it was opened: what was decided so far is decided anew.
+    pub fn begin_again(&mut self) {
+        self.accesses.clear();
+        self.where_required.clear();
+        (self.decision, self.rule, self.failure, self.held) = (AuditDecision::Allow, None, None, None);
+        self.obligations = Obligations::default();
     }
 
     /// Notes that the statement is refused.
@@ -380,7 +451,10 @@ impl Open {
             self.decision = AuditDecision::Observe;
             return;
         }
-        self.decision = AuditDecision::Deny;
+        self.decision = match refusal.sqlstate {
+            SqlState::ApprovalRequired => AuditDecision::Approve,
+            _ => AuditDecision::Deny,
+        };
         self.rule = refusal.rule.or(self.rule);
         self.failure = Some((sqlstate_bytes(refusal.sqlstate.code()), refusal.message.clone()));
     }
@@ -615,6 +689,14 @@ fn publish_alone(
     session: Option<&Session>,
     complete: impl FnOnce(AuditEvent<'_>, &mut dyn FnMut(&AuditEvent<'_>)),
 ) {
+    publish_event(kind, session, |event| {
+        complete(event, &mut |event| {
+            trail::publish_unreserved(event, Waiting::Never);
+        });
+    });
+}
+
+fn publish_event(kind: EventKind, session: Option<&Session>, complete: impl FnOnce(AuditEvent<'_>)) {
     let role = match session {
         Some(_) => String::new(),
         // Role names are in the catalogue, which cannot be read in a failed transaction.
@@ -622,9 +704,33 @@ fn publish_alone(
     };
     let event = who(kind, epoch::clock(), session);
     let event = if session.is_none() { AuditEvent { role: &role, ..event } } else { event };
-    complete(event, &mut |event| {
-        trail::publish_unreserved(event, Waiting::Never);
+    complete(event);
+}
+
+/// Records a request for approval, or what became of one. False where the trail cannot take it.
+pub fn record_approval(
+    request: Option<&str>,
+    message: &str,
+    decision: AuditDecision,
+    rule: Option<RuleId>,
+) -> bool {
+    let kind = if request.is_some() { EventKind::ApprovalRequest } else { EventKind::Approval };
+    let parameters = request.map(|request| [Some(request.to_owned())]);
+    let mut stored = false;
+    let session = session::bound();
+    publish_event(kind, session.as_deref(), |event| {
+        stored = trail::publish_unreserved(
+            &AuditEvent {
+                message,
+                parameters: parameters.as_ref().map(|list| list.as_slice()),
+                decision,
+                rule_id: rule,
+                ..event
+            },
+            if request.is_some() { Waiting::Allowed } else { Waiting::Never },
+        );
     });
+    stored
 }
 
 /// Sees to it, once in each process, that the end of a connection whose session is still bound is recorded.

@@ -4,6 +4,7 @@
 //! INVARIANT: every statement text is a constant with schema-qualified names and operators; values are parameters.
 //! The two exceptions (role.rs) are utility statements, which take none: they quote one identifier.
 
+pub mod approval;
 pub mod catalogue;
 pub mod mask;
 pub mod policy;

@@ -312,6 +312,33 @@ pub fn reserve_waiting(bytes: usize) -> Result<Reservation, Refusal> {
     }
 }
 
+/// Waits until every event up to now is committed to the trail. False after `agent_guard.audit_timeout`, or where the wait
+/// is interrupted.
+pub fn wait_until_stored() -> bool {
+    let Some((n, slot)) = my_slot() else { return false };
+    let target = slot.front(n).number;
+    let deadline = Instant::now() + guc_audit::timeout();
+    let stored = loop {
+        slot.flushed.prepare();
+        if slot.done.load(Ordering::SeqCst) >= target {
+            break true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || interrupted() || my_slot().is_none_or(|(mine, _)| mine != n) {
+            break false;
+        }
+        slot.flush.fetch_max(target, Ordering::SeqCst);
+        if is_set(&slot.ready) {
+            slot.wake_writer();
+        } else {
+            slot.want_writer();
+        }
+        sleep_held(&slot.flushed, left);
+    };
+    SharedCondition::cancel();
+    stored
+}
+
 /// Whether this backend is to give up what it does.
 pub fn interrupted() -> bool {
     // SAFETY: flags of this process that its signal handlers set.

@@ -11,6 +11,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::checkpoint::Checkpoints;
+use super::approvals;
 use super::encoding::ServerText;
 use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
@@ -221,7 +222,12 @@ pub fn store(segments: &mut Segments, inserter: &mut Inserter, rows: Rows<'_>) -
     let outcome = in_transaction(|| match tried.write(rows, inserter) {
         Written::All => {
             log_json::prepare();
-            Ok(())
+            match rows {
+                // Requests among the events are stored with them.
+                Rows::Events(rows) => approvals::store_requests(rows.iter().map(|(_, event)| event))
+                    .map_err(|error| Trouble::Event(format!("{error:?}"))),
+                Rows::Restored(_) => Ok(()),
+            }
         }
         Written::Locked => Err(Trouble::Outside("somebody holds a lock on the current segment".to_owned())),
         Written::Gone => Err(Trouble::Gone),

@@ -9,10 +9,11 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use crate::approval::{self, Approval};
 use crate::decision::RuleId;
 use crate::limit::{self, Limits, Meter, span};
 use crate::policy::near::nearest;
-use crate::policy::rule::{ActionPattern, RawRule, Rule, RuleError};
+use crate::policy::rule::{ActionPattern, Effect, RawRule, Rule, RuleError};
 
 /// The keys of a document.
 const DOCUMENT_KEYS: [&str; 8] =
@@ -23,8 +24,20 @@ const LIMIT_KEYS: [&str; 6] =
 /// The keys of a row filter in a document.
 const FILTER_KEYS: [&str; 2] = ["relation", "predicate"];
 /// The keys of a rule in a document.
-const RULE_KEYS: [&str; 8] =
-    ["effect", "actions", "objects", "columns", "require_where", "max_rows", "statement_pattern", "note"];
+const RULE_KEYS: [&str; 12] = [
+    "effect",
+    "actions",
+    "objects",
+    "columns",
+    "require_where",
+    "max_rows",
+    "statement_pattern",
+    "note",
+    "approvers",
+    "approvals",
+    "approval_ttl",
+    "allow_granter",
+];
 /// PostgreSQL's NAMEDATALEN - 1: policy names are shown beside identifiers and kept as short.
 const MAX_NAME: usize = 63;
 
@@ -79,6 +92,9 @@ impl WrittenRule {
     /// The first part that is wrong.
     pub fn canonical(&self) -> Result<WrittenRule, RuleError> {
         let rule = Rule::parse(&self.raw)?;
+        if rule.effect == Effect::Approve && self.raw.approval.is_none() {
+            return wrong("approvers", "nobody may approve", "Name the roles whose members may approve.");
+        }
         let raw = RawRule {
             actions: rule.actions.iter().map(|action| action.text()).collect(),
             objects: rule.objects.iter().map(|object| object.pattern.to_string()).collect(),
@@ -93,6 +109,7 @@ impl WrittenRule {
         (
             (&raw.effect, &raw.actions, &raw.objects, &raw.columns),
             (raw.require_where, raw.max_rows, raw.statement_pattern.as_deref(), self.note.as_deref()),
+            raw.approval.as_ref(),
         )
     }
 
@@ -111,6 +128,9 @@ impl WrittenRule {
         }
         if let Some(pattern) = &self.raw.statement_pattern {
             text.push_str(&format!(" statement_pattern {pattern}"));
+        }
+        if let Some(approval) = &self.raw.approval {
+            text.push_str(&format!(" approvers {}", approval.approvers.join(", ")));
         }
         text
     }
@@ -132,6 +152,14 @@ impl WrittenRule {
         if let Some(pattern) = &self.raw.statement_pattern {
             map.insert("statement_pattern".to_owned(), pattern.clone().into());
         }
+        if let Some(approval) = &self.raw.approval {
+            map.insert("approvers".to_owned(), approval.approvers.clone().into());
+            map.insert("approvals".to_owned(), approval.approvals.into());
+            map.insert("approval_ttl".to_owned(), approval::duration(approval.ttl).into());
+            if approval.granter {
+                map.insert("allow_granter".to_owned(), true.into());
+            }
+        }
         if let Some(note) = &self.note {
             map.insert("note".to_owned(), note.clone().into());
         }
@@ -142,6 +170,7 @@ impl WrittenRule {
 type Content<'a> = (
     (&'a str, &'a [String], &'a [String], &'a [String]),
     (bool, Option<i64>, Option<&'a str>, Option<&'a str>),
+    Option<&'a Approval>,
 );
 
 /// A policy as one document; groups are already replaced by the actions that they name.
@@ -502,9 +531,34 @@ fn written_rule(value: &Value, path: &str, groups: &Groups) -> Result<WrittenRul
         require_where: optional(map, "require_where", boolean).map_err(below)?.unwrap_or(false),
         max_rows: optional(map, "max_rows", whole_number).map_err(below)?,
         statement_pattern: optional(map, "statement_pattern", string).map_err(below)?,
+        approval: written_approval(map).map_err(below)?,
     };
     let note = optional(map, "note", string).map_err(below)?;
     WrittenRule { raw, note }.canonical().map_err(below)
+}
+
+/// What the keys of an approve rule ask for; `None` where there is none of them.
+fn written_approval(map: &Map<String, Value>) -> Result<Option<Approval>, RuleError> {
+    let length = |value: &Value, path: &str| match approval::seconds(&string(value, path)?) {
+        Some(seconds) => Ok(seconds),
+        None => {
+            wrong(path, "not a length of time", "Write it as in \"10 minutes\" or \"1 hour 30 minutes\".")
+        }
+    };
+    let approvers = optional(map, "approvers", strings)?;
+    let approvals = optional(map, "approvals", whole_number)?;
+    let ttl = optional(map, "approval_ttl", length)?;
+    let granter = optional(map, "allow_granter", boolean)?;
+    if approvers.is_none() && approvals.is_none() && ttl.is_none() && granter.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Approval {
+        approvers: approvers.unwrap_or_default(),
+        // What is out of range is refused with the rest.
+        approvals: approvals.map_or(approval::DEFAULT_APPROVALS, |count| i32::try_from(count).unwrap_or(0)),
+        ttl: ttl.unwrap_or(approval::DEFAULT_TTL),
+        granter: granter.unwrap_or(false),
+    }))
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ const WHOLE: &str = r#"{"name": "reporting", "description": "d", "mode": "observ
       {"effect": "allow", "actions": ["read", "Drop  Table"], "objects": ["App.Orders"], "note": "n"},
       {"effect": "allow", "actions": ["update"], "objects": ["app.t"], "columns": ["a"], "require_where": true,
        "max_rows": 10, "statement_pattern": "^update"},
-      {"effect": "deny", "actions": ["*"], "objects": ["schema secret"]}]}"#;
+      {"effect": "deny", "actions": ["*"], "objects": ["schema secret"]},
+      {"effect": "approve", "actions": ["drop"], "approvers": ["dba", "lead"], "approvals": 2,
+       "approval_ttl": "90 min", "allow_granter": true}]}"#;
 
 #[test]
 fn a_document_reads_canonically() {
@@ -26,6 +28,9 @@ fn a_document_reads_canonically() {
     assert_eq!(document.rules[0].raw.objects, ["app.orders"]);
     assert_eq!(document.rules[1].raw.max_rows, Some(10));
     assert_eq!(document.rules[2].raw.effect, "deny");
+    let approval = document.rules[3].raw.approval.as_ref().unwrap();
+    assert_eq!(approval.approvers, ["dba", "lead"]);
+    assert_eq!((approval.approvals, approval.ttl, approval.granter), (2, 5400, true));
 }
 
 #[test]
@@ -81,6 +86,16 @@ fn errors_carry_the_path() {
         "rules[0].statement_pattern"
     );
     assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "maxrows": 1"#), "rules[0].maxrows");
+    let approve = |body: &str| rule(&format!(r#""effect": "approve", "actions": ["drop"]{body}"#));
+    assert_eq!(approve(""), "rules[0].approvers");
+    assert_eq!(approve(r#", "approvers": []"#), "rules[0].approvers");
+    assert_eq!(approve(r#", "approvers": ["a"], "approvals": 0"#), "rules[0].approvals");
+    assert_eq!(approve(r#", "approvers": ["a"], "approvals": 4294967297"#), "rules[0].approvals");
+    assert_eq!(approve(r#", "approvers": ["a"], "approval_ttl": "soon""#), "rules[0].approval_ttl");
+    assert_eq!(approve(r#", "approvers": ["a"], "approval_ttl": "0 s""#), "rules[0].approval_ttl");
+    assert_eq!(approve(r#", "approvers": ["a"], "max_rows": 1"#), "rules[0].max_rows");
+    assert_eq!(approve(r#", "approvers": ["a"], "require_where": true"#), "rules[0].require_where");
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "approvers": ["a"]"#), "rules[0].approvers");
 }
 
 #[test]

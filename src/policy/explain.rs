@@ -55,6 +55,11 @@ pub fn refusal(denied: &Denied<'_>) -> Refusal {
             format!("the token does not cover {action}{on}"),
             format!("block={block} This block of the token leaves it out"),
         ),
+        Denial::Unapproved(rule) => (
+            "needs_approval",
+            format!("policy \"{policy}\" lets {action}{on} pass only with approval"),
+            format!("rule={rule} People have to agree to it first"),
+        ),
         Denial::Never => ("never", format!("no agent may {action}{on}"), "No rule can allow it".to_owned()),
     };
     let object_word = object.map(|object| format!(" object={object}")).unwrap_or_default();
@@ -65,7 +70,10 @@ pub fn refusal(denied: &Denied<'_>) -> Refusal {
         detail: format!("action={action}{object_word} policy={policy} {why}."),
         hint: hint(denied, allowed),
         rule: match denial {
-            Denial::Rule(rule) | Denial::Column(rule, _) | Denial::PatternMismatch(rule) => Some(*rule),
+            Denial::Rule(rule)
+            | Denial::Column(rule, _)
+            | Denial::PatternMismatch(rule)
+            | Denial::Unapproved(rule) => Some(*rule),
             _ => None,
         },
         decided_by: match denial {

@@ -6,6 +6,7 @@
 
 use regex::Regex;
 
+use crate::approval::Approval;
 use crate::decision::RuleId;
 use crate::pattern::ObjectPattern;
 use crate::request::{Action, Kind, Object, ObjectClass, Oid, Verb};
@@ -17,6 +18,8 @@ pub enum Effect {
     Allow,
     /// The access is denied, whatever allows it.
     Deny,
+    /// The access is held until people have agreed to it, unless something denies it.
+    Approve,
 }
 
 impl Effect {
@@ -25,6 +28,7 @@ impl Effect {
         match self {
             Effect::Allow => "allow",
             Effect::Deny => "deny",
+            Effect::Approve => "approve",
         }
     }
 
@@ -33,6 +37,7 @@ impl Effect {
         match word {
             "allow" => Some(Effect::Allow),
             "deny" => Some(Effect::Deny),
+            "approve" => Some(Effect::Approve),
             _ => None,
         }
     }
@@ -101,7 +106,7 @@ pub struct RuleObject {
 impl RuleObject {
     /// Whether a rule of `effect` with this object covers `object`.
     ///
-    /// A bound allow follows its object through renames and covers nothing else; a bound deny covers the object
+    /// A bound allow follows its object through renames and covers nothing else; a bound deny or approve covers the object
     /// that it named *and* whatever has the name now, so that neither a rename nor a re-creation slips out.
     pub fn covers(&self, effect: Effect, object: Option<&Object>, verb: Verb) -> bool {
         let by_name = self.pattern.matches(object, verb);
@@ -111,7 +116,7 @@ impl RuleObject {
                 match effect {
                     Effect::Allow if binding.class != object.class => by_name,
                     Effect::Allow => by_oid,
-                    Effect::Deny => by_oid || by_name,
+                    Effect::Deny | Effect::Approve => by_oid || by_name,
                 }
             }
             _ => by_name,
@@ -124,7 +129,7 @@ impl RuleObject {
 pub struct Rule {
     /// The identifier.
     pub id: RuleId,
-    /// Allow or deny.
+    /// Allow, deny or approve.
     pub effect: Effect,
     /// The actions; never empty.
     pub actions: Vec<ActionPattern>,
@@ -134,7 +139,7 @@ pub struct Rule {
     pub columns: Vec<String>,
     /// The statement must restrict the relation by a condition.
     pub require_where: bool,
-    /// At most so many rows returned or changed by the statement.
+    /// At most so many rows returned or changed by the statement; on an approve rule, held only above so many.
     pub max_rows: Option<i64>,
     /// The statement's text must match, on top of the objects.
     pub statement_pattern: Option<Regex>,
@@ -145,7 +150,7 @@ pub struct Rule {
 pub struct RawRule {
     /// The identifier; 0 for a rule that is only being written.
     pub id: RuleId,
-    /// `allow` or `deny`.
+    /// `allow`, `deny` or `approve`.
     pub effect: String,
     /// Action patterns.
     pub actions: Vec<String>,
@@ -159,6 +164,8 @@ pub struct RawRule {
     pub max_rows: Option<i64>,
     /// See `Rule`.
     pub statement_pattern: Option<String>,
+    /// Who has to agree, on an approve rule. Not read on the agent's path, where nobody is asked by name.
+    pub approval: Option<Approval>,
 }
 
 /// What is wrong with a rule, with the path of the offending part (`objects[2]`).
@@ -188,7 +195,7 @@ impl Rule {
             return error(
                 "effect",
                 format!("unknown effect \"{}\"", raw.effect),
-                "The effects are allow and deny.",
+                "The effects are allow, deny and approve.",
             );
         };
         let actions = parse_actions(&raw.actions)?;
@@ -208,6 +215,35 @@ impl Rule {
                 "none of the actions reads or writes columns".to_owned(),
                 "Columns narrow select, insert and update.",
             );
+        }
+        if effect == Effect::Approve && raw.require_where {
+            return error(
+                "require_where",
+                "an obligation on an approve rule".to_owned(),
+                "Put require_where on the allow rule that it limits; max_rows says from how many rows on people are asked.",
+            );
+        }
+        if effect == Effect::Approve && raw.max_rows.is_some() && !actions.iter().all(counts_rows) {
+            return error(
+                "max_rows",
+                "not all of the actions count rows".to_owned(),
+                "On an approve rule max_rows goes with insert, update and delete; write a rule of its own for the others.",
+            );
+        }
+        match (&raw.approval, effect) {
+            (Some(approval), Effect::Approve) => {
+                if let Err(fault) = approval.check() {
+                    return error(fault.path, fault.message, fault.hint);
+                }
+            }
+            (Some(_), _) => {
+                return error(
+                    "approvers",
+                    format!("approvers on a rule that says {}", effect.word()),
+                    "Approvers, approvals and approval_ttl belong to rules with the effect approve.",
+                );
+            }
+            (None, _) => {}
         }
         if effect == Effect::Deny && (raw.require_where || raw.max_rows.is_some()) {
             return error(
@@ -232,10 +268,10 @@ impl Rule {
         })
     }
 
-    /// Whether the rule denies built-in functions by name. A deny of `*` or `function *.*` does not reach those that need
-    /// no rule: without operators and casts no statement would run.
+    /// Whether the rule denies or holds built-in functions by name. A deny of `*` or `function *.*` does not reach those
+    /// that need no rule: without operators and casts no statement would run.
     pub fn denies_built_ins(&self) -> bool {
-        self.effect == Effect::Deny
+        self.effect != Effect::Allow
             && self.covers_action(Action::plain(Verb::Execute))
             && self.objects.iter().any(|object| object.pattern.names_built_ins())
     }
@@ -252,6 +288,11 @@ impl Rule {
     pub fn covers_action(&self, action: Action) -> bool {
         self.actions.iter().any(|pattern| pattern.covers(action))
     }
+}
+
+/// Whether statements that do this report a number of rows that can still be undone.
+fn counts_rows(action: &ActionPattern) -> bool {
+    matches!(action.verb, Some(Verb::Insert | Verb::Update | Verb::Delete))
 }
 
 /// Whether accesses of the verb name columns.

@@ -1,14 +1,14 @@
 //! Compiles the rules of a policy for one (object, action) and decides accesses against the result.
 //!
 //! Compiling walks the rules once for an object; deciding looks only at what was found, so the cost of a check
-//! does not grow with the number of rules. Order never matters: deny > allow > nothing matches: deny.
+//! does not grow with the number of rules. Order never matters: deny > approve > allow > nothing matches: deny.
 
 #![forbid(unsafe_code)]
 
 use regex::Regex;
 
 use super::rule::{Effect, Rule, RuleObject, has_columns};
-use crate::decision::{Decision, Denial, Obligations, RuleId};
+use crate::decision::{Decision, Denial, Obligations, RuleId, tighter};
 use crate::request::{Action, Columns, Object, Voice};
 
 /// A column of a relation: attribute number and name.
@@ -49,6 +49,8 @@ impl Clause {
 #[derive(Debug, Clone, Default)]
 pub struct ActionScope {
     deny: Vec<Clause>,
+    /// What is held until people agree; `obligations.max_rows` is the number of rows above which.
+    approve: Vec<Clause>,
     allow: Vec<Clause>,
     /// Every column of the relation, sorted; for whole-row reads under column rules.
     columns: Vec<i16>,
@@ -60,7 +62,7 @@ pub struct ActionScope {
 
 /// The attribute numbers that a rule's object and columns narrow it to; `None` for no narrowing.
 ///
-/// A deny names its columns by name *and* by the number bound when it was written, so that renaming a column does
+/// A deny or approve names its columns by name *and* by the number bound when it was written, so that renaming a column does
 /// not lift it; an allow needs the name to be what it was.
 fn narrowed(rule: &Rule, object: &RuleObject, columns: &[Column]) -> Option<Vec<i16>> {
     let own = object.pattern.columns();
@@ -70,7 +72,7 @@ fn narrowed(rule: &Rule, object: &RuleObject, columns: &[Column]) -> Option<Vec<
     let named = |name: &String| own.contains(name) || rule.columns.contains(name);
     let mut numbers: Vec<i16> =
         columns.iter().filter(|(_, name)| named(name)).map(|(attribute, _)| *attribute).collect();
-    if let (Effect::Deny, Some(binding)) = (rule.effect, &object.binding) {
+    if let (Effect::Deny | Effect::Approve, Some(binding)) = (rule.effect, &object.binding) {
         numbers.extend(&binding.attributes);
     }
     numbers.sort_unstable();
@@ -101,6 +103,7 @@ impl ActionScope {
                 let obligations = Obligations {
                     require_where: rule.require_where.then_some(rule.id),
                     max_rows: rule.max_rows.map(|rows| (rows, rule.id)),
+                    approve_above: None,
                 };
                 let clause =
                     Clause { rule: rule.id, columns, pattern: rule.statement_pattern.clone(), obligations };
@@ -114,13 +117,13 @@ impl ActionScope {
         let simple = |clause: &Clause| {
             clause.columns.is_none() && clause.pattern.is_none() && clause.obligations.is_empty()
         };
-        if scope.deny.is_empty() && scope.allow.iter().all(simple) {
+        if scope.deny.is_empty() && scope.approve.is_empty() && scope.allow.iter().all(simple) {
             scope.plain = scope.allow.first().map(|clause| clause.rule);
         }
         scope
     }
 
-    /// Adds the deny rules on a relative (parent, partition, child) whose data this relation shares. Columns are
+    /// Adds the deny and approve rules on a relative (parent, partition, child) whose data this relation shares. Columns are
     /// carried over by name, as inheritance itself does; a relative's allows lend nothing.
     pub fn inherit_denies(
         &mut self,
@@ -130,10 +133,10 @@ impl ActionScope {
         its_columns: &[Column],
         own_columns: &[Column],
     ) {
-        let denies = rules.iter().filter(|rule| rule.effect == Effect::Deny && rule.covers_action(action));
-        for rule in denies {
+        let holding = rules.iter().filter(|rule| rule.effect != Effect::Allow && rule.covers_action(action));
+        for rule in holding {
             for rule_object in &rule.objects {
-                if !rule_object.covers(Effect::Deny, Some(relative), action.verb) {
+                if !rule_object.covers(rule.effect, Some(relative), action.verb) {
                     continue;
                 }
                 let columns = narrowed(rule, rule_object, its_columns).map(|numbers| {
@@ -149,10 +152,11 @@ impl ActionScope {
                     continue;
                 }
                 let pattern = rule.statement_pattern.clone();
-                self.add(
-                    Effect::Deny,
-                    Clause { rule: rule.id, columns, pattern, obligations: Obligations::default() },
-                );
+                let obligations = Obligations {
+                    max_rows: rule.max_rows.map(|rows| (rows, rule.id)),
+                    ..Obligations::default()
+                };
+                self.add(rule.effect, Clause { rule: rule.id, columns, pattern, obligations });
                 self.plain = None;
             }
         }
@@ -163,6 +167,17 @@ impl ActionScope {
         let list = match effect {
             Effect::Deny => &mut self.deny,
             Effect::Allow => &mut self.allow,
+            // Each has approvers of its own, so none stands for another.
+            Effect::Approve => {
+                if !self
+                    .approve
+                    .iter()
+                    .any(|other| other.rule == clause.rule && other.columns == clause.columns)
+                {
+                    self.approve.push(clause);
+                }
+                return;
+            }
         };
         let same = |other: &Clause| {
             other.pattern.is_none() && clause.pattern.is_none() && other.columns == clause.columns
@@ -189,10 +204,34 @@ impl ActionScope {
                 _ => {}
             }
         }
-        match voice {
+        let mut above = None;
+        for clause in &self.approve {
+            if clause.touched(columns).is_some() && clause.applies(statement) {
+                let Some(threshold) = clause.obligations.max_rows else {
+                    return Decision::Approve(clause.rule);
+                };
+                above = tighter(above, Some(threshold));
+            }
+        }
+        let decision = match voice {
             Voice::Named => self.decide_allow(columns, statement),
             Voice::View | Voice::Function => Decision::Allow(None, Obligations::default()),
+        };
+        match decision {
+            Decision::Allow(rule, obligations) => {
+                Decision::Allow(rule, Obligations { approve_above: above, ..obligations })
+            }
+            other => other,
         }
+    }
+
+    /// The approve rules that hold an access, those that look at the number of rows among them. All of them have to be met.
+    pub fn holding(&self, columns: &Columns, statement: &str) -> Vec<RuleId> {
+        let holds = |clause: &&Clause| clause.touched(columns).is_some() && clause.applies(statement);
+        let mut rules: Vec<RuleId> = self.approve.iter().filter(holds).map(|clause| clause.rule).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        rules
     }
 
     fn decide_allow(&self, columns: &Columns, statement: &str) -> Decision {
@@ -364,7 +403,66 @@ mod tests {
         else {
             panic!("denied");
         };
-        assert_eq!(obligations, Obligations { require_where: Some(3), max_rows: Some((10, 2)) });
+        let expected = Obligations { require_where: Some(3), max_rows: Some((10, 2)), approve_above: None };
+        assert_eq!(obligations, expected);
+    }
+
+    #[test]
+    fn an_approve_stands_between_deny_and_allow_and_follows_the_data() {
+        let allow = rule(1, "allow", "*", "app.*");
+        let approve = rule(2, "approve", "select", "app.orders");
+        let deny = rule(3, "deny", "select", "app.orders");
+        for voice in [Voice::Named, Voice::View, Voice::Function] {
+            let both = [allow.clone(), approve.clone()];
+            assert_eq!(decide(&both, &Columns::Unnamed, voice, ""), Decision::Approve(2));
+            let all = [allow.clone(), approve.clone(), deny.clone()];
+            assert_eq!(decide(&all, &Columns::Unnamed, voice, ""), Decision::Deny(Denial::Rule(3)));
+        }
+        assert_eq!(decide(&[approve], &Columns::Unnamed, Voice::Named, ""), Decision::Approve(2));
+        let card = [allow.clone(), rule(2, "approve", "select", "app.orders(card)")];
+        assert_eq!(decide(&card, &Columns::Whole, Voice::Named, ""), Decision::Approve(2));
+        assert!(matches!(
+            decide(&card, &Columns::Of(vec![1]), Voice::Named, ""),
+            Decision::Allow(Some(1), _)
+        ));
+    }
+
+    #[test]
+    fn an_approve_above_a_number_of_rows_rides_on_the_allow() {
+        // Whether the action counts rows is the rule's to say.
+        let above = RawRule { max_rows: Some(10), ..rule(2, "approve", "update", "app.orders") };
+        let update = Action::plain(Verb::Update);
+        let decide = |raws: &[RawRule], read: &Columns, voice: Voice, statement: &str| {
+            let rules: Vec<Rule> = raws.iter().map(|raw| Rule::parse(raw).unwrap()).collect();
+            ActionScope::compile(&rules, update, Some(&orders()), &columns()).decide(read, voice, statement)
+        };
+        assert_eq!(
+            decide(std::slice::from_ref(&above), &Columns::Unnamed, Voice::Named, ""),
+            Decision::Deny(Denial::NoAllow)
+        );
+        let rules = [rule(1, "allow", "*", "*"), above];
+        let Decision::Allow(Some(1), obligations) = decide(&rules, &Columns::Unnamed, Voice::Named, "")
+        else {
+            panic!("not allowed");
+        };
+        assert_eq!((obligations.approve_above, obligations.max_rows), (Some((10, 2)), None));
+        let without = [rules.to_vec(), vec![rule(3, "approve", "update", "*")]].concat();
+        assert_eq!(decide(&without, &Columns::Unnamed, Voice::Named, ""), Decision::Approve(3));
+        let parsed: Vec<Rule> = without.iter().map(|raw| Rule::parse(raw).unwrap()).collect();
+        let scope = ActionScope::compile(&parsed, update, Some(&orders()), &columns());
+        assert_eq!(scope.holding(&Columns::Unnamed, ""), vec![2, 3]);
+    }
+
+    #[test]
+    fn an_approve_on_a_parent_holds_its_partition() {
+        let rules: Vec<Rule> = [rule(1, "allow", "*", "*"), rule(2, "approve", "select", "app.parent")]
+            .iter()
+            .map(|raw| Rule::parse(raw).unwrap())
+            .collect();
+        let parent = Object { name: "parent".into(), oid: Oid(3), ..orders() };
+        let mut scope = ActionScope::compile(&rules, SELECT, Some(&orders()), &columns());
+        scope.inherit_denies(&rules, SELECT, &parent, &columns(), &columns());
+        assert_eq!(scope.decide(&Columns::Unnamed, Voice::View, ""), Decision::Approve(2));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! has returned.
 
 mod agent;
+mod approval;
 pub mod audit;
 mod check;
 mod delegate;

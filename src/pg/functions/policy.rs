@@ -1,15 +1,17 @@
-//! create_policy, drop_policy, allow, deny, drop_rule, rebind_policies, apply_policy, export_policy, policy_changed.
+//! create_policy, drop_policy, allow, deny, require_approval, drop_rule, rebind_policies, apply_policy, export_policy, policy_changed.
 
 use std::collections::HashSet;
 
-use pgrx::datum::{Array, JsonB};
+use pgrx::datum::{Array, Interval, JsonB};
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::approval::Approval;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::bind::{BoundRule, bind};
 use crate::pg::functions::{Untouched, administrator, done, mask_document, optional_texts, texts};
+use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
 use crate::pg::{epoch, pinned, reconcile};
@@ -85,6 +87,7 @@ fn allow(
             require_where: given(require_where, "require_where")?,
             max_rows,
             statement_pattern: statement_pattern.map(str::to_owned),
+            approval: None,
         };
         write_rule(given(policy, "policy")?, WrittenRule { raw, note: note.map(str::to_owned) })
     };
@@ -107,6 +110,43 @@ fn deny(
             objects: texts(objects, "objects")?,
             columns: optional_texts(columns, "columns")?.unwrap_or_default(),
             statement_pattern: statement_pattern.map(str::to_owned),
+            ..RawRule::default()
+        };
+        write_rule(given(policy, "policy")?, WrittenRule { raw, note: note.map(str::to_owned) })
+    };
+    Ok(write()?)
+}
+
+#[pg_extern(sql = false)]
+#[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
+fn require_approval(
+    policy: Option<&str>,
+    actions: Option<Array<'_, &str>>,
+    objects: Option<Array<'_, &str>>,
+    approvers: Option<Untouched>,
+    approvals: Option<i32>,
+    approval_ttl: Option<Interval>,
+    columns: Option<Array<'_, &str>>,
+    max_rows: Option<i64>,
+    statement_pattern: Option<&str>,
+    note: Option<&str>,
+    allow_granter: Option<bool>,
+) -> Result<i64, ErrorReport> {
+    let write = || -> AdminResult<i64> {
+        administrator()?;
+        let raw = RawRule {
+            effect: "approve".to_owned(),
+            actions: texts(actions, "actions")?,
+            objects: texts(objects, "objects")?,
+            columns: optional_texts(columns, "columns")?.unwrap_or_default(),
+            max_rows,
+            statement_pattern: statement_pattern.map(str::to_owned),
+            approval: Some(Approval {
+                approvers: approval::role_names(Untouched::parameter(approvers, pg_sys::REGROLEARRAYOID))?,
+                approvals: given(approvals, "approvals")?,
+                ttl: approval::whole_seconds(given(approval_ttl, "approval_ttl")?)?,
+                granter: given(allow_granter, "allow_granter")?,
+            }),
             ..RawRule::default()
         };
         write_rule(given(policy, "policy")?, WrittenRule { raw, note: note.map(str::to_owned) })

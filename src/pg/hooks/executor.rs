@@ -6,7 +6,8 @@ use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session, synced,
+    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session,
+    synced,
     withhold,
 };
 use super::{checked, guarded, raise_if};
@@ -149,6 +150,13 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
 }
 
 fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+    let held = statement::with_key(key(query), |open| {
+        open.starting = false;
+        open.held.is_some()
+    });
+    if held == Some(true) {
+        approvals::started(query)?;
+    }
     let obligations = statement::with_key(key(query), |open| {
         open.set_suspended();
         let uncounted = open.obligations.max_rows.filter(|_| open.changes_limited);
@@ -296,12 +304,23 @@ fn after_run(query: *mut pg_sys::QueryDesc, processed: i64) -> Result<(), Refusa
         open.ran(processed);
         // What a query returns is capped where it is sent, unless the policy only observes.
         let exceeded = open.obligations.max_rows.filter(|(limit, _)| open.sent > *limit);
-        if exceeded.is_none() {
+        if exceeded.is_some() {
+            return (exceeded, false);
+        }
+        // Undone by the error, where people have not agreed.
+        let many =
+            open.obligations.approve_above.is_some_and(|(limit, _)| open.sent > limit) && !open.observed;
+        if !many {
             open.set_suspended();
         }
-        exceeded
+        (None, many)
     });
-    match exceeded.flatten() {
+    let (exceeded, many) = exceeded.unwrap_or_default();
+    if many {
+        approvals::counted(query)?;
+        statement::set_active(key(query), false);
+    }
+    match exceeded {
         None => Ok(()),
         Some((limit, rule)) => {
             unmet(query, rows::limit_refusal(limit, rule))?;

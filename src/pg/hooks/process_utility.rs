@@ -10,8 +10,8 @@ use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session, settings,
-    synced, text, upkeep, withhold,
+    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, secrets, session,
+    settings, synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -199,7 +199,7 @@ fn before(
     let session = session.ok();
     let opening =
         Opening { key, command, text, known: None, session: session.clone(), form: Some(form), at: None };
-    statement::open(opening, |_| {})?;
+    statement::open(opening, |open| open.node = node.addr())?;
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }
@@ -211,7 +211,16 @@ fn before(
         opened.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
-        enforce::enforce(session, &wanted, form)?;
+        if let Err(refusal) = enforce::enforce(session, &wanted, form) {
+            let waited = approvals::until_decided(key, &refusal, context).inspect_err(|refusal| {
+                statement::with_key(key, |open| open.refuse(refusal, false));
+            })?;
+            let Some(session) = waited else { return Err(refusal) };
+            // The names may stand for something else by now.
+            // SAFETY: as above.
+            let Needs { wanted, form, .. } = unsafe { utility::needs(node) }?;
+            enforce::enforce(&session, &wanted, form)?;
+        }
         // SAFETY: as above.
         if unsafe { (*node).type_ == pg_sys::NodeTag::T_TruncateStmt }
             && let Some(refusal) = meter::uncounted("a table cannot be truncated")
@@ -219,6 +228,7 @@ fn before(
             limited(key, refusal)?;
         }
     }
+    statement::with_key(key, |open| open.node = 0);
     // SAFETY: as above.
     unsafe { masked_ddl::check(node) }.inspect_err(enforce::note_refusal)?;
     object_access::enter(permit, node);
@@ -304,10 +314,12 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
     // SAFETY: the completion is null or the server's own.
     let rows =
         unsafe { completion.as_ref() }.and_then(|completion| i64::try_from(completion.nprocessed).ok());
+    let mut many = false;
     let too_many = statement::with_key(frame.key, |open| {
         if let Some(rows) = rows {
             open.set_rows(rows);
         }
+        many = rows.is_some_and(|rows| open.obligations.approve_above.is_some_and(|(limit, _)| rows > limit));
         match (rows, open.obligations.max_rows) {
             (Some(rows), Some((limit, rule))) if rows > limit && !open.observed => {
                 Some(super::super::rows::limit_refusal(limit, rule))
@@ -319,6 +331,9 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
     if let Some(refusal) = refused.or(too_many) {
         statement::with_key(frame.key, |open| open.refuse(&refusal, false));
         return Err(refusal);
+    }
+    if many {
+        approvals::copied()?;
     }
     if meter::limited() || limit_timer::armed() {
         let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);

@@ -6,7 +6,8 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::super::{
-    calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep, withhold,
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep,
+    withhold,
 };
 use super::{checked, object_access, raise_if};
 
@@ -30,6 +31,7 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     epoch::transaction_ended(event);
+    approvals::transaction_ended(event);
     if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
         withhold::transaction_ended();
     }

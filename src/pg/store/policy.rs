@@ -3,10 +3,11 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 
+use crate::approval::Approval;
 use crate::decision::RuleId;
 use crate::limit::Limits;
 use crate::pg::admin_error::{AdminError, AdminResult};
-use crate::pg::store::{row, rows, run};
+use crate::pg::store::{approval, row, rows, run};
 use crate::policy::document::{Mode, WrittenRule};
 use crate::policy::near::nearest;
 use crate::policy::rule::RawRule;
@@ -202,8 +203,12 @@ pub fn add_rule(policy: PolicyId, rule: &WrittenRule, bindings: &[NewBinding]) -
     let raw = &rule.raw;
     let id: Option<RuleId> = row(
         "INSERT INTO agent_guard.rule (policy_id, effect, actions, objects, columns, require_where, max_rows,
-             statement_pattern, note)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
+             statement_pattern, note, approvers, approvals, approval_ttl, allow_granter)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
+             CASE WHEN $10 IS NOT NULL THEN
+                 ARRAY(SELECT a.oid::pg_catalog.regrole FROM pg_catalog.unnest($10::pg_catalog.text[]) n (name)
+                     JOIN pg_catalog.pg_roles a ON a.rolname OPERATOR(pg_catalog.=) n.name::pg_catalog.name) END,
+             $11, pg_catalog.make_interval(secs => $12::pg_catalog.float8), $13) RETURNING id",
         &[
             policy.0.into(),
             raw.effect.clone().into(),
@@ -214,11 +219,18 @@ pub fn add_rule(policy: PolicyId, rule: &WrittenRule, bindings: &[NewBinding]) -
             raw.max_rows.into(),
             raw.statement_pattern.clone().into(),
             rule.note.clone().into(),
+            raw.approval.as_ref().map(|approval| approval.approvers.clone()).into(),
+            raw.approval.as_ref().map(|approval| approval.approvals).into(),
+            raw.approval.as_ref().map(|approval| approval.ttl).into(),
+            raw.approval.as_ref().is_some_and(|approval| approval.granter).into(),
         ],
         |row| row.need(1),
     )?;
     let id = id.ok_or_else(|| AdminError::state("the rule was not stored"))?;
     add_bindings(id, bindings)?;
+    for approver in raw.approval.iter().flat_map(|approval| &approval.approvers) {
+        approval::let_approve(approver)?;
+    }
     Ok(id)
 }
 
@@ -273,7 +285,13 @@ pub fn policy_of_rule(rule: RuleId) -> AdminResult<Option<String>> {
 /// The rules of a policy, in the order in which they were written.
 pub fn rules(policy: PolicyId) -> AdminResult<Vec<WrittenRule>> {
     rows(
-        "SELECT id, effect, actions, objects, columns, require_where, max_rows, statement_pattern, note
+        "SELECT id, effect, actions, objects, columns, require_where, max_rows, statement_pattern, note,
+             CASE WHEN approvers IS NOT NULL THEN
+                 ARRAY(SELECT COALESCE(a.rolname::pg_catalog.text, n.oid::pg_catalog.oid::pg_catalog.text)
+                     FROM pg_catalog.unnest(approvers) WITH ORDINALITY n (oid, ord)
+                     LEFT JOIN pg_catalog.pg_roles a ON a.oid OPERATOR(pg_catalog.=) n.oid::pg_catalog.oid
+                     ORDER BY n.ord) END,
+             approvals, pg_catalog.round(EXTRACT(epoch FROM approval_ttl))::pg_catalog.int8, allow_granter
          FROM agent_guard.rule WHERE policy_id OPERATOR(pg_catalog.=) $1 ORDER BY id",
         &[policy.0.into()],
         |row| {
@@ -286,6 +304,15 @@ pub fn rules(policy: PolicyId) -> AdminResult<Vec<WrittenRule>> {
                 require_where: row.need(6)?,
                 max_rows: row.may(7)?,
                 statement_pattern: row.may(8)?,
+                approval: match row.may(10)? {
+                    None => None,
+                    Some(approvers) => Some(Approval {
+                        approvers,
+                        approvals: row.need(11)?,
+                        ttl: row.need(12)?,
+                        granter: row.need(13)?,
+                    }),
+                },
             };
             Ok(WrittenRule { raw, note: row.may(9)? })
         },

@@ -1,0 +1,123 @@
+//! Waiting for people instead of failing.
+//!
+//! Only where it costs nobody anything: a utility statement of the client's, outside a transaction block, before anything
+//! of it has run. Its transaction is committed first, as VACUUM does it, so that the session waits without a lock, a
+//! snapshot or a transaction; the statement then goes on in a new one. Everything else fails at once with the request.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use super::super::session::{self, Session};
+use super::super::statement::{self, Key};
+use super::super::{epoch, trail};
+use super::table;
+use crate::refusal::{Refusal, SqlState};
+
+/// The longest wait, in milliseconds.
+const LONGEST: i32 = 3_600_000;
+
+static WAIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// Defines the setting; called from `_PG_init`.
+pub fn init() {
+    GucRegistry::define_int_guc(
+        c"agent_guard.approval_wait",
+        c"How long a statement waits for its approval before it fails with the request.",
+        c"Only utility statements outside a transaction block wait; 0 is not at all.",
+        &WAIT,
+        0,
+        LONGEST,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+}
+
+/// Approvers have decided on something in this database: whoever waits looks again.
+pub fn decided() {
+    if let Some((_, slot)) = trail::my_slot() {
+        slot.decisions.fetch_add(1, Ordering::SeqCst);
+        slot.decided.broadcast();
+    }
+}
+
+/// Waits until the request that a statement was just refused with is decided. The session as it is then; `None` where
+/// there is no waiting, and the refusal stands. The statement is as if it had just been opened.
+///
+/// # Errors
+/// Why the session may do nothing more: its token has ended meanwhile.
+pub fn until_decided(
+    key: Key,
+    refusal: &Refusal,
+    context: pg_sys::ProcessUtilityContext::Type,
+) -> Result<Option<Rc<Session>>, Refusal> {
+    let longest = Duration::from_millis(u64::try_from(WAIT.get()).unwrap_or(0));
+    let waits = refusal.sqlstate == SqlState::ApprovalRequired && refusal.reason == "needs_approval";
+    if longest.is_zero() || !waits || context != pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL {
+        return Ok(None);
+    }
+    // SAFETY: looks at this process's transaction state.
+    if unsafe { pg_sys::IsInTransactionBlock(true) } {
+        return Ok(None);
+    }
+    let (Some(request), Ok(session), Some((_, slot))) =
+        (super::request::last_asked(), session::current(), trail::my_slot())
+    else {
+        return Ok(None);
+    };
+    let deadline = Instant::now() + longest;
+    let revocations = epoch::revocations();
+    let ends = session.token.expires_at().saturating_mul(1_000_000);
+    drop(session);
+    // SAFETY: between the client's message and the statement, outside a block: the transaction holds nothing but this
+    // statement's parse tree, which lives in the portal. What EnsurePortalSnapshotExists puts back, the portal's owner pops.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let snapshot = pg_sys::ActiveSnapshotSet();
+        if snapshot {
+            pg_sys::PopActiveSnapshot();
+        }
+        pg_sys::CommitTransactionCommand();
+        loop {
+            // Before the look, so that no decision falls in between.
+            let seen = slot.decisions.load(Ordering::SeqCst);
+            pg_sys::StartTransactionCommand();
+            let pending = table::is_pending(&request);
+            pg_sys::CommitTransactionCommand();
+            if !pending || !sleep(slot, seen, deadline, revocations, ends) {
+                break;
+            }
+        }
+        pg_sys::StartTransactionCommand();
+        if snapshot {
+            pg_sys::EnsurePortalSnapshotExists();
+        }
+        pg_sys::MemoryContextSwitchTo(memory);
+    }
+    pgrx::check_for_interrupts!();
+    let session = session::current()?;
+    statement::with_key(key, statement::Open::begin_again);
+    Ok(Some(session))
+}
+
+/// Sleeps until somebody decides. False where there is nothing to wait for any more: the time is over, the statement is
+/// cancelled, or the token has perhaps ended.
+fn sleep(slot: &super::super::slot::Slot, seen: u64, deadline: Instant, revocations: u64, ends: i64) -> bool {
+    let go_on = loop {
+        slot.decided.prepare();
+        if slot.decisions.load(Ordering::SeqCst) != seen {
+            break true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let over = left.is_zero() || epoch::revocations() != revocations || epoch::clock() >= ends;
+        if over || trail::interrupted() {
+            break false;
+        }
+        trail::sleep_held(&slot.decided, left);
+    };
+    super::super::shmem::SharedCondition::cancel();
+    go_on
+}
