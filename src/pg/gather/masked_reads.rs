@@ -54,14 +54,15 @@ fn one(entry: &Entry, plain_copy: bool) -> Result<(), Refusal> {
     if entry.changes() && fills_by_trigger(relation) {
         return Err(filled_by_trigger(relation));
     }
-    if plain_copy && entry.changes() {
-        if let Some(masked) = masks::of(relation)? {
-            if masked.filters_rows() {
-                return Err(filled(relation));
-            }
-            if masked.masks() {
-                withhold_all();
-            }
+    if plain_copy
+        && entry.changes()
+        && let Some(masked) = masks::of(relation)?
+    {
+        if masked.filters_rows() {
+            return Err(filled(relation));
+        }
+        if masked.masks() {
+            withhold_all();
         }
     }
     Ok(())
