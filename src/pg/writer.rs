@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::checkpoint::Checkpoints;
 use super::approvals;
+use super::checkpoint::Checkpoints;
 use super::encoding::ServerText;
 use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;

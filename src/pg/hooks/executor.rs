@@ -7,8 +7,7 @@ use pgrx::pg_sys;
 use super::super::statement::{self, Key, Opening};
 use super::super::{
     approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session,
-    synced,
-    withhold,
+    synced, withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
