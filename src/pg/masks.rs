@@ -17,8 +17,9 @@ use pgrx::pg_sys;
 
 pub use self::compile::{Masked, Opened};
 use super::own::own;
+use super::process::PerProcess;
 use super::scan::{self, Key};
-use super::{catalog, epoch, session};
+use super::{catalog, epoch, guc, session};
 use crate::refusal::{Place, Refusal, SqlState};
 
 /// What the tables say, for one policy.
@@ -62,9 +63,10 @@ struct Cache {
 
 thread_local! {
     static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
-    /// The epoch and policy under which there is nothing masked and nothing filtered: the one branch that other statements pay.
-    static NOTHING: Cell<Option<(u64, Option<i64>)>> = const { Cell::new(None) };
 }
+
+/// The epoch and the binding under which there is nothing masked and nothing filtered: what other statements pay.
+static NOTHING: PerProcess<Cell<Option<(u64, u64)>>> = PerProcess::new(Cell::new(None));
 
 /// Forgets what was compiled; called from catalogue invalidation.
 pub fn forget_compiled() {
@@ -86,17 +88,19 @@ fn policy_in_force() -> Option<i64> {
 
 /// Whether anything is masked or filtered for this session.
 pub fn any() -> bool {
+    let here = (epoch::policies(), guc::active_serial());
+    if NOTHING.get() == Some(here) && !epoch::changed_here() {
+        return false;
+    }
     if !readable() {
         // Nothing can run either; whatever asks is told that it has to ask further.
         return true;
     }
-    let now = (epoch::policies(), policy_in_force());
-    if NOTHING.get() == Some(now) && !epoch::changed_here() {
-        return false;
-    }
-    let declared = declared(now);
+    let policy = policy_in_force();
+    let declared = declared((here.0, policy));
     let nothing = declared.masks.is_empty() && declared.filters.is_empty();
-    NOTHING.set(Some(now).filter(|_| nothing && !epoch::changed_here()));
+    // A token that is still to bind brings a policy, with filters perhaps.
+    NOTHING.set(Some(here).filter(|_| nothing && policy.is_some() && !epoch::changed_here()));
     !nothing
 }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::ledger::{self, Label, NoRoom, Tally};
 use super::mark::{self, Interrupts};
 use super::own::own;
+use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::session::Session;
 use super::{door, enforce, epoch, handshake, limit_timer, policies, quick, statement, text};
@@ -34,17 +35,15 @@ struct Account {
     statement_timeout: Option<u64>,
 }
 
-thread_local! {
-    /// The serial and policy epoch for which `ACCOUNT` holds.
-    static RESOLVED: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
-    static ACCOUNT: RefCell<Option<Rc<Account>>> = const { RefCell::new(None) };
-    /// Rows that the statement of the client has returned and changed.
-    static RETURNED: Cell<u64> = const { Cell::new(0) };
-    static CHANGED: Cell<u64> = const { Cell::new(0) };
-}
+/// The serial and policy epoch for which `ACCOUNT` holds.
+static RESOLVED: PerProcess<Cell<(u64, u64)>> = PerProcess::new(Cell::new((0, 0)));
+static ACCOUNT: PerProcess<RefCell<Option<Rc<Account>>>> = PerProcess::new(RefCell::new(None));
+/// Rows that the statement of the client has returned and changed.
+static RETURNED: PerProcess<Cell<u64>> = PerProcess::new(Cell::new(0));
+static CHANGED: PerProcess<Cell<u64>> = PerProcess::new(Cell::new(0));
 
 fn account() -> Option<Rc<Account>> {
-    ACCOUNT.try_with(|account| account.try_borrow().ok()?.clone()).ok().flatten()
+    ACCOUNT.try_borrow().ok()?.clone()
 }
 
 impl Account {
@@ -193,7 +192,7 @@ fn put(account: Option<Rc<Account>>, resolved: (u64, u64)) {
             || account.counts(Meter::RowsRead)
             || account.counts(Meter::BytesRead)
     });
-    ACCOUNT.with(|place| place.replace(account));
+    ACCOUNT.replace(account);
     RESOLVED.set(resolved);
     door::watch(results);
 }
@@ -208,7 +207,7 @@ pub fn leave() {
 /// Whether anything is limited here.
 #[inline]
 pub fn limited() -> bool {
-    ACCOUNT.try_with(|account| account.try_borrow().is_ok_and(|account| account.is_some())).unwrap_or(false)
+    ACCOUNT.try_borrow().is_ok_and(|account| account.is_some())
 }
 
 /// A statement of the client begins under `session`. `free` tells whether it is one that an exhausted session needs to
