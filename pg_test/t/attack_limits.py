@@ -696,18 +696,6 @@ def test_a_dump_carries_the_limits_of_policies_and_nothing_that_was_used(server)
 # --- crashes; they restart the server, so they come last ---
 
 
-def crash(server, pid):
-    server.kill(pid)
-
-    def answers():
-        try:
-            return server.value("select 1")
-        except psycopg.Error:
-            return None
-
-    eventually(answers, "the server is back", 60)
-
-
 def spend(server, token, rows):
     with session(server, token) as connection:
         assert len(connection.execute(f"select * from app.many limit {rows}").fetchall()) == rows
@@ -722,7 +710,7 @@ def test_a_killed_backend_refills_nothing(server):
     spend(server, agent.token, 700)
     busy = session(server, agent.token)
     busy.execute("select * from app.many limit 23").fetchall()
-    crash(server, busy.info.backend_pid)
+    server.crash(busy.info.backend_pid)
     # At most a chunk is lost, nothing is refilled.
     after = used(server, agent.window_id)["rows_read"]
     assert 723 <= after <= 723 + 1600 // 16, after

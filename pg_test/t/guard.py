@@ -89,6 +89,20 @@ class Server:
         (self.home / "killed").touch()
         os.kill(pid, signal.SIGKILL)
 
+    def crash(self, pid: int) -> None:
+        """kill -9 of a backend, which makes the server recover; returns when it answers again."""
+        said = "all server processes terminated; reinitializing"
+        before = self.log().count(said)
+        self.kill(pid)
+        eventually(lambda: self.log().count(said) > before, "the server notices")
+        eventually(self.answers, "the server recovers")
+
+    def answers(self) -> bool:
+        try:
+            return self.value("select true")
+        except psycopg.Error:
+            return False
+
     def log(self) -> str:
         return pathlib.Path(self.variables["GUARD_LOG"]).read_text(errors="replace")
 

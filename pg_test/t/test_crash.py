@@ -99,14 +99,8 @@ def victim(server, agents, chance):
 
 
 def recover(server, what):
-    def answers():
-        try:
-            return server.value("select 1")
-        except psycopg.Error:
-            return None
-
     if what != "postmaster":
-        return eventually(answers, "the server comes back", 60)
+        return eventually(server.answers, "the server comes back", 60)
 
     def started():
         try:
