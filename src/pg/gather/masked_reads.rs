@@ -54,14 +54,15 @@ fn one(entry: &Entry, plain_copy: bool) -> Result<(), Refusal> {
     if entry.changes() && fills_by_trigger(relation) {
         return Err(filled_by_trigger(relation));
     }
-    if plain_copy && entry.changes() {
-        if let Some(masked) = masks::of(relation)? {
-            if masked.filters_rows() {
-                return Err(filled(relation));
-            }
-            if masked.masks() {
-                withhold_all();
-            }
+    if plain_copy
+        && entry.changes()
+        && let Some(masked) = masks::of(relation)?
+    {
+        if masked.filters_rows() {
+            return Err(filled(relation));
+        }
+        if masked.masks() {
+            withhold_all();
         }
     }
     Ok(())
@@ -138,7 +139,7 @@ fn copy(relation: pg_sys::Oid, number: i16, why: &str) -> Refusal {
             None => format!("{name} holds copies of masked values"),
         },
         why,
-        "Read other columns, or ask a DBA to mask it with agent_guard.mask_column() or to expose it with agent_guard.expose_columns().",
+        "Read other columns, or ask a DBA to mask or expose it (agent_guard.mask_column, agent_guard.expose_columns).",
     )
 }
 
