@@ -28,7 +28,6 @@ alter table bench.copy add primary key (id);
 create table bench.free as select id, name from bench.masked where id <= 1000;
 alter table bench.free add primary key (id);
 create view bench.hand as select id, {email} as email, {phone} as phone, name from bench.copy;
-vacuum (freeze, analyze);
 create role bench_agent login;
 grant usage on schema bench to bench_agent;
 grant select on all tables in schema bench to bench_agent;
@@ -85,6 +84,7 @@ def main() -> None:
     server = guard.Server("bench_masks", conf).start()
     try:
         server.run(SETUP.format(rows=chosen.rows, email=EMAIL, phone=PHONE))
+        server.run("vacuum (freeze, analyze)")
         token = server.window("bench_agent", "bench")[1]
         agent = server.connect("bench_agent", options=f"-c agent_guard.token={token}")
         plain = lambda relation: cpu(agent, "select name from {} where id = %s".format(relation), 3000, values=True, prepare=False)

@@ -21,7 +21,8 @@ fn has_permissions(entry: &pg_sys::RangeTblEntry) -> bool {
     entry.perminfoindex != 0
 }
 
-/// Looks at every entry of a plan that is about to start, or to go on after it was suspended. Returns which of its texts have to be withheld.
+/// Looks at every entry of a plan that is about to start, or to go on after it was suspended. Returns which of its texts
+/// have to be withheld.
 ///
 /// # Errors
 /// An internal fault where a relation would be read raw, and a plan that is out of date.

@@ -139,7 +139,7 @@ fn copy(relation: pg_sys::Oid, number: i16, why: &str) -> Refusal {
             None => format!("{name} holds copies of masked values"),
         },
         why,
-        "Read other columns, or ask a DBA to mask it with agent_guard.mask_column() or to expose it with agent_guard.expose_columns().",
+        "Read other columns, or ask a DBA to mask or expose it (agent_guard.mask_column, agent_guard.expose_columns).",
     )
 }
 

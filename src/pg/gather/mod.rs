@@ -4,6 +4,7 @@ pub mod ddl;
 pub mod functions;
 pub mod masked_ddl;
 pub mod masked_reads;
+pub mod mentions;
 pub mod names;
 pub mod query;
 pub mod relations;
