@@ -348,8 +348,10 @@ impl Writer {
             return;
         }
         self.checkpoints.by_time(self.inserter.sealer.head());
-        if self.segments.excess() && !self.segments.blocked {
+        if self.segments.excess() {
             let mut segments = self.segments;
+            // Whoever read the oldest ones a moment ago may be done by now.
+            segments.blocked = false;
             let trimmed = in_transaction(|| match segments.trim() {
                 Written::Gone => Err(Trouble::Gone),
                 Written::All | Written::Locked => Ok(()),
