@@ -26,6 +26,16 @@ pub fn init() {
             let cache = i32::try_from(cache).unwrap_or(0);
             pg_sys::CacheRegisterSyscacheCallback(cache, Some(catalogue_changed), pg_sys::Datum::from(0));
         }
+        // What an expression of a mask or filter uses besides functions, and whose it is.
+        for cache in [
+            pg_sys::SysCacheIdentifier::TYPEOID,
+            pg_sys::SysCacheIdentifier::CONSTROID,
+            pg_sys::SysCacheIdentifier::OPEROID,
+            pg_sys::SysCacheIdentifier::COLLOID,
+        ] {
+            let cache = i32::try_from(cache).unwrap_or(0);
+            pg_sys::CacheRegisterSyscacheCallback(cache, Some(code_changed), pg_sys::Datum::from(0));
+        }
     }
 }
 
@@ -77,6 +87,12 @@ unsafe extern "C-unwind" fn subtransaction(
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
+        masks::forget_compiled();
+    }
+}
+
+unsafe extern "C-unwind" fn code_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    if guc::guarded() || guc::suspended() {
         masks::forget_compiled();
     }
 }

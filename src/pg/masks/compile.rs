@@ -1,14 +1,15 @@
 //! One relation's masks and filters as expression trees: its own ones, those of its parents, and those of its children.
 //!
 //! A mask on a parent covers every partition and child that is read directly, one on a child covers the column of the
-//! parent. A child's filter holds, when the parent is read, for the rows of that child.
+//! parent. A child's filter holds, when the parent is read, for the rows of that child. An expression that uses code of a role
+//! that is no superuser is not put in force.
 
 use std::hash::{Hash, Hasher};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
-use super::super::catalog;
+use super::super::{catalog, expression_check};
 use super::super::gather::names;
 use super::{Declared, copies, predicate, unusable};
 use crate::refusal::Refusal;
@@ -240,6 +241,8 @@ unsafe fn masks_of(
             if base != 1 {
                 pg_sys::ChangeVarNodes(expression, base, 1, 0);
             }
+            let collation = from.attributes().iter().find(|one| one.attnum == number);
+            in_trusted_hands(relation, source, expression, collation.map(|one| one.attcollation))?;
             let attribute = opened.attributes().iter().find(|one| one.attnum == own);
             let Some(attribute) = attribute else {
                 return Err(unusable(relation, "A masked column is gone."));
@@ -260,6 +263,19 @@ unsafe fn masks_of(
         }
         Ok(())
     }
+}
+
+/// What an expression uses was checked when it was written, and DDL that gives it away is refused. What no DDL here shows (a
+/// role that is no superuser any more, an object made anew under the old name) is found now.
+fn in_trusted_hands(
+    relation: pg_sys::Oid,
+    source: pg_sys::Oid,
+    expression: *mut pg_sys::Node,
+    collation: Option<pg_sys::Oid>,
+) -> Result<(), Refusal> {
+    let collation = collation.unwrap_or(pg_sys::InvalidOid);
+    expression_check::check(source, expression, collation, "its expression")
+        .map_err(|error| unusable(relation, &format!("It uses what it may not: {}.", error.message())))
 }
 
 /// The entry of the masked relation in its generated view's query: the one in FROM.
@@ -298,6 +314,7 @@ unsafe fn filters_of(
             let Some(mut condition) = predicate::parsed(text, &from) else {
                 return Err(unusable(relation, "A row filter is no single condition over the row."));
             };
+            in_trusted_hands(relation, source, condition, None)?;
             let carried = source == relation || predicate::carry(condition, &from, opened);
             if !carried {
                 condition = pg_sys::makeBoolConst(false, false);
