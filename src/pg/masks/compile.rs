@@ -9,8 +9,8 @@ use std::hash::{Hash, Hasher};
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
-use super::super::{catalog, expression_check};
 use super::super::gather::names;
+use super::super::{catalog, expression_check};
 use super::{Declared, copies, predicate, unusable};
 use crate::refusal::Refusal;
 
@@ -28,6 +28,10 @@ pub struct Masked {
     pub leaks_in_errors: bool,
     /// The relation has row security of its own.
     pub row_security: bool,
+    /// Its own generated view, where it has one.
+    pub view: Option<pg_sys::Oid>,
+    /// The target list of that view, as it is stored.
+    shown: *mut pg_sys::List,
     /// One target entry for each attribute number, dropped ones included.
     targets: *mut pg_sys::List,
     /// Target entries of the masked columns alone.
@@ -62,6 +66,15 @@ impl Masked {
     /// A copy of the entries of the masked columns, for entry `index` of a range table.
     pub fn masked_targets(&self, index: i32) -> *mut pg_sys::List {
         renumbered(copy(self.masked_targets), index)
+    }
+
+    /// Whether a target list is that of the relation's own generated view.
+    ///
+    /// # Safety
+    /// `list` is a valid target list.
+    pub unsafe fn shows(&self, list: *mut pg_sys::List) -> bool {
+        // SAFETY: the caller's promise; both are only compared.
+        !self.shown.is_null() && unsafe { pg_sys::equal(self.shown.cast(), list.cast()) }
     }
 
     /// A copy of the predicates, for entry `index` of a range table.
@@ -164,6 +177,8 @@ pub fn compile(declared: &Declared, relation: pg_sys::Oid) -> Result<Option<Mask
             withheld,
             leaks_in_errors: false,
             row_security: (*(*opened.0).rd_rel).relrowsecurity,
+            view: None,
+            shown: std::ptr::null_mut(),
             targets: std::ptr::null_mut(),
             masked_targets: std::ptr::null_mut(),
             filters: std::ptr::null_mut(),
@@ -173,7 +188,7 @@ pub fn compile(declared: &Declared, relation: pg_sys::Oid) -> Result<Option<Mask
         let old = pg_sys::MemoryContextSwitchTo(context);
         let _back = Back(old);
         for (nth, source) in sources.iter().enumerate() {
-            masks_of(declared, &opened, *source, &mut expressions)?;
+            masks_of(declared, &opened, *source, &mut expressions, &mut built)?;
             filters_of(declared, &opened, *source, nth >= above, &mut built.filters)?;
         }
         expressions.sort_by_key(|(number, _)| *number);
@@ -198,6 +213,7 @@ unsafe fn masks_of(
     opened: &Opened,
     source: pg_sys::Oid,
     expressions: &mut Vec<(i16, *mut pg_sys::Node)>,
+    built: &mut Masked,
 ) -> Result<(), Refusal> {
     // SAFETY: the view's query belongs to its open cache entry and is copied from.
     unsafe {
@@ -219,6 +235,10 @@ unsafe fn masks_of(
         let Some(base) = base_entry(query, source).filter(|_| entries.len() == live) else {
             return Err(unusable(relation, "Its generated view is out of date."));
         };
+        if source == relation {
+            built.view = Some((*view.0).rd_id);
+            built.shown = copy((*query).targetList);
+        }
         for number in numbers {
             let Some(name) = from.name(number) else {
                 return Err(unusable(relation, "A masked column is gone."));
