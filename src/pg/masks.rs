@@ -104,6 +104,11 @@ pub fn any() -> bool {
     !nothing
 }
 
+/// Tells the state of what was compiled from any other of this backend's; `None` while it is being changed here.
+pub fn generation() -> Option<u64> {
+    (!epoch::changed_here()).then(|| CACHE.with(|cache| cache.borrow().generation))
+}
+
 /// Whether tables can be read: not in a transaction that has failed, whose ROLLBACK is a statement too.
 fn readable() -> bool {
     // SAFETY: a plain look at the transaction's state.

@@ -2,8 +2,9 @@
 //!
 //! Kept only where every access was allowed without an obligation. INVARIANT: the circumstances compared here are all
 //! that such a decision depends on: the binding (hence the token's blocks and the policy), the policy's version, the
-//! catalogue, the text, the form, the relations and columns, and that no function, foreign key or view asks. Where
-//! anything is masked or filtered, or a statement's texts are withheld, everything is looked at again.
+//! catalogue, the text, the form, the relations and columns, that no function, foreign key or view asks, and what is
+//! compiled of masks. `second_line` is no part of it: it looks at every plan. Where rows with masked columns are changed,
+//! or what the server prints of a row is withheld, everything is looked at again.
 
 use std::rc::Rc;
 
@@ -22,6 +23,8 @@ pub struct Repeated {
     serial: u64,
     epoch: u64,
     generation: u64,
+    /// Of what is compiled of masks; `None` where nothing was masked.
+    masks: Option<u64>,
     form: Form,
     observes: bool,
     /// The accesses, all of them allowed.
@@ -43,6 +46,7 @@ impl Repeated {
             && serial == guc::active_serial()
             && self.epoch == epoch::policies()
             && self.generation == policies::generation()
+            && masks_are(self.masks)
             && self.form == form
             && calls::nobody_else_asks()
             && self.asked.len() == entries.len()
@@ -50,11 +54,13 @@ impl Repeated {
     }
 }
 
+/// Whether masks are as they were: there are none, or those that were compiled then.
+fn masks_are(before: Option<u64>) -> bool {
+    if masks::any() { before.is_some() && before == masks::generation() } else { before.is_none() }
+}
+
 /// Notes with the current statement what was decided on these entries before, if that counts; whether it does.
 pub fn note(entries: &[Entry]) -> bool {
-    if masks::any() {
-        return false;
-    }
     let noted = statement::with_current(|open| {
         let known = open.known()?;
         let repeated = known.decided.try_borrow().ok()?;
@@ -67,10 +73,16 @@ pub fn note(entries: &[Entry]) -> bool {
 /// Keeps the outcome that was just noted with the current statement, if it is one to be kept. `generation` is that of
 /// the catalogue before it was decided.
 pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generation: u64) {
+    // Nothing masked, or masks that are not being changed in this transaction.
+    let masked = if masks::any() { Some(masks::generation()) } else { None };
+    if masked == Some(None) {
+        return;
+    }
+    let masked = masked.flatten();
     statement::with_current(|open| {
         let known = open.known().filter(|known| known.came_again())?;
         let same = session.serial == open.serial()
-            && open.texts == Texts::PLAIN
+            && (open.texts == Texts::PLAIN || open.texts == Texts::VALUES)
             && policy.epoch() == epoch::policies()
             && policies::generation() == generation
             && calls::nobody_else_asks();
@@ -82,6 +94,7 @@ pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generatio
             serial: session.serial,
             epoch: policy.epoch(),
             generation,
+            masks: masked,
             form,
             observes: policy.observe,
             accesses,
