@@ -67,6 +67,7 @@ mod scan;
 mod seal;
 mod second_line;
 mod secrets;
+mod segment_indexes;
 mod segments;
 mod session;
 mod settings;
