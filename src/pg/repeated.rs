@@ -41,12 +41,12 @@ impl Repeated {
         self.observes || guc::observing()
     }
 
-    fn holds(&self, serial: u64, form: Form, entries: &[Entry]) -> bool {
+    fn holds(&self, serial: u64, form: Form, entries: &[Entry], masks: Option<u64>) -> bool {
         self.serial == serial
             && serial == guc::active_serial()
             && self.epoch == epoch::policies()
             && self.generation == policies::generation()
-            && masks_are(self.masks)
+            && self.masks == masks
             && self.form == form
             && calls::nobody_else_asks()
             && self.asked.len() == entries.len()
@@ -54,17 +54,18 @@ impl Repeated {
     }
 }
 
-/// Whether masks are as they were: there are none, or those that were compiled then.
-fn masks_are(before: Option<u64>) -> bool {
-    if masks::any() { before.is_some() && before == masks::generation() } else { before.is_none() }
+/// What is compiled of masks; `None` within where nothing is masked, outside while masks are being changed here.
+fn masks_now() -> Option<Option<u64>> {
+    if masks::any() { masks::generation().map(Some) } else { Some(None) }
 }
 
 /// Notes with the current statement what was decided on these entries before, if that counts; whether it does.
 pub fn note(entries: &[Entry]) -> bool {
+    let Some(masks) = masks_now() else { return false };
     let noted = statement::with_current(|open| {
         let known = open.known()?;
         let repeated = known.decided.try_borrow().ok()?;
-        let repeated = repeated.as_ref().filter(|it| it.holds(open.serial(), open.form, entries))?;
+        let repeated = repeated.as_ref().filter(|it| it.holds(open.serial(), open.form, entries, masks))?;
         Some(open.note_repeated(repeated))
     });
     noted.flatten().unwrap_or(false)
@@ -73,12 +74,7 @@ pub fn note(entries: &[Entry]) -> bool {
 /// Keeps the outcome that was just noted with the current statement, if it is one to be kept. `generation` is that of
 /// the catalogue before it was decided.
 pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generation: u64) {
-    // Nothing masked, or masks that are not being changed in this transaction.
-    let masked = if masks::any() { Some(masks::generation()) } else { None };
-    if masked == Some(None) {
-        return;
-    }
-    let masked = masked.flatten();
+    let Some(masks) = masks_now() else { return };
     statement::with_current(|open| {
         let known = open.known().filter(|known| known.came_again())?;
         let same = session.serial == open.serial()
@@ -94,7 +90,7 @@ pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generatio
             serial: session.serial,
             epoch: policy.epoch(),
             generation,
-            masks: masked,
+            masks,
             form,
             observes: policy.observe,
             accesses,

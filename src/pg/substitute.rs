@@ -77,6 +77,12 @@ unsafe fn mark(entry: *mut pg_sys::RangeTblEntry, mark: Mark) {
     unsafe { (*entry).ctename = pg_sys::pstrdup(text.as_ptr()) };
 }
 
+/// Whether an entry is of a kind that masks and filters bear on.
+pub fn may_concern(entry: &pg_sys::RangeTblEntry) -> bool {
+    entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+        && matches!(entry.relkind.cast_unsigned(), b'r' | b'p' | b'f' | b'm')
+}
+
 /// The refusal of a query that is not understood.
 fn not_understood(what: &str) -> Refusal {
     Refusal::new(
@@ -208,9 +214,7 @@ unsafe fn own_entries(query: *mut pg_sys::Query, raw: bool) -> Result<(), Refusa
         for nth in 0..count {
             let Some(entry) = names::members((*query).rtable).get(nth).copied() else { break };
             let entry = entry.cast::<pg_sys::RangeTblEntry>();
-            if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION
-                || !matches!((*entry).relkind.cast_unsigned(), b'r' | b'p' | b'f' | b'm')
-            {
+            if !may_concern(&*entry) {
                 continue;
             }
             let Some(masked) = masks::of((*entry).relid)? else { continue };

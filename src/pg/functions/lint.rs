@@ -74,7 +74,8 @@ fn known(policy: &Policy, existing: &[Existing]) -> Vec<Known> {
         look_up(class, pg_sys::Oid::from(one.oid))
     });
     let mut known: Vec<Known> = told.collect();
-    let bound = policy.rules.iter().flat_map(|rule| &rule.objects).filter_map(|object| object.binding.as_ref());
+    let bound =
+        policy.rules.iter().flat_map(|rule| &rule.objects).filter_map(|object| object.binding.as_ref());
     for binding in bound {
         let there = |one: &Known| one.object.class == binding.class && one.object.oid == binding.oid;
         if !known.iter().any(there) {
