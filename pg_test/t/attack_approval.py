@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
 import sys
-import threading
-import time
-
-import psycopg
 
 import guard
 import scene
@@ -437,6 +434,49 @@ def test_a_crash_loses_nothing_and_nothing_is_used_twice(server):
         assert state(server, good) == "used"
 
 
+def test_old_requests_are_removed_and_nothing_else(server):
+    with agent(server) as one, Agent(server, *RULES) as past, agent(server) as other:
+        used, good, rejected = (approved(server, one, f"truncate lab.ref /* {n} */") for n in range(3))
+        one.run("truncate lab.ref /* 0 */")
+        with server.connect("lead") as lead:
+            lead.execute("select agent_guard.reject(%s)", (rejected,))
+        pending, ended = held(one, "truncate lab.ref /* 4 */"), held(past, "truncate lab.ref /* 5 */")
+        server.run(f"set client_min_messages = error; select agent_guard.revoke_window('{past.window_id}')")
+        there = lambda: {row[0] for row in server.rows("select request_id::text from agent_guard.approval_request")}
+        everything = {used, good, rejected, pending, ended}
+        server.run("alter system set agent_guard.approval_retention = '1 s'")
+        server.run("select pg_reload_conf()")
+        try:
+            # Each request looks, at most once in the time for which they are kept.
+            numbers = itertools.count()
+
+            def gone():
+                held(other, f"truncate lab.ref /* new {next(numbers)} */")
+                return not there() & {used, ended}
+
+            eventually(gone, "used requests and those of ended windows go")
+            # Approved and rejected ones have ten minutes of their own first; a pending one stays as long as its window.
+            assert there() & everything == {good, rejected, pending}
+            assert server.value("select count(*) from agent_guard.approval_vote where request_id = %s", used) == 0
+            one.run("truncate lab.ref /* 1 */")
+        finally:
+            server.run("alter system reset agent_guard.approval_retention")
+            server.run("select pg_reload_conf()")
+
+
+def test_one_view_shows_everything_with_its_age(server):
+    with agent(server) as one:
+        pending, good = held(one, "drop table lab.b"), approved(server, one, "drop table lab.ref")
+        show = "select request_id::text, state, age >= '0' and age < '1 minute' from agent_guard.approval_requests where window_id = %s order by 1"
+        wanted = sorted([(pending, "pending", True), (good, "approved", True)])
+        assert server.rows(show, one.window_id) == wanted
+        with server.connect("lead") as lead:
+            assert lead.execute(show, (one.window_id,)).fetchall() == wanted
+            server.run(f"set client_min_messages = error; select agent_guard.revoke_window('{one.window_id}')")
+            assert {row[1] for row in lead.execute(show, (one.window_id,)).fetchall()} == {"expired"}
+            expect("55000", lead.execute, "select agent_guard.approve(%s)", (pending,), match="window has ended")
+
+
 def test_a_read_is_held_and_runs_in_parallel(server):
     rebuild(server)
     server.run(
@@ -460,95 +500,6 @@ def test_a_read_is_held_and_runs_in_parallel(server):
                           "create table lab.copied as select * from lab.wide", "explain analyze select * from lab.wide",
                           "do $$ begin perform count(*) from lab.wide; end $$"):
             held(one, statement)
-
-
-class Waiting:
-    """A statement that waits for its approval, in a thread."""
-
-    def __init__(self, server, one, statement, wait="30s"):
-        one.run(f"set agent_guard.approval_wait = '{wait}'")
-        self.pid = one.connection.info.backend_pid
-        self.error = None
-        self.ended = None
-        before = server.value("select count(*) from agent_guard.approval_request")
-        self.thread = threading.Thread(target=self._run, args=(one, statement))
-        self.thread.start()
-        eventually(lambda: server.value("select count(*) from agent_guard.approval_request") > before, "the request")
-        self.request = server.value("select request_id::text from agent_guard.approval_request order by requested_at desc limit 1")
-        activity = "select count(*) from pg_stat_activity where pid = %s and xact_start is null and backend_xmin is null"
-        eventually(lambda: server.value(activity, self.pid) == 1, "the session waits without a transaction")
-
-    def _run(self, one, statement):
-        try:
-            one.connection.execute(statement)
-        except psycopg.Error as error:
-            self.error = error
-        self.ended = time.monotonic()
-
-    def join(self):
-        self.thread.join(20)
-        assert not self.thread.is_alive(), "it still waits"
-        return self.error
-
-
-def test_a_waiting_session_holds_nothing_and_goes_on_when_it_may(server):
-    with agent(server) as one:
-        waiting = Waiting(server, one, "drop table lab.b")
-        assert server.value("select count(*) from pg_locks where pid = %s", waiting.pid) == 0
-        assert server.rows("select backend_xmin, backend_xid from pg_stat_activity where pid = %s", waiting.pid) == [(None, None)]
-        with server.connect("lead") as lead:
-            lead.execute("select agent_guard.approve(%s)", (waiting.request,))
-            approved_at = time.monotonic()
-        assert waiting.join() is None, waiting.error
-        print(f"  resumed {(waiting.ended - approved_at) * 1000:.0f} ms after the approval")
-        assert waiting.ended - approved_at < 2
-        assert server.value("select to_regclass('lab.b') is null")
-        assert state(server, waiting.request) == "used"
-
-
-def test_what_ends_a_wait(server):
-    with agent(server) as one:
-        waiting = Waiting(server, one, "drop table lab.b")
-        with server.connect("lead") as lead:
-            lead.execute("select agent_guard.reject(%s)", (waiting.request,))
-        assert waiting.join().sqlstate == REJECTED
-        waiting = Waiting(server, one, "drop table lab.ref")
-        server.value("select pg_cancel_backend(%s)", waiting.pid)
-        assert waiting.join().sqlstate == guard.CLOSED
-        # It is over, and the request stays.
-        assert Waiting(server, one, "drop table lab.ref /* soon */", wait="300ms").join().sqlstate == HELD
-        waiting = Waiting(server, one, "truncate lab.ref")
-        server.run(f"set client_min_messages = error; select agent_guard.revoke_window('{one.window_id}')")
-        assert waiting.join().sqlstate == guard.UNAUTHENTICATED
-    with agent(server) as one:
-        waiting = Waiting(server, one, "drop table lab.b")
-        server.value("select pg_terminate_backend(%s)", waiting.pid)
-        waiting.join()
-        assert one.connection.closed or one.connection.broken
-
-
-def test_a_wait_changes_nothing_of_what_is_approved(server):
-    with agent(server) as one:
-        waiting = Waiting(server, one, "drop table lab.b")
-        # While it waits, the name comes to stand for something else.
-        server.run("alter table lab.b rename to elsewhere; create table lab.b (id int); alter table lab.b owner to owner")
-        approve(server, waiting.request)
-        assert waiting.join().sqlstate == HELD
-        assert server.value("select to_regclass('lab.b') is not null and to_regclass('lab.elsewhere') is not null")
-
-
-def test_nothing_waits_that_would_hold_something(server):
-    with agent(server) as one:
-        one.run("set agent_guard.approval_wait = '30s'")
-        for statement in ("delete from app.open where id = 3", "do $$ begin drop table lab.b; end $$", "drop table lab.b; select 1"):
-            began = time.monotonic()
-            held(one, statement)
-            assert time.monotonic() - began < 10, statement
-        one.run("begin")
-        began = time.monotonic()
-        expect(HELD, one.connection.execute, "drop table lab.b")
-        assert time.monotonic() - began < 10
-        one.run("rollback")
 
 
 def test_the_bot_of_the_documentation(server):

@@ -7,6 +7,8 @@
 
 mod basis;
 mod cascade;
+pub mod exact;
+mod plan;
 mod request;
 mod table;
 mod wait;
@@ -122,7 +124,7 @@ pub fn counted(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
 /// # Errors
 /// As `settle`.
 pub fn copied() -> Result<(), Refusal> {
-    settle_current(None)
+    settle_current(None, std::ptr::null_mut())
 }
 
 fn settle_query(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
@@ -132,13 +134,16 @@ fn settle_query(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let list = (*query).params;
         if list.is_null() { None } else { rows::parameters(pg_sys::copyParamList(list)) }
     };
-    settle_current(parameters)
+    settle_current(parameters, query)
 }
 
-fn settle_current(parameters: Option<Vec<Option<String>>>) -> Result<(), Refusal> {
+fn settle_current(
+    parameters: Option<Vec<Option<String>>>,
+    query: *mut pg_sys::QueryDesc,
+) -> Result<(), Refusal> {
     let session = super::session::current()?;
     let policy = super::policies::policy(session.policy_id)?;
-    settle_with(&session, &policy, parameters)
+    settle_with(&session, &policy, parameters, query)
 }
 
 /// Lets the current statement pass if people have agreed to exactly what it does; otherwise asks them.
@@ -149,15 +154,16 @@ pub fn settle(session: &Session, policy: &Policy) -> Result<(), Refusal> {
     if statement::with_current(|open| open.starting) == Some(true) {
         return Ok(());
     }
-    settle_with(session, policy, None)
+    settle_with(session, policy, None, std::ptr::null_mut())
 }
 
 fn settle_with(
     session: &Session,
     policy: &Policy,
     parameters: Option<Vec<Option<String>>>,
+    query: *mut pg_sys::QueryDesc,
 ) -> Result<(), Refusal> {
-    let outcome = ask(session, policy, parameters);
+    let outcome = ask(session, policy, parameters, query);
     if let Err(refusal) = &outcome {
         statement::with_current(|open| {
             open.refuse(refusal, false);
@@ -167,7 +173,12 @@ fn settle_with(
     outcome
 }
 
-fn ask(session: &Session, policy: &Policy, parameters: Option<Vec<Option<String>>>) -> Result<(), Refusal> {
+fn ask(
+    session: &Session,
+    policy: &Policy,
+    parameters: Option<Vec<Option<String>>>,
+    query: *mut pg_sys::QueryDesc,
+) -> Result<(), Refusal> {
     let Some(mut asking) = statement::with_current(|open| {
         let items = open.items();
         let held = open.held.as_deref_mut()?;
@@ -231,7 +242,7 @@ fn ask(session: &Session, policy: &Policy, parameters: Option<Vec<Option<String>
         (Meaning::Pending, Some(known)) => Err(request::pending(words, &known)),
         (Meaning::Rejected, Some(known)) => Err(request::rejected(words, &known)),
         _ => {
-            let basis = request::Basis { fingerprint, objects: &objects, found: &found, parameters };
+            let basis = request::Basis { fingerprint, objects: &objects, found: &found, parameters, query };
             match request::make(session, policy, &chain, &asking.rules, basis)? {
                 Some(known) => Err(request::pending(words, &known)),
                 None => Err(unavailable(words, NOT_STORED)),

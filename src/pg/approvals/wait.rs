@@ -20,9 +20,18 @@ use crate::refusal::{Refusal, SqlState};
 /// The longest wait, in milliseconds.
 const LONGEST: i32 = 3_600_000;
 
-static WAIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// How long requests are kept after their end, in seconds, where nothing else is set.
+const KEPT: i32 = 90 * 86_400;
 
-/// Defines the setting; called from `_PG_init`.
+static WAIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(KEPT);
+
+/// How long requests are kept after their end; `None` for ever.
+pub fn retention() -> Option<Duration> {
+    u64::try_from(RETENTION.get()).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
+/// Defines the settings of approvals; called from `_PG_init`.
 pub fn init() {
     GucRegistry::define_int_guc(
         c"agent_guard.approval_wait",
@@ -33,6 +42,16 @@ pub fn init() {
         LONGEST,
         GucContext::Userset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"agent_guard.approval_retention",
+        c"How long requests for approval are kept after they were used, rejected or expired.",
+        c"Older ones are removed when a new one is stored; 0 keeps them.",
+        &RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
     );
 }
 
@@ -63,11 +82,16 @@ pub fn until_decided(
     if unsafe { pg_sys::IsInTransactionBlock(true) } {
         return Ok(None);
     }
-    let (Some(request), Ok(session), Some((_, slot))) =
+    let (Some((request, most)), Ok(session), Some((_, slot))) =
         (super::request::last_asked(), session::current(), trail::my_slot())
     else {
         return Ok(None);
     };
+    // The agent says how long it would wait, the policy how long it may.
+    let longest = most.map_or(longest, |most| longest.min(most));
+    if longest.is_zero() {
+        return Ok(None);
+    }
     let deadline = Instant::now() + longest;
     let revocations = epoch::revocations();
     let ends = session.token.expires_at().saturating_mul(1_000_000);
