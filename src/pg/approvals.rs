@@ -5,6 +5,7 @@
 //! transaction, which marks the request's row: it commits or is undone with what was approved, and its row lock keeps
 //! other sessions out meanwhile.
 
+mod again;
 mod basis;
 mod cascade;
 pub mod exact;
@@ -17,6 +18,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+pub use again::{catalogue_changed, relation_changed, until_decided as query_until_decided};
 pub use request::{announce, record_at_commit, store_requests, transaction_ended};
 pub use table::listed;
 pub use wait::{init, until_decided};
