@@ -81,7 +81,7 @@ pub const NO_STATEMENT: &str =
     "What belongs to no statement, as a direct function call, cannot be put to approval.";
 const TOO_MUCH: &str = "It touches more objects than can be put to approval.";
 const UNPRINTABLE: &str =
-    "Its text is withheld, or it has parameters of a type whose values cannot be shown.";
+    "Its text is withheld or holds a token, or it has parameters of a type whose values cannot be shown.";
 const NOT_STORED: &str = "The request could not be stored, or this window has too many pending ones, or the rule has changed meanwhile.";
 
 /// A plain denial where a request is not possible.

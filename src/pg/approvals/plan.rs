@@ -108,26 +108,14 @@ unsafe fn scans(plan: *mut pg_sys::PlannedStmt) -> Option<Vec<(u32, String)>> {
 unsafe fn of_scan(plan: *mut pg_sys::PlannedStmt, scan: *mut pg_sys::Plan) -> Option<(u32, String)> {
     // SAFETY: the tag decides the cast; all of these begin with a Scan.
     unsafe {
-        let (conditions, index) = match (*scan).type_ {
-            T::T_SeqScan => (std::ptr::null_mut(), pg_sys::InvalidOid),
-            T::T_IndexScan => {
-                let scan = &*scan.cast::<pg_sys::IndexScan>();
-                (scan.indexqualorig, scan.indexid)
-            }
-            T::T_BitmapHeapScan if !(*scan).lefttree.is_null() => {
-                let below = (*scan).lefttree;
-                if (*below).type_ != T::T_BitmapIndexScan {
-                    return None;
-                }
-                let index = (*below.cast::<pg_sys::BitmapIndexScan>()).indexid;
-                ((*scan.cast::<pg_sys::BitmapHeapScan>()).bitmapqualorig, index)
-            }
+        // A target's plan keeps also the conditions that a partial index implies, for rows that change meanwhile
+        // (check_index_predicates in indxpath.c).
+        let conditions = match (*scan).type_ {
+            T::T_SeqScan => std::ptr::null_mut(),
+            T::T_IndexScan => (*scan.cast::<pg_sys::IndexScan>()).indexqualorig,
+            T::T_BitmapHeapScan => (*scan.cast::<pg_sys::BitmapHeapScan>()).bitmapqualorig,
             _ => return None,
         };
-        // What a partial index implies is left out of the plan's conditions.
-        if index != pg_sys::InvalidOid && is_partial(index) {
-            return None;
-        }
         let all = pg_sys::list_concat_copy(conditions, (*scan).qual);
         if !plain(all) {
             return None;
@@ -136,23 +124,6 @@ unsafe fn of_scan(plan: *mut pg_sys::PlannedStmt, scan: *mut pg_sys::Plan) -> Op
         let entry = *names::members((*plan).rtable).get(number)?;
         let text = catalog::text(pg_sys::nodeToString(all.cast_const().cast()))?;
         Some(((*entry.cast::<pg_sys::RangeTblEntry>()).relid.to_u32(), text))
-    }
-}
-
-/// Whether an index has a condition; an index that is gone counts as one that has.
-fn is_partial(index: pg_sys::Oid) -> bool {
-    // SAFETY: the tuple belongs to the cache until it is released.
-    unsafe {
-        let cache = i32::try_from(pg_sys::SysCacheIdentifier::INDEXRELID).unwrap_or(0);
-        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(index));
-        if tuple.is_null() {
-            return true;
-        }
-        let mut null = false;
-        let column = i16::try_from(pg_sys::Anum_pg_index_indpred).unwrap_or(0);
-        pg_sys::SysCacheGetAttr(cache, tuple, column, &raw mut null);
-        pg_sys::ReleaseSysCache(tuple);
-        !null
     }
 }
 
