@@ -4,6 +4,7 @@
 CRASH_CYCLES says how often (default 4), CRASH_SEED repeats a run.
 """
 
+import json
 import os
 import random
 import signal
@@ -213,6 +214,67 @@ def test_nothing_is_answered_while_the_writer_stands_still(server):
         assert len(found) == 1, "answered in an open transaction, and recorded"
     connection.close()
     wire.close()
+
+
+def test_a_request_outlives_a_writer_that_dies_behind_its_commit(server):
+    """The request is committed, its event is not in the journal yet: that is when the writer is killed, as far as chance lets us.
+    One request is left each time, it is the one that the statement comes back to, and its approval is good once."""
+    server.run(
+        """create role asked login;
+           select agent_guard.create_policy('held');
+           select agent_guard.allow('held', array['select', 'insert'], array['app.t']);
+           select agent_guard.require_approval('held', array['insert'], array['app.t'], array['asked']::regrole[]);"""
+    )
+    token = server.window("crasher", "held")[1]
+    (server.home / "killed").touch()
+    unrecorded = 0
+    for cycle in range(CYCLES):
+        statement = f"insert into app.t values (-{cycle}, 'held')"
+        ears, agent = server.connect("asked"), server.connect("crasher")
+        guard.bind(agent, token)
+        ears.execute("listen agent_guard_approval")
+        writer = server.value("select writer_pid from agent_guard.stat")
+        errors = []
+
+        def ask():
+            try:
+                agent.execute(statement)
+            except psycopg.Error as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        # The notification leaves with the commit, before the journal is written.
+        told = next(ears.notifies(timeout=20))
+        server.kill(writer)
+        thread.join(60)
+        assert not thread.is_alive() and errors, "the agent was answered something else"
+        request = json.loads(told.payload)["request_id"]
+        recover(server, "writer")
+        ask_again = eventually(lambda: connected(server, token), "agents may work again", 60)
+        error = expect("PGA01", ask_again.execute, statement)
+        assert request in error.diag.message_detail, f"another request: {error.diag.message_detail}"
+        assert server.value("select count(*) from agent_guard.approval_request where statement = %s", statement) == 1
+        unrecorded += not server.audit("event = 'approval_request' and message like %s", f"%{request}%")
+        with server.connect("asked") as approver:
+            assert approver.execute("select agent_guard.approve(%s)", (request,)).fetchone()[0] == "approved"
+        ask_again.execute(statement)
+        expect("PGA01", ask_again.execute, statement)
+        assert server.value("select count(*) from app.t where id = %s", -cycle) == 1
+        ask_again.close()
+    verdict = server.rows("select intact, detail from agent_guard.verify_audit()")[0]
+    assert verdict[0], verdict
+    print(f"# {CYCLES} cycles; the event of {unrecorded} had not reached the journal", flush=True)
+
+
+def connected(server, token):
+    try:
+        connection = server.connect("crasher")
+        guard.bind(connection, token)
+        connection.execute("select 1")
+        return connection
+    except psycopg.Error:
+        return None
 
 
 if __name__ == "__main__":

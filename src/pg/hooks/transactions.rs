@@ -84,7 +84,8 @@ unsafe extern "C-unwind" fn subtransaction(
     }
 }
 
-unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    approvals::relation_changed(relation);
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
         masks::forget_compiled();
@@ -101,6 +102,7 @@ unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i
     // Administrative functions ask for our own objects too, in sessions that are not guarded.
     if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
         own::forget();
+        approvals::catalogue_changed();
     }
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();

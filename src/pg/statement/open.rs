@@ -271,6 +271,7 @@ impl Open {
     /// Back to how it was when it was opened: what was decided so far is decided anew.
     pub fn begin_again(&mut self) {
         self.accesses.clear();
+        self.repeated = None;
         self.where_required.clear();
         (self.decision, self.rule, self.failure, self.held) = (AuditDecision::Allow, None, None, None);
         self.obligations = Obligations::default();
