@@ -168,6 +168,28 @@ impl Journal {
         Ok(())
     }
 
+    /// Cuts the file that grows behind an event that it has, or continues.
+    ///
+    /// # Errors
+    /// Of the file system; or where the event is not in it.
+    pub fn cut_behind(&mut self, event: Head) -> io::Result<()> {
+        let Some((_, path)) = self.files()?.pop() else { return Err(ErrorKind::NotFound.into()) };
+        let bytes = read(&path)?;
+        let mut reader =
+            Reader::new(&bytes).map_err(|damage| io::Error::new(ErrorKind::InvalidData, damage.word()))?;
+        while reader.head() != event {
+            if !matches!(reader.next_entry(), Ok(Some(_))) {
+                return Err(ErrorKind::NotFound.into());
+            }
+        }
+        let good = u64::try_from(reader.position()).unwrap_or(0);
+        let file = OpenOptions::new().append(true).open(&path)?;
+        file.set_len(good)?;
+        sync(&file)?;
+        (self.open, self.head) = (Some((file, good)), Some(event));
+        Ok(())
+    }
+
     /// Begins a new file behind `before`.
     fn begin(&mut self, before: Head) -> io::Result<()> {
         // SAFETY: reads the clock.

@@ -23,6 +23,7 @@ mod encoding;
 mod endings;
 mod enforce;
 pub mod epoch;
+mod express;
 mod expression;
 mod expression_check;
 mod fault;

@@ -72,6 +72,10 @@ pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
         writer.slot.base.store(head.seq.saturating_add(1), Ordering::SeqCst);
     }
     writer.slot.set_head(head);
+    writer.inserter.sealer.set_journaled(None);
+    if let Some(ahead) = kept.filter(|kept| base != 0 && kept.seq > head.seq) {
+        writer.take_over(ahead, head);
+    }
     bring_up(writer, anchored, &mut news)?;
     tell(news);
     Ok(())

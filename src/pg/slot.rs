@@ -52,6 +52,10 @@ pub struct Slot {
     pub tail: AtomicU64,
     /// The number of the first record not yet in the trail. Written by the writer.
     pub done: AtomicU64,
+    /// The number of the first record that is not on disk, in the journal. Written by the writer.
+    pub kept: AtomicU64,
+    /// How many backends wait for that mark.
+    pub waiting: AtomicU32,
     /// Bytes promised to backends. Never reset: each holder gives its own back, even after the slot changed hands.
     pub reserved: AtomicU64,
     /// The sequence number of record 0; 0 while the first writer has not found it. Written by the writer.
@@ -200,8 +204,15 @@ impl Slot {
     /// What lies before `position` is in the trail: gives its room back and tells those who wait.
     pub fn advance(&self, position: ring::Position) {
         self.done.store(position.number, Ordering::SeqCst);
+        self.kept.store(position.number, Ordering::SeqCst);
         self.tail.store(position.at, Ordering::SeqCst);
         self.space.broadcast();
+        self.flushed.broadcast();
+    }
+
+    /// What lies before the record of this number is in the journal, though not yet in the tables: tells those who wait for that.
+    pub fn kept_until(&self, number: u64) {
+        self.kept.store(number, Ordering::SeqCst);
         self.flushed.broadcast();
     }
 
@@ -253,6 +264,7 @@ impl Slot {
                 self.ready.store(0, Ordering::SeqCst);
                 self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
                 self.done.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
+                self.kept.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
                 lost
             })
         })
@@ -275,6 +287,7 @@ impl Slot {
             &self.head_seq,
             &self.next,
             &self.done,
+            &self.kept,
         ] {
             counter.store(0, Ordering::SeqCst);
         }

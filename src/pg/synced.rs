@@ -35,11 +35,12 @@ pub fn wait() -> Result<(), Refusal> {
     let Some((n, slot)) = my_slot() else { return Ok(()) };
     let target = slot.next.load(Ordering::SeqCst);
     let deadline = Instant::now() + guc_audit::timeout();
+    slot.waiting.fetch_add(1, Ordering::SeqCst);
     let outcome = loop {
         // Joined before looking, so that no wake-up is missed.
         slot.flushed.prepare();
         let moved = my_slot().is_none_or(|(mine, _)| mine != n);
-        if moved || (slot.done.load(Ordering::SeqCst) >= target && is_set(&slot.journaled)) {
+        if moved || (slot.kept.load(Ordering::SeqCst) >= target && is_set(&slot.journaled)) {
             break Ok(());
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -57,6 +58,7 @@ pub fn wait() -> Result<(), Refusal> {
         }
         sleep_held(&slot.flushed, left);
     };
+    slot.waiting.fetch_sub(1, Ordering::SeqCst);
     SharedCondition::cancel();
     outcome
 }

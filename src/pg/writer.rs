@@ -17,6 +17,7 @@ use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
 use super::launcher::{asked_to_end, attach_signals, serve, wait};
 use super::ledger_store;
+use super::express::Queue;
 use super::log_json;
 use super::resume;
 use super::row::fault;
@@ -47,7 +48,8 @@ pub struct Writer {
     pub(super) journal: Option<Journal>,
     checkpoints: Checkpoints,
     batch: Batch,
-    rows: Vec<(u64, OwnedEvent)>,
+    pub(super) rows: Vec<(u64, OwnedEvent)>,
+    pub(super) queue: Queue,
     stuck_since: Option<Instant>,
     said_blocked: bool,
 }
@@ -105,7 +107,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
         Ok((Some(segments), text, checkpoints)) => {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
-            let (journal, stuck_since) = (None, None);
+            let (journal, stuck_since, queue) = (None, None, Queue::default());
             let said_blocked = false;
             let mut writer = Writer {
                 n,
@@ -116,6 +118,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 checkpoints,
                 batch,
                 rows,
+                queue,
                 stuck_since,
                 said_blocked,
             };
@@ -297,7 +300,8 @@ impl Writer {
                 self.slot.leave.store(0, Ordering::SeqCst);
                 ending = None;
             } else if back.at != front.at {
-                if self.take(back, front) {
+                self.gather_waiting();
+                if self.take(back, self.slot.front(self.n)) {
                     quiet_since = Instant::now();
                 } else if asked_to_end() {
                     return;
@@ -424,6 +428,7 @@ impl Writer {
             self.rows.push((seq, fault(seq, &format!("the ring is damaged; {lost} events are lost"))));
             end = front;
         }
+        self.express(end.number);
         let all = self.rows.len();
         // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
         let probed = if self.stuck_since.is_some() { 1.min(all) } else { 0 };
@@ -435,7 +440,7 @@ impl Writer {
                 if self.stuck_since.is_none() {
                     warning!("a batch of audit events failed and is stored one by one: {why}");
                 }
-                self.one_by_one(&mut faults)
+                self.withdraw().and_then(|()| self.one_by_one(&mut faults))
             }
             other => other,
         };
@@ -461,6 +466,7 @@ impl Writer {
     /// Puts what is committed into the journal. What fails here is tried again with the next batch; should the writer die
     /// before, its successor finds it in the table.
     fn keep(&mut self) -> Result<(), Trouble> {
+        self.agree()?;
         let sealer = &mut self.inserter.sealer;
         let (records, before) = sealer.pending();
         if let Some(journal) = &mut self.journal
