@@ -14,7 +14,7 @@ use super::handshake::{
 };
 use super::own::own;
 use super::process::PerProcess;
-use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, warden};
+use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, record, warden};
 use crate::limit::{self, Holder, Limits};
 use crate::refusal::{Decider, Refusal};
 use crate::token::refusals::{local_only, no_token};
@@ -188,7 +188,7 @@ pub fn for_the_session() -> Result<(), Refusal> {
         return Ok(());
     }
     let refusal = local_only();
-    super::statement::record_refused_handshake(&refusal);
+    record::record_refused_handshake(&refusal);
     Err(refusal)
 }
 
@@ -197,7 +197,7 @@ pub fn refused(refusal: &Refusal) -> bool {
     if !guc::guarded() {
         return false;
     }
-    super::statement::record_refused_handshake(refusal);
+    record::record_refused_handshake(refusal);
     with_state(|state| {
         state.refused += 1;
         state.refused >= MAX_REFUSED
@@ -287,7 +287,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         if !bindings::unbind(now) {
             endings::outlived(now);
         }
-        super::statement::record_unbound(before.as_deref());
+        record::record_unbound(before.as_deref());
         super::policies::forget();
         forget_plans();
     }
@@ -319,14 +319,14 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
 
 /// A startup token was refused: recorded once, told again at every statement.
 fn keep_refused(refusal: Refusal) -> Refusal {
-    super::statement::record_refused_handshake(&refusal);
+    record::record_refused_handshake(&refusal);
     with_state(|state| state.refusal = Some(refusal.clone()));
     refusal
 }
 
 /// A token that a statement has set was good and cannot bind: recorded; `settle` ends the statement with it.
 fn tell_refused(refusal: Refusal) -> Refusal {
-    super::statement::record_refused_handshake(&refusal);
+    record::record_refused_handshake(&refusal);
     with_state(|state| state.unsettled = Some(refusal.clone()));
     refusal
 }
@@ -375,7 +375,7 @@ fn publish(session: &Rc<Session>) -> Result<(), Refusal> {
     }
     warden::bound_until(ends);
     forget_plans();
-    super::statement::record_bound(session);
+    record::record_bound(session);
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, rows, second_line, session,
-    synced, withhold,
+    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, record, rows, second_line,
+    session, synced, withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -101,7 +101,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             None
         }
         Err(refusal) => {
-            statement::record_refused_alone(command(operation), &text, None, &refusal);
+            record::record_refused_alone(command(operation), &text, None, &refusal);
             return Err(refusal);
         }
     };
