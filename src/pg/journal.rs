@@ -42,7 +42,14 @@ impl Journal {
     /// # Errors
     /// Of the file system; or in words where the directory holds what is not this database's journal.
     pub fn open(database: u32, columns: String) -> io::Result<Journal> {
-        let directory = guc_audit::journal_directory().join(database.to_string());
+        Journal::open_at(guc_audit::journal_directory().join(database.to_string()), database, columns)
+    }
+
+    /// As `open`, for a journal in another directory.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_at(directory: PathBuf, database: u32, columns: String) -> io::Result<Journal> {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let mut journal = Journal { directory, database, columns, open: None, head: None, repaired: None };
         while let Some((_, path)) = journal.files()?.pop() {

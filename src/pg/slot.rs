@@ -80,6 +80,8 @@ pub struct Slot {
     pub writers: AtomicU64,
     /// Whether what is in the trail is in the journal too. Written by the writer.
     pub journaled: AtomicU32,
+    /// Whether the chain was last a standby's own. Written by the writer.
+    pub of_standby: AtomicU32,
     /// The number of the last event in the trail; 0 while none is known. Written by the writer.
     head_seq: AtomicU64,
     /// Its hash. Written by the writer, between two changes of `head_seq`.
@@ -293,6 +295,7 @@ impl Slot {
         }
         self.leave.store(0, Ordering::SeqCst);
         self.journaled.store(0, Ordering::SeqCst);
+        self.of_standby.store(0, Ordering::SeqCst);
         self.ledger_due.store(0, Ordering::SeqCst);
         self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
         self.database.store(database, Ordering::SeqCst);

@@ -10,7 +10,7 @@ use super::guc_audit::{self, Journal};
 use super::shmem::{SharedCondition, is_set};
 use super::trail::{interrupted, my_slot, sleep_held};
 use super::trail_refusal::{unsynced, unsynced_cancelled};
-use super::{calls, statement};
+use super::{calls, held, statement};
 use crate::refusal::Refusal;
 
 /// Whether answers wait for the journal.
@@ -23,7 +23,12 @@ pub fn wanted() -> bool {
 /// # Errors
 /// As `wait`.
 pub fn wait_at_top() -> Result<(), Refusal> {
-    if !wanted() || statement::any_active() || calls::parallel_worker() { Ok(()) } else { wait() }
+    if !wanted() || statement::any_active() || calls::parallel_worker() {
+        return Ok(());
+    }
+    wait()?;
+    held::release();
+    Ok(())
 }
 
 /// Waits until every event so far is on disk, this backend's among them.

@@ -25,21 +25,22 @@ use super::segment_indexes::make_one;
 use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
 use super::slot::{Slot, writer_state};
+use super::{standby, standby_writer};
 use crate::audit::record::{self, OwnedEvent};
 use crate::audit::ring::{self, Batch, Budget, Position};
 
 /// What one transaction takes.
-const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
+pub const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
 /// How long events gather after the first one has woken the writer.
-const GATHER: Duration = Duration::from_millis(10);
+pub const GATHER: Duration = Duration::from_millis(10);
 /// A writer that has had nothing to do for so long leaves, so that its slot and its connection are free.
-const REST_AFTER: Duration = Duration::from_secs(60);
+pub const REST_AFTER: Duration = Duration::from_secs(60);
 /// An idle writer looks after the trail so often.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long a writer that is to end waits for events of statements that are ending too.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
+pub const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long it waits before it tries again what failed for a reason outside the events.
-const RETRY: Duration = Duration::from_millis(500);
+pub const RETRY: Duration = Duration::from_millis(500);
 
 pub struct Writer {
     n: usize,
@@ -103,6 +104,12 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
     pin_settings();
     slot.writers.fetch_add(1, Ordering::SeqCst);
     slot.leave.store(0, Ordering::SeqCst);
+    if standby::is_one() {
+        if !standby_writer::run(n, slot) {
+            leave_for_good(n, slot);
+        }
+        return;
+    }
     match in_transaction(|| {
         let segments = Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))?;
         Ok((segments, ServerText::of_database(), Checkpoints::of_database()))

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::super::{
-    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep,
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement, upkeep,
     withhold,
 };
 use super::{checked, object_access, raise_if};
@@ -74,7 +74,8 @@ unsafe extern "C-unwind" fn subtransaction(
     }
 }
 
-unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    standby::relation_changed(relation);
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
         masks::forget_compiled();

@@ -76,6 +76,8 @@ pub struct Open {
     pub observed: bool,
     /// Whether `max_rows` rides on an allow to change rows.
     pub changes_limited: bool,
+    /// An event of kind `begun` is on disk, or on its way: its rows need not wait for its end.
+    pub begun: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
     /// Rows that it and what it called have changed so far, where a limit counts them.
