@@ -157,6 +157,47 @@ def test_what_was_answered_is_in_the_trail(server):
     print(f"# {CYCLES} cycles, killed {killed}, {total} statements answered, {events} events in the trail", flush=True)
 
 
+def test_a_request_for_approval_outlives_a_crash_once(server):
+    """Killed at any time between asking and the answer: a request that was told is kept; asked again, there is one."""
+    server.run("""create table app.held (v text); grant select on app.held to crasher;
+                  select agent_guard.require_approval('p', array['select'], array['app.held'], approvers => array['postgres']::regrole[])""")
+    token = server.window("crasher", "p")[1]
+    chance = random.Random(SEED)
+    (server.home / "killed").touch()
+    told = []
+    for n in range(6):
+        mark = f"/* held {n}x */"
+        asking = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        victim = server.connect()
+
+        def ask(connection=asking):
+            try:
+                connection.execute(f"select v from app.held {mark}")
+            except psycopg.Error as error:
+                if error.sqlstate == "PGA01":
+                    told.append(mark)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        time.sleep(chance.uniform(0, 0.03))
+        server.crash(victim.info.backend_pid)
+        thread.join(30)
+        victim.close()
+        asking.close()
+        stored = server.rows("select request_id from agent_guard.approval_requests where statement like %s", f"%{mark}")
+        assert len(stored) == 1 if mark in told else len(stored) <= 1, f"{mark}: {stored}, told: {told}"
+        again = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        expect("PGA01", again.execute, f"select v from app.held {mark}")
+        again.close()
+        kept = server.rows("select request_id from agent_guard.approval_requests where statement like %s", f"%{mark}")
+        assert len(kept) == 1 and (not stored or kept == stored), f"{mark}: {stored} before, {kept} after"
+        events = server.audit("event = 'approval_request' and parameters[1]::jsonb ->> 'statement' like %s", f"%{mark}", columns="parameters[1]::jsonb ->> 'request_id'")
+        assert str(kept[0][0]) in [request for (request,) in events], f"{mark}: {kept} without its event"
+        assert len(events) == len(set(events)), f"{mark}: an event twice"
+    assert server.value("select intact from agent_guard.verify_audit()"), "the chain holds"
+    print(f"# told of {len(told)} of 6 requests before the crash", flush=True)
+
+
 def patience(server, time):
     server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
     server.run("select pg_reload_conf()")

@@ -202,8 +202,14 @@ fn look_after(_control: &Control, n: usize, slot: &Slot, start: &mut Option<Star
             );
         }
     }
-    if database == 0 || lives || (!is_set(&slot.wanted) && slot.used() == 0) {
+    if database == 0 || lives {
         return None;
+    }
+    if !is_set(&slot.wanted) && slot.used() == 0 {
+        match until_too_old(slot) {
+            Some(Duration::ZERO) => slot.wanted.store(1, Ordering::SeqCst),
+            later => return later,
+        }
     }
     let known = start.get_or_insert_with(|| Start {
         handle: std::ptr::null_mut(),
@@ -239,6 +245,17 @@ fn look_after(_control: &Control, n: usize, slot: &Slot, start: &mut Option<Star
         );
     }
     Some(Duration::from_secs(1))
+}
+
+/// How long until the oldest events of a trail whose writer rests have to go, if they ever have to.
+fn until_too_old(slot: &Slot) -> Option<Duration> {
+    let (age, oldest) = (guc_audit::retention()?, slot.oldest_at.load(Ordering::SeqCst));
+    if oldest == 0 || standby::is_one() {
+        return None;
+    }
+    let due = oldest.saturating_add(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+    let left = due.saturating_sub(super::scan::clock());
+    Some(Duration::from_micros(u64::try_from(left.max(0)).unwrap_or(0)))
 }
 
 fn stopped(handle: *mut pg_sys::BackgroundWorkerHandle) -> bool {

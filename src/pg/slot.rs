@@ -6,7 +6,7 @@
 //! fuller than it is, never emptier. The same order, add first and look then, settles the race between a
 //! reservation and a writer that ends or a slot that changes hands.
 
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::prelude::*;
 
@@ -80,6 +80,9 @@ pub struct Slot {
     pub writers: AtomicU64,
     /// Whether what is in the trail is in the journal too. Written by the writer.
     pub journaled: AtomicU32,
+    /// When the newest event of the oldest segment began, in microseconds since the Unix epoch; 0 for none. Told by a writer that
+    /// goes to rest.
+    pub oldest_at: AtomicI64,
     /// Whether the chain was last a standby's own. Written by the writer.
     pub of_standby: AtomicU32,
     /// The number of the last event in the trail; 0 while none is known. Written by the writer.
@@ -296,6 +299,7 @@ impl Slot {
         self.leave.store(0, Ordering::SeqCst);
         self.journaled.store(0, Ordering::SeqCst);
         self.of_standby.store(0, Ordering::SeqCst);
+        self.oldest_at.store(0, Ordering::SeqCst);
         self.ledger_due.store(0, Ordering::SeqCst);
         self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
         self.database.store(database, Ordering::SeqCst);

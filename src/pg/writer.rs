@@ -422,6 +422,8 @@ impl Writer {
 
     /// Leaves the database if nobody counts on this writer; false if somebody does.
     fn rest(&self) -> bool {
+        // The launcher sends for a writer when that is too old.
+        self.slot.oldest_at.store(self.segments.oldest_at(), Ordering::SeqCst);
         self.slot.wanted.store(0, Ordering::SeqCst);
         self.slot.ready.store(0, Ordering::SeqCst);
         let due = ledger_store::is_due(self.slot);
