@@ -9,8 +9,9 @@ use std::ffi::CString;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
 
+use super::guc_audit::{self, Journal as Setting};
 use super::insert::{CHUNK, Inserter, Rows, Written, truncate};
-use super::{anchor, guc_audit, scan, segment_indexes};
+use super::{anchor, scan, segment_indexes};
 use crate::audit::chain::{Hash, Head};
 
 const SEGMENTS: usize = 16;
@@ -146,7 +147,8 @@ impl Segments {
                 other => return other,
             }
             let Some(segment) = self.list.get_mut(self.current) else { return Written::Gone };
-            if segment.last == 0 && !segment.bare {
+            // Who waits for the disk with each statement must not wait for an index.
+            if segment.last == 0 && !segment.bare && guc_audit::journal() != Setting::sync {
                 segment.bare = segment_indexes::leave_aside(segment.relation);
             }
             let left = usize::try_from(share.saturating_sub(segment.rows())).unwrap_or(CHUNK);
@@ -168,13 +170,16 @@ impl Segments {
         Written::All
     }
 
-    /// The number and table of a segment whose indexes are to be made now: it is full, or large.
-    pub fn without_indexes(&self) -> Option<(usize, pg_sys::Oid)> {
+    /// The number and table of a segment whose indexes are to be made: it is full, or large; and how many
+    /// others there are.
+    pub fn without_indexes(&self) -> Option<(usize, pg_sys::Oid, usize)> {
         let due = |n: usize, segment: &Segment| {
             n != self.current || segment.rows() >= segment_indexes::ROWS_WITHOUT
         };
-        let mut bare = self.list.iter().enumerate().filter(|(_, segment)| segment.bare && segment.last > 0);
-        bare.find(|(n, segment)| due(*n, segment)).map(|(n, segment)| (n, segment.relation))
+        let bare = self.list.iter().enumerate().filter(|(_, segment)| segment.bare && segment.last > 0);
+        let mut bare = bare.filter(|(n, segment)| due(*n, segment)).map(|(n, segment)| (n, segment.relation));
+        let (n, relation) = bare.next()?;
+        Some((n, relation, bare.count()))
     }
 
     /// A segment has all its indexes.

@@ -390,10 +390,14 @@ impl Writer {
         }
     }
 
-    /// Makes one index of a segment that is full: one at a time, so that events wait for no more than that.
+    /// Makes one index of a segment that is full: one at a time, and where that is possible in a quiet moment. While there
+    /// is none, events come first: a segment may be emptied before anybody has missed its indexes.
     fn make_index(&mut self) {
-        let Some((n, relation)) = self.segments.without_indexes() else { return };
-        if self.held_up_at.is_some_and(|since| since.elapsed() < UPKEEP) {
+        let Some((n, relation, others)) = self.segments.without_indexes() else { return };
+        let used = self.slot.used();
+        let size = shmem::control().map_or(0, |control| control.ring_size);
+        let busy = used > 0 && (others == 0 || used > size / 8);
+        if busy || self.held_up_at.is_some_and(|since| since.elapsed() < UPKEEP) {
             return;
         }
         self.held_up_at = None;

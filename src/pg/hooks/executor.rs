@@ -129,7 +129,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let texts = texts.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
-        statement::with_key(key, |open| open.texts = texts);
+        statement::with_key(key, |open| (open.texts, open.masked) = (texts, true));
         withhold::begin(texts);
     }
     if !told {
@@ -207,7 +207,7 @@ unsafe extern "C-unwind" fn run(
     unsafe {
         let guard = guc::guarded();
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if guard && (meter::limited() || masks::any() || !statement::begins_run(key(query))) {
+        if guard && (meter::limited() || !statement::begins_run(key(query))) {
             raise_if(checked(|| before_run(query, &raw mut receiver)));
             withhold::stay();
         }
