@@ -14,7 +14,9 @@ use super::own::own;
 use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::session::Session;
-use super::{door, enforce, epoch, handshake, limit_timer, policies, quick, record, standby, statement, text};
+use super::{
+    door, enforce, epoch, handshake, limit_timer, policies, quick, record, standby, statement, text,
+};
 use crate::limit::counter::{Due, Unpaid, charge_all};
 use crate::limit::{Holder, METERS, Meter, refusal, totals_of};
 use crate::refusal::Refusal;

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 
-use super::hooks::{checked, guarded, raise_if};
 use super::held::{self, Way};
+use super::hooks::{checked, guarded, raise_if};
 use super::{door, endings, session, warden};
 use crate::refusal::Refusal;
 
@@ -96,8 +96,8 @@ unsafe fn waits(kind: c_char, body: *const c_char, length: usize) -> bool {
             let mut rest = messages.as_slice();
             while let Some((kind, body, behind)) = held::split(rest) {
                 // SAFETY: the server's own function with a whole message; it reports a lost connection and raises nothing.
-                if let Some(previous) =
-                    unsafe { PREVIOUS.load(Ordering::Relaxed).as_ref() }.and_then(|methods| methods.putmessage)
+                if let Some(previous) = unsafe { PREVIOUS.load(Ordering::Relaxed).as_ref() }
+                    .and_then(|methods| methods.putmessage)
                 {
                     let kind = c_char::from_ne_bytes([kind]);
                     unsafe { previous(kind, body.as_ptr().cast(), body.len()) };

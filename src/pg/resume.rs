@@ -58,7 +58,9 @@ pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
             Some(kept) if kept.seq > in_table.seq => restore(writer, Some(in_table), &mut news)?,
             _ => in_table,
         }
-    } else if let Some(kept) = kept.filter(|kept| !promoted && anchored.is_none_or(|anchored| anchored.seq <= kept.seq)) {
+    } else if let Some(kept) =
+        kept.filter(|kept| !promoted && anchored.is_none_or(|anchored| anchored.seq <= kept.seq))
+    {
         let head = restore(writer, None, &mut news)?;
         log!("the audit trail is restored from the journal, up to event {}", kept.seq);
         head

@@ -299,11 +299,8 @@ impl StandbyWriter {
         }
         let sealer = &mut self.inserter.sealer;
         let (records, before) = sealer.pending();
-        let appended = if records.is_empty() {
-            Ok(())
-        } else {
-            self.journal.append(records, before, sealer.head())
-        };
+        let appended =
+            if records.is_empty() { Ok(()) } else { self.journal.append(records, before, sealer.head()) };
         match appended {
             Ok(()) => {
                 sealer.written();

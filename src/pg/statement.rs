@@ -67,8 +67,13 @@ struct Statements {
     rows_of: Option<Key>,
 }
 
-static STATEMENTS: PerProcess<RefCell<Statements>> =
-    PerProcess::new(RefCell::new(Statements { open: Vec::new(), spare: None, error: None, next_utility: 0, rows_of: None }));
+static STATEMENTS: PerProcess<RefCell<Statements>> = PerProcess::new(RefCell::new(Statements {
+    open: Vec::new(),
+    spare: None,
+    error: None,
+    next_utility: 0,
+    rows_of: None,
+}));
 
 fn with<T>(body: impl FnOnce(&mut Statements) -> T) -> Option<T> {
     STATEMENTS.with(|statements| statements.try_borrow_mut().ok().map(|mut statements| body(&mut statements)))

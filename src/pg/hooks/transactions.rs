@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::super::{
-    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement, upkeep,
-    withhold,
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement,
+    upkeep, withhold,
 };
 use super::{checked, object_access, raise_if};
 
