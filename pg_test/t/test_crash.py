@@ -237,6 +237,28 @@ def test_where_the_table_takes_no_row_the_journal_does_not_part_from_it(server):
         assert found == [(f"select {number} /* odd {n} */",) for number in range(5)], f"{outcomes}: {found}"
 
 
+def test_a_row_that_no_table_takes_is_a_fault_in_the_journal_too(server):
+    """It was answered, and is in the journal, before its index entry turns out to be too large: the tables win."""
+    token = server.window("crasher", "p")[1]
+    oid = server.value("select oid from pg_database where datname = current_database()")
+    with server.connect("crasher", options=f"-c agent_guard.token={token}") as connection:
+        connection.execute("select 1")
+        for segment in range(16):
+            server.run(f"create index large_{segment} on agent_guard.audit_segment_{segment:02} (statement)")
+        filling = random.Random(SEED).randbytes(6000).hex()
+        connection.execute(f"select 1 /* {filling} */")
+        connection.execute("select 1 /* behind it */")
+    trail = server.audit(columns="seq, encode(hash, 'hex')")
+    for segment in range(16):
+        server.run(f"drop index agent_guard.large_{segment}")
+    kept = server.rows("select seq, hash, problem from agent_guard.journal_read(%s)", f"agent_guard_journal/{oid}")
+    assert all(row[2] is None for row in kept), kept[-1]
+    assert [row[:2] for row in kept][-len(trail) :] == trail, "journal and trail tell the same"
+    assert server.audit("event = 'fault' and message like %s", "%index row%"), "told"
+    assert len(server.audit("statement = %s", "select 1 /* behind it */")) == 1
+    assert server.value("select intact from agent_guard.verify_audit()")
+
+
 def patience(server, time):
     server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
     server.run("select pg_reload_conf()")

@@ -96,11 +96,12 @@ unsafe fn waits(kind: c_char, body: *const c_char, length: usize) -> bool {
             let mut rest = messages.as_slice();
             while let Some((kind, body, behind)) = held::split(rest) {
                 // SAFETY: the server's own function with a whole message; it reports a lost connection and raises nothing.
-                if let Some(previous) = unsafe { PREVIOUS.load(Ordering::Relaxed).as_ref() }
-                    .and_then(|methods| methods.putmessage)
-                {
-                    let kind = c_char::from_ne_bytes([kind]);
-                    unsafe { previous(kind, body.as_ptr().cast(), body.len()) };
+                unsafe {
+                    if let Some(previous) =
+                        PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|methods| methods.putmessage)
+                    {
+                        previous(c_char::from_ne_bytes([kind]), body.as_ptr().cast(), body.len());
+                    }
                 }
                 rest = behind;
             }
