@@ -6,7 +6,8 @@ read, write, to file), pgbouncer (in front of none). Every server is a private c
 - CPU of the backend per statement, in slices that take turns (slices.py); `helper` is that of whoever works beside it for
   the same statements: agent_guard's writer, pgaudit's log collector, pgbouncer
 - transactions per second, by pgbench (throughput.py)
-- few rules against many, chains of tokens (delegation.py), approvals (approvals.py), the audit path saturated (saturation.py)
+- few rules against many, chains of tokens (delegation.py), approvals (approvals.py), the audit path saturated (saturation.py),
+  answers that wait for the journal (durable.py)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 
 import approvals
 import delegation
+import durable
 import guard
 import proc
 import saturation
@@ -128,11 +130,12 @@ def main() -> None:
     parser.add_argument("--tps-rounds", type=int, default=3, help="of pgbench; 0 for none")
     parser.add_argument("--seconds", type=int, default=2, help="of each of these")
     parser.add_argument("--saturate", type=float, default=60, help="seconds of saturation; 0 for none")
+    parser.add_argument("--durable-rounds", type=int, default=7, help="of eight clients that wait for the disk")
     parser.add_argument("--scale", type=int, default=5)
     parser.add_argument("--rules", type=int, default=10_000)
     parser.add_argument("--capacity", type=int, default=200_000, help="audit_capacity")
     parser.add_argument("--only", nargs="*", default=["none", "loaded", "guarded", "pgaudit", "pgbouncer"])
-    parser.add_argument("--sections", nargs="*", default=["cost", "tps", "rules", "delegation", "approvals", "saturation"])
+    parser.add_argument("--sections", nargs="*", default=["cost", "tps", "rules", "delegation", "approvals", "saturation", "durable"])
     given = parser.parse_args()
 
     servers: list[Server] = []
@@ -180,6 +183,10 @@ def main() -> None:
         if audited and given.saturate and "saturation" in given.sections:
             report["saturation"] = saturation.saturate(audited, given.saturate, given.capacity)
             ok = saturation.report(report["saturation"])
+        if "durable" in given.sections and given.durable_rounds:
+            report["durable"] = durable.measure(new, given.durable_rounds, given.seconds)
+            durable.report(report["durable"])
+            goals.at_most("journal = sync, 8 agents, against a synchronous commit", report["durable"]["ratio"][durable.READ], durable.GOAL, " x")
         print(f"\nGoals (after {time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f})\n", *goals.lines, sep="\n")
         report["goals"] = goals.lines
         path = guard.HOMES / "results.json"

@@ -26,7 +26,7 @@ pub use wait::{init, until_decided};
 use super::decided::Decided;
 use super::policies::Policy;
 use super::session::Session;
-use super::{conditions, epoch, rows, statement};
+use super::{conditions, epoch, rows, standby, statement};
 use crate::approval::{self, Meaning};
 use crate::decision::RuleId;
 use crate::refusal::{Refusal, SqlState};
@@ -79,6 +79,7 @@ impl Held {
 /// Why a refusal is final that could otherwise be a request.
 pub const NO_STATEMENT: &str =
     "What belongs to no statement, as a direct function call, cannot be put to approval.";
+const ON_STANDBY: &str = "A standby takes no requests and uses no approvals: run it on the primary server.";
 const TOO_MUCH: &str = "It touches more objects than can be put to approval.";
 const UNPRINTABLE: &str =
     "Its text is withheld or holds a token, or it has parameters of a type whose values cannot be shown.";
@@ -203,6 +204,9 @@ fn ask(
         return Ok(());
     }
     let words = asking.words.take().unwrap_or_else(|| above_refusal(policy, asking.rules.first().copied()));
+    if standby::is_one() {
+        return Err(unavailable(words, ON_STANDBY));
+    }
     if asking.incomplete {
         return Err(unavailable(words, TOO_MUCH));
     }

@@ -14,7 +14,7 @@ use crate::pg::functions::{Untouched, administrator, done, mask_document, option
 use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
-use crate::pg::{epoch, pinned, reconcile};
+use crate::pg::{epoch, pinned, reconcile, standby};
 use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
 use crate::policy::rule::RawRule;
 
@@ -354,6 +354,7 @@ pub extern "C" fn pg_finfo_policy_changed_trigger() -> &'static pg_sys::Pg_finfo
 #[pg_guard]
 pub extern "C-unwind" fn policy_changed_trigger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     epoch::policy_changes_at_commit();
+    standby::tell();
     // AFTER triggers return nothing; a NULL pointer without the NULL flag says so.
     pg_sys::Datum::null()
 }
