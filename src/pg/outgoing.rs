@@ -58,7 +58,7 @@ pub fn init() {
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
     unsafe {
-        if (looks(kind) && !passes(kind, body, length)) || waits(kind, body, length) {
+        if looks(kind) && !goes(kind, body, length) {
             return 0;
         }
         match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
@@ -71,8 +71,7 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
 unsafe extern "C-unwind" fn put_noblock(kind: c_char, body: *const c_char, length: usize) {
     // SAFETY: as above.
     unsafe {
-        if (!looks(kind) || passes(kind, body, length))
-            && !waits(kind, body, length)
+        if (!looks(kind) || goes(kind, body, length))
             && let Some(previous) =
                 PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage_noblock)
         {
@@ -82,7 +81,6 @@ unsafe extern "C-unwind" fn put_noblock(kind: c_char, body: *const c_char, lengt
 }
 
 /// Whether a message is held back until its statement is recorded; raises where that fails. Sends what was held before it.
-#[inline]
 unsafe fn waits(kind: c_char, body: *const c_char, length: usize) -> bool {
     if !held::concerned(kind) {
         return false;
@@ -122,12 +120,19 @@ unsafe fn looks(kind: c_char) -> bool {
     // SAFETY: part of the outer frame.
     unsafe {
         door::is_watched()
+            || held::concerned(kind)
             || (held::is_row(kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()))
     }
 }
 
-/// Whether a message is to be sent; raises where what it is part of has to end.
+/// Whether a message that is looked at goes now.
 #[inline(never)]
+unsafe fn goes(kind: c_char, body: *const c_char, length: usize) -> bool {
+    // SAFETY: part of the outer frame; the message is the server's.
+    unsafe { passes(kind, body, length) && !waits(kind, body, length) }
+}
+
+/// Whether a message is to be sent; raises where what it is part of has to end.
 unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
     // SAFETY: part of the outer frame; the message is the server's.
     unsafe {

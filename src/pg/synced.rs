@@ -14,6 +14,7 @@ use super::{calls, held, statement};
 use crate::refusal::Refusal;
 
 /// Whether answers wait for the journal.
+#[inline]
 pub fn wanted() -> bool {
     guc_audit::journal() == Journal::sync
 }
