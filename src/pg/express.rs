@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use super::insert::Inserter;
 use super::resume;
 use super::row::{COLUMNS, RowMaker};
-use super::writer::{Trouble, Writer, in_transaction};
+use super::writer::Writer;
+use super::writer_transaction::{Trouble, in_transaction};
 use crate::audit::chain::Head;
 use crate::audit::record::OwnedEvent;
 

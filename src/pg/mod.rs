@@ -90,6 +90,7 @@ mod upkeep;
 mod warden;
 mod withhold;
 mod writer;
+mod writer_transaction;
 
 use pgrx::prelude::*;
 

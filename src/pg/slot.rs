@@ -193,6 +193,16 @@ impl Slot {
         }
     }
 
+    /// Asks the writer to store the events before this number now.
+    pub fn ask_for(&self, number: u64) {
+        self.flush.fetch_max(number, Ordering::SeqCst);
+        if is_set(&self.ready) {
+            self.wake_writer();
+        } else {
+            self.want_writer();
+        }
+    }
+
     /// The numbers and positions up to which records are complete.
     pub fn front(&self, n: usize) -> ring::Position {
         locked(n.saturating_add(1), || ring::Position {

@@ -56,12 +56,7 @@ pub fn wait() -> Result<(), Refusal> {
         if interrupted() {
             break Err(unsynced_cancelled());
         }
-        slot.flush.fetch_max(target, Ordering::SeqCst);
-        if is_set(&slot.ready) {
-            slot.wake_writer();
-        } else {
-            slot.want_writer();
-        }
+        slot.ask_for(target);
         sleep_held(&slot.flushed, left);
     };
     slot.waiting.fetch_sub(1, Ordering::SeqCst);

@@ -327,12 +327,7 @@ pub fn wait_until_stored() -> bool {
         if left.is_zero() || interrupted() || my_slot().is_none_or(|(mine, _)| mine != n) {
             break false;
         }
-        slot.flush.fetch_max(target, Ordering::SeqCst);
-        if is_set(&slot.ready) {
-            slot.wake_writer();
-        } else {
-            slot.want_writer();
-        }
+        slot.ask_for(target);
         sleep_held(&slot.flushed, left);
     };
     SharedCondition::cancel();
