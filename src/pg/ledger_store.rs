@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use super::ledger::{self, Marks};
 use super::scan::POSTGRES_EPOCH_MICROS;
 use super::slot::Slot;
-use super::writer::{Trouble, in_transaction};
+use super::writer_transaction::{Trouble, in_transaction, set};
 
 /// Rows of what is over stay for a day more: the clock may be set back.
 const FORGET: &str = "DELETE FROM agent_guard.ledger WHERE id OPERATOR(pg_catalog.<>) pg_catalog.uuid_send(window_id)
@@ -114,16 +114,4 @@ fn durably(work: impl FnOnce() -> Result<(), pgrx::spi::Error>) -> Result<(), St
         Trouble::Outside(why) | Trouble::Event(why) => why,
         Trouble::Gone => "the extension is gone".to_owned(),
     })
-}
-
-fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
-    // SAFETY: settings of the server itself with values that they take, between transactions.
-    unsafe {
-        pg_sys::SetConfigOption(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-        );
-    }
 }

@@ -10,10 +10,11 @@ use super::guc_audit::{self, Journal};
 use super::shmem::{SharedCondition, is_set};
 use super::trail::{interrupted, my_slot, sleep_held};
 use super::trail_refusal::{unsynced, unsynced_cancelled};
-use super::{calls, statement};
+use super::{calls, held, statement};
 use crate::refusal::Refusal;
 
 /// Whether answers wait for the journal.
+#[inline]
 pub fn wanted() -> bool {
     guc_audit::journal() == Journal::sync
 }
@@ -23,7 +24,12 @@ pub fn wanted() -> bool {
 /// # Errors
 /// As `wait`.
 pub fn wait_at_top() -> Result<(), Refusal> {
-    if !wanted() || statement::any_active() || calls::parallel_worker() { Ok(()) } else { wait() }
+    if !wanted() || statement::any_active() || calls::parallel_worker() {
+        return Ok(());
+    }
+    wait()?;
+    held::release();
+    Ok(())
 }
 
 /// Waits until every event so far is on disk, this backend's among them.
@@ -35,11 +41,12 @@ pub fn wait() -> Result<(), Refusal> {
     let Some((n, slot)) = my_slot() else { return Ok(()) };
     let target = slot.next.load(Ordering::SeqCst);
     let deadline = Instant::now() + guc_audit::timeout();
+    slot.waiting.fetch_add(1, Ordering::SeqCst);
     let outcome = loop {
         // Joined before looking, so that no wake-up is missed.
         slot.flushed.prepare();
         let moved = my_slot().is_none_or(|(mine, _)| mine != n);
-        if moved || (slot.done.load(Ordering::SeqCst) >= target && is_set(&slot.journaled)) {
+        if moved || (slot.kept.load(Ordering::SeqCst) >= target && is_set(&slot.journaled)) {
             break Ok(());
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -49,14 +56,10 @@ pub fn wait() -> Result<(), Refusal> {
         if interrupted() {
             break Err(unsynced_cancelled());
         }
-        slot.flush.fetch_max(target, Ordering::SeqCst);
-        if is_set(&slot.ready) {
-            slot.wake_writer();
-        } else {
-            slot.want_writer();
-        }
+        slot.ask_for(target);
         sleep_held(&slot.flushed, left);
     };
+    slot.waiting.fetch_sub(1, Ordering::SeqCst);
     SharedCondition::cancel();
     outcome
 }

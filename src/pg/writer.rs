@@ -3,16 +3,15 @@
 //! The ring's tail moves only after the commit, so a writer that dies loses nothing; its successor sees by the
 //! sequence numbers what is there already, so nothing is doubled. Transactions are as short as one batch.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::approvals;
 use super::checkpoint::Checkpoints;
 use super::encoding::ServerText;
+use super::express::Queue;
 use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
 use super::launcher::{asked_to_end, attach_signals, serve, wait};
@@ -24,21 +23,23 @@ use super::segment_indexes::make_one;
 use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
 use super::slot::{Slot, writer_state};
+use super::writer_transaction::{Trouble, in_transaction, pin_settings};
+use super::{standby, standby_writer};
 use crate::audit::record::{self, OwnedEvent};
 use crate::audit::ring::{self, Batch, Budget, Position};
 
 /// What one transaction takes.
-const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
+pub const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
 /// How long events gather after the first one has woken the writer.
-const GATHER: Duration = Duration::from_millis(10);
+pub const GATHER: Duration = Duration::from_millis(10);
 /// A writer that has had nothing to do for so long leaves, so that its slot and its connection are free.
-const REST_AFTER: Duration = Duration::from_secs(60);
+pub const REST_AFTER: Duration = Duration::from_secs(60);
 /// An idle writer looks after the trail so often.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long a writer that is to end waits for events of statements that are ending too.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
+pub const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long it waits before it tries again what failed for a reason outside the events.
-const RETRY: Duration = Duration::from_millis(500);
+pub const RETRY: Duration = Duration::from_millis(500);
 
 pub struct Writer {
     n: usize,
@@ -48,7 +49,8 @@ pub struct Writer {
     pub(super) journal: Option<Journal>,
     checkpoints: Checkpoints,
     batch: Batch,
-    rows: Vec<(u64, OwnedEvent)>,
+    pub(super) rows: Vec<(u64, OwnedEvent)>,
+    pub(super) queue: Queue,
     stuck_since: Option<Instant>,
     /// When an index could not be made.
     held_up_at: Option<Instant>,
@@ -60,16 +62,6 @@ struct Ending {
     since: Instant,
     /// The number of the first record that came after.
     behind: u64,
-}
-
-/// Why a batch is not in the trail.
-pub enum Trouble {
-    /// Not because of any event: a lock, a full disk. To be tried again as it is.
-    Outside(String),
-    /// Perhaps because of one of the events.
-    Event(String),
-    /// The extension is gone.
-    Gone,
 }
 
 /// The writer's main function; the argument is its slot's index.
@@ -101,6 +93,12 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
     pin_settings();
     slot.writers.fetch_add(1, Ordering::SeqCst);
     slot.leave.store(0, Ordering::SeqCst);
+    if standby::is_one() {
+        if !standby_writer::run(n, slot) {
+            leave_for_good(n, slot);
+        }
+        return;
+    }
     match in_transaction(|| {
         let segments = Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))?;
         Ok((segments, ServerText::of_database(), Checkpoints::of_database()))
@@ -109,6 +107,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
             let (journal, stuck_since, held_up_at) = (None, None, None);
+            let queue = Queue::default();
             let said_blocked = false;
             let mut writer = Writer {
                 n,
@@ -119,6 +118,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 checkpoints,
                 batch,
                 rows,
+                queue,
                 stuck_since,
                 held_up_at,
                 said_blocked,
@@ -145,79 +145,10 @@ unsafe extern "C-unwind" fn writer_gone(_code: i32, arg: pg_sys::Datum) {
     }
 }
 
-/// A database's or the bootstrap role's own settings must not change how the trail is written.
-fn pin_settings() {
-    for (name, value) in [
-        (c"search_path", c"pg_catalog, pg_temp"),
-        (c"default_transaction_read_only", c"off"),
-        (c"default_transaction_isolation", c"read committed"),
-        (c"default_transaction_deferrable", c"off"),
-        (c"statement_timeout", c"0"),
-        (c"lock_timeout", c"0"),
-        (c"idle_in_transaction_session_timeout", c"0"),
-        (c"synchronous_commit", c"off"),
-        (c"row_security", c"off"),
-        (c"default_tablespace", c""),
-        (c"maintenance_work_mem", c"64MB"),
-        (c"max_parallel_maintenance_workers", c"0"),
-        (c"application_name", c"agent_guard audit writer"),
-    ] {
-        // SAFETY: settings of the server itself with values that they take.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-            );
-        }
-    }
-}
-
 fn leave_for_good(n: usize, slot: &Slot) {
     let lost = slot.free(n);
     if lost > 0 {
         log!("{lost} audit events of a database without the extension agent_guard are lost");
-    }
-}
-
-/// Runs `work` in a transaction of its own, and turns an ERROR into a value.
-pub fn in_transaction<R>(work: impl FnOnce() -> Result<R, Trouble>) -> Result<R, Trouble> {
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
-        // SAFETY: the process is between transactions, at its top level.
-        unsafe {
-            pg_sys::SetCurrentStatementStartTimestamp();
-            pg_sys::StartTransactionCommand();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        }
-        let result = work()?;
-        // SAFETY: ends what was begun above.
-        unsafe {
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommitTransactionCommand();
-        }
-        Ok(result)
-    }))
-    .catch_others(|caught| Err(trouble(&caught)))
-    .catch_rust_panic(|caught| Err(trouble(&caught)))
-    .execute();
-    if outcome.is_err() {
-        // SAFETY: as the server's own top-level error handling does; legal in any state of a transaction.
-        unsafe { pg_sys::AbortCurrentTransaction() };
-    }
-    outcome
-}
-
-fn trouble(caught: &CaughtError) -> Trouble {
-    let (CaughtError::PostgresError(report)
-    | CaughtError::ErrorReport(report)
-    | CaughtError::RustPanic { ereport: report, .. }) = caught;
-    let code = crate::pg::raise::sqlstate_text(report.sql_error_code() as i32);
-    let why = format!("{} (SQLSTATE {})", report.message(), String::from_utf8_lossy(&code));
-    match &code {
-        // Data exceptions, program limits, and faults of this very code.
-        [b'2', b'2', ..] | [b'5', b'4', ..] | b"XX000" => Trouble::Event(why),
-        _ => Trouble::Outside(why),
     }
 }
 
@@ -303,7 +234,8 @@ impl Writer {
                 self.slot.leave.store(0, Ordering::SeqCst);
                 ending = None;
             } else if back.at != front.at {
-                if self.take(back, front) {
+                self.gather_waiting();
+                if self.take(back, self.slot.front(self.n)) {
                     quiet_since = Instant::now();
                 } else if asked_to_end() {
                     return;
@@ -414,6 +346,8 @@ impl Writer {
 
     /// Leaves the database if nobody counts on this writer; false if somebody does.
     fn rest(&self) -> bool {
+        // The launcher sends for a writer when that is too old.
+        self.slot.oldest_at.store(self.segments.oldest_at(), Ordering::SeqCst);
         self.slot.wanted.store(0, Ordering::SeqCst);
         self.slot.ready.store(0, Ordering::SeqCst);
         let due = ledger_store::is_due(self.slot);
@@ -455,6 +389,7 @@ impl Writer {
             self.rows.push((seq, fault(seq, &format!("the ring is damaged; {lost} events are lost"))));
             end = front;
         }
+        self.express(end.number);
         let all = self.rows.len();
         // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
         let probed = if self.stuck_since.is_some() { 1.min(all) } else { 0 };
@@ -466,7 +401,7 @@ impl Writer {
                 if self.stuck_since.is_none() {
                     warning!("a batch of audit events failed and is stored one by one: {why}");
                 }
-                self.one_by_one(&mut faults)
+                self.withdraw().and_then(|()| self.one_by_one(&mut faults))
             }
             other => other,
         };
@@ -492,6 +427,7 @@ impl Writer {
     /// Puts what is committed into the journal. What fails here is tried again with the next batch; should the writer die
     /// before, its successor finds it in the table.
     fn keep(&mut self) -> Result<(), Trouble> {
+        self.agree()?;
         let sealer = &mut self.inserter.sealer;
         let (records, before) = sealer.pending();
         if let Some(journal) = &mut self.journal

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::pg::guc_audit::{self, Journal};
-use crate::pg::shmem::{self, SharedCondition, is_set};
+use crate::pg::shmem::{self, SharedCondition};
 use crate::pg::slot::Slot;
 use crate::pg::trail;
 
@@ -44,12 +44,7 @@ fn audit_flush() {
             .set_hint("Look for the audit writer's messages in the server log, and for locks on agent_guard.audit_segment_*.")
             .report(PgLogLevel::ERROR);
         }
-        slot.flush.fetch_max(target, Ordering::SeqCst);
-        if is_set(&slot.ready) {
-            slot.wake_writer();
-        } else {
-            slot.want_writer();
-        }
+        slot.ask_for(target);
         slot.flushed.sleep(200);
     }
     SharedCondition::cancel();

@@ -14,7 +14,7 @@ use crate::pg::functions::{Untouched, administrator, done, mask_document, option
 use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
-use crate::pg::{epoch, pinned, reconcile};
+use crate::pg::{epoch, pinned, reconcile, standby};
 use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
 use crate::policy::rule::RawRule;
 
@@ -58,7 +58,9 @@ fn drop_policy(name: Option<&str>) -> Result<(), ErrorReport> {
             )
             .hint("Revoke them first: SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = '<policy>' AND state = 'active'."));
         }
+        let former = approval::approvers(policy.id)?;
         store::remove_policy(policy.id)?;
+        approval::let_no_more(&former)?;
         done("drop_policy", format!("policy {name}"));
         Ok(())
     };
@@ -131,6 +133,7 @@ fn require_approval(
     statement_pattern: Option<&str>,
     note: Option<&str>,
     allow_granter: Option<bool>,
+    max_wait: Option<Interval>,
 ) -> Result<i64, ErrorReport> {
     let write = || -> AdminResult<i64> {
         administrator()?;
@@ -146,6 +149,7 @@ fn require_approval(
                 approvals: given(approvals, "approvals")?,
                 ttl: approval::whole_seconds(given(approval_ttl, "approval_ttl")?)?,
                 granter: given(allow_granter, "allow_granter")?,
+                wait: max_wait.map(approval::whole_seconds).transpose()?,
             }),
             ..RawRule::default()
         };
@@ -165,8 +169,9 @@ fn drop_rule(id: Option<i64>) -> Result<(), ErrorReport> {
         };
         // The policy first, as everywhere: two changes that lock in different orders would wait for each other.
         let policy = store::policy_of_rule(id)?.ok_or_else(unknown)?;
-        locked(&policy)?;
+        let former = approval::approvers(locked(&policy)?.id)?;
         let changed = store::remove_rule(id)?.ok_or_else(unknown)?;
+        approval::let_no_more(&former)?;
         store::policy_changed(changed)?;
         done("drop_rule", format!("rule {id} of policy {policy}"));
         Ok(())
@@ -297,6 +302,7 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
         *slot = bound.bindings;
     }
     let change = difference(&present, &wanted);
+    let former = approval::approvers(policy.id)?;
     if !change.superfluous.is_empty() {
         store::remove_rules(&change.superfluous)?;
     }
@@ -310,6 +316,7 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
             told("added rule", format!("{id}: {}", rule.summary()));
         }
     }
+    approval::let_no_more(&former)?;
     if let Some(filters) = &document.row_filters {
         changes.extend(mask_document::apply_filters(policy.id, filters)?);
     }
@@ -347,6 +354,7 @@ pub extern "C" fn pg_finfo_policy_changed_trigger() -> &'static pg_sys::Pg_finfo
 #[pg_guard]
 pub extern "C-unwind" fn policy_changed_trigger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     epoch::policy_changes_at_commit();
+    standby::tell();
     // AFTER triggers return nothing; a NULL pointer without the NULL flag says so.
     pg_sys::Datum::null()
 }

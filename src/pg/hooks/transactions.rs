@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::super::{
-    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep,
-    withhold,
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement,
+    upkeep, withhold,
 };
 use super::{checked, object_access, raise_if};
 
@@ -84,7 +84,9 @@ unsafe extern "C-unwind" fn subtransaction(
     }
 }
 
-unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    approvals::relation_changed(relation);
+    standby::relation_changed(relation);
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
         masks::forget_compiled();
@@ -101,6 +103,7 @@ unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i
     // Administrative functions ask for our own objects too, in sessions that are not guarded.
     if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
         own::forget();
+        approvals::catalogue_changed();
     }
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
