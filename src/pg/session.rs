@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::bindings::Published;
 use super::handshake::{
-    Shown, block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row,
+    Shown, from_leader, realm, too_many_sessions, verify, window_row, with_revoked_blocks,
 };
 use super::own::own;
 use super::process::PerProcess;
@@ -232,14 +232,20 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
         }
     } else {
         let overflowed = epoch::revocations_overflowed();
-        let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || (overflowed && block_revoked_in_table(id));
         let window = *session.token.window();
         let window_gone =
             epoch::is_revoked(&window) || (overflowed && window_row(&window).is_none_or(|row| row.revoked));
         if window_gone {
             return Err(window_revoked());
         }
-        session.token.check_still(now.div_euclid(1_000_000), &is_revoked)?;
+        let seconds = now.div_euclid(1_000_000);
+        if overflowed {
+            with_revoked_blocks(|in_table| {
+                session.token.check_still(seconds, &|id| epoch::is_revoked(id) || in_table(id))
+            })?;
+        } else {
+            session.token.check_still(seconds, &epoch::is_revoked)?;
+        }
         session.checked.set(revocations);
     }
     // The transaction may also have run under another token, before this one.

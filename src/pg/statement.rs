@@ -16,14 +16,12 @@ use super::process::PerProcess;
 use super::session::Session;
 use super::trail;
 use super::withhold::Texts;
-use super::{epoch, guc, quick, raise, record};
-use crate::audit::event::AuditDecision;
+use super::{epoch, guc, raise, record};
 use crate::audit::redact::redact;
-use crate::decision::Obligations;
 use crate::refusal::Refusal;
 use crate::request::Form;
 
-use open::Parameters;
+use open::Beginning;
 pub use open::{Open, Plain};
 use publish::publish;
 
@@ -104,54 +102,18 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
         let around = active.next();
         let form = form.or(around.map(|around| around.form)).unwrap_or(Form::Plain);
         let level = usize::from(around.is_some()).saturating_add(active.count());
-        let mut place = statements.spare.take();
-        let (mut parameters, accesses) = place
-            .as_deref_mut()
-            .map(|spare| (std::mem::take(&mut spare.parameters), std::mem::take(&mut spare.accesses)))
-            .unwrap_or_default();
-        // What lies in the memory is another statement's until this one tells of its own.
-        parameters.present = false;
-        let fresh = Open {
+        let mut open = statements.spare.take().unwrap_or_else(|| Box::new(Open::blank()));
+        open.begin(Beginning {
             key,
-            active: true,
-            subtransaction: quick::subtransaction(),
             level: u16::try_from(level).unwrap_or(u16::MAX),
             at,
             command,
             text,
-            parameters,
             known,
-            repeated: None,
-            accesses,
-            decision: AuditDecision::Allow,
-            rule: None,
-            decided_by: None,
-            policy_version: 0,
-            rows: -1,
-            failure: None,
-            reservation,
             session,
-            obligations: Obligations::default(),
-            where_required: Vec::new(),
-            has_run: false,
-            observed: false,
-            changes_limited: false,
-            sent: 0,
-            changed: 0,
             form,
-            starting: matches!(key, Key::Query(_)),
-            node: 0,
-            held: None,
-            texts: Texts::PLAIN,
-            policies: epoch::policies(),
-        };
-        let mut open = match place.take() {
-            Some(mut place) => {
-                *place = fresh;
-                place
-            }
-            None => Box::new(fresh),
-        };
+            reservation,
+        });
         complete(&mut open);
         statements.open.push(open);
     });
@@ -222,10 +184,16 @@ pub fn has_started(key: Key) -> bool {
     .unwrap_or(false)
 }
 
-/// A run of a statement begins. False where there is more to it: a further batch, another binding, a cap on rows.
+/// A run of a statement begins. False where there is more to it: a further batch, another binding, a cap on rows, masks.
 pub fn begins_run(key: Key) -> bool {
     with_key(key, |open| {
-        let plain = !open.has_run && open.serial() == guc::active_serial() && open.obligations.is_empty();
+        let plain = !open.has_run
+            && !open.masked
+            && open.serial() == guc::active_serial()
+            && open.obligations.is_empty()
+            // A mask may have come since it was opened.
+            && open.policies == epoch::policies()
+            && !epoch::changed_here();
         (open.active, open.has_run) = (open.active || plain, open.has_run || plain);
         plain
     })
@@ -245,9 +213,6 @@ pub fn ends_run(key: Key, processed: i64) -> bool {
     .unwrap_or(false)
 }
 
-/// A longer text does not wait with a spare statement until the next one.
-const KEPT_TEXT_MAX: usize = 4096;
-
 /// Ends a statement that ran to its end; false where that was known already.
 pub fn close(key: Key) -> bool {
     let open = with(|statements| {
@@ -258,14 +223,7 @@ pub fn close(key: Key) -> bool {
     let found = open.is_some();
     if let Some(mut open) = open {
         publish(&open);
-        open.accesses.clear();
-        (open.session, open.known, open.repeated) = (None, None, None);
-        if open.text.len() > KEPT_TEXT_MAX {
-            open.text = Rc::default();
-        }
-        if !open.parameters.plain {
-            open.parameters = Parameters::default();
-        }
+        open.clear();
         with(|statements| statements.spare = Some(open));
     }
     found

@@ -53,11 +53,7 @@ pub fn catalogue_changed() {
 ///
 /// # Errors
 /// Why the session may do nothing more, or that the plan is stale.
-pub fn until_decided(
-    query: *mut pg_sys::QueryDesc,
-    key: Key,
-    refusal: &Refusal,
-) -> Result<bool, Refusal> {
+pub fn until_decided(query: *mut pg_sys::QueryDesc, key: Key, refusal: &Refusal) -> Result<bool, Refusal> {
     let top = statement::with_key(key, |open| open.is_top_level()) == Some(true);
     // SAFETY: the query's executor has started.
     if !top || calls::any() || !unsafe { runs_alone(query) } {
@@ -131,9 +127,12 @@ unsafe fn runs_alone(query: *mut pg_sys::QueryDesc) -> bool {
 unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<(pg_sys::Oid, i32)> {
     // SAFETY: the caller's promise.
     unsafe {
-        let entries = names::members((*plan).rtable).into_iter().map(|node| &*node.cast::<pg_sys::RangeTblEntry>());
+        let entries =
+            names::members((*plan).rtable).into_iter().map(|node| &*node.cast::<pg_sys::RangeTblEntry>());
         entries
-            .filter(|entry| entry.type_ == T::T_RangeTblEntry && entry.rtekind == pg_sys::RTEKind::RTE_RELATION)
+            .filter(|entry| {
+                entry.type_ == T::T_RangeTblEntry && entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+            })
             .map(|entry| (entry.relid, entry.rellockmode))
             .collect()
     }

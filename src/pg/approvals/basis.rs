@@ -41,12 +41,11 @@ const TRIGGER_BY_RELATION: u32 = 2701;
 /// withheld, and tokens are masked, in the place of which another text could stand.
 pub fn printable(chain: &[Asked], own: Option<&[Option<String>]>) -> bool {
     let fine = |list: &[Option<String>]| list.iter().all(|value| value.as_deref() != Some(rows::UNPRINTABLE));
-    let shown =
-        |asked: &Asked| {
-            &*asked.text != withhold::TEXT
-                && !secrets::was_masked(&asked.text)
-                && asked.parameters.as_deref().is_none_or(fine)
-        };
+    let shown = |asked: &Asked| {
+        &*asked.text != withhold::TEXT
+            && !secrets::was_masked(&asked.text)
+            && asked.parameters.as_deref().is_none_or(fine)
+    };
     chain.iter().all(shown) && own.is_none_or(fine)
 }
 

@@ -62,7 +62,8 @@ fn family(relation: pg_sys::Oid, conditions: Option<&str>, until: i64) -> Option
     if conditions.is_some() {
         return None;
     }
-    let is_leaf = |one: &pg_sys::Oid| catalog::relation_facts(*one).is_none_or(|facts| facts.kind != PARTITIONED);
+    let is_leaf =
+        |one: &pg_sys::Oid| catalog::relation_facts(*one).is_none_or(|facts| facts.kind != PARTITIONED);
     let leaves = catalog::descendants(relation).into_iter().filter(|one| *one != relation && is_leaf(one));
     leaves.map(|leaf| count(leaf, None, until)).try_fold(0_i64, |sum, rows| sum.checked_add(rows?))
 }
@@ -160,8 +161,9 @@ unsafe fn read(text: &str, of: pg_sys::TupleDesc) -> Option<*mut pg_sys::List> {
         if (*list).type_ != pg_sys::NodeTag::T_List || !plan::plain(list) {
             return None;
         }
-        let strange =
-            names::members(list).into_iter().any(|clause| names_other_column(clause, of.cast::<std::ffi::c_void>()));
+        let strange = names::members(list)
+            .into_iter()
+            .any(|clause| names_other_column(clause, of.cast::<std::ffi::c_void>()));
         (!strange).then_some(list)
     }
 }

@@ -150,9 +150,7 @@ unsafe extern "C-unwind" fn not_plain(node: *mut pg_sys::Node, context: *mut c_v
                 var.varattno > 0 && var.varlevelsup == 0 && var.varno > 0
             }
             T::T_FuncExpr => !(*node.cast::<pg_sys::FuncExpr>()).funcretset,
-            T::T_OpExpr | T::T_DistinctExpr | T::T_NullIfExpr => {
-                !(*node.cast::<pg_sys::OpExpr>()).opretset
-            }
+            T::T_OpExpr | T::T_DistinctExpr | T::T_NullIfExpr => !(*node.cast::<pg_sys::OpExpr>()).opretset,
             T::T_Const
             | T::T_ScalarArrayOpExpr
             | T::T_BoolExpr

@@ -90,9 +90,9 @@ fn found(row: &Row<'_>) -> Option<Found> {
         given: row.column(column::GIVEN)?,
         needed: row.column(column::NEEDED)?,
         comment: row.column(column::COMMENT),
-        max_wait: row.column::<Interval>(column::MAX_WAIT).map(|wait| {
-            Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(0))
-        }),
+        max_wait: row
+            .column::<Interval>(column::MAX_WAIT)
+            .map(|wait| Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(0))),
     })
 }
 

@@ -13,8 +13,8 @@ use pgrx::pg_sys;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use super::super::session::{self, Session};
-use super::super::statement::{self, Key};
 use super::super::slot::Slot;
+use super::super::statement::{self, Key};
 use super::super::{epoch, trail};
 use super::table;
 use crate::refusal::{Refusal, SqlState};
@@ -133,9 +133,8 @@ impl Wait {
                 break true;
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
-            let over = left.is_zero()
-                || epoch::revocations() != self.revocations
-                || epoch::clock() >= self.ends;
+            let over =
+                left.is_zero() || epoch::revocations() != self.revocations || epoch::clock() >= self.ends;
             if over || trail::interrupted() {
                 break false;
             }

@@ -161,7 +161,7 @@ fn look_at_masks(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let texts = texts.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
-        statement::with_key(key, |open| open.texts = texts);
+        statement::with_key(key, |open| (open.texts, open.masked) = (texts, true));
         withhold::begin(texts);
     }
     Ok(())
@@ -240,7 +240,7 @@ unsafe extern "C-unwind" fn run(
     unsafe {
         let guard = guc::guarded();
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if guard && (meter::limited() || masks::any() || !statement::begins_run(key(query))) {
+        if guard && (meter::limited() || !statement::begins_run(key(query))) {
             raise_if(checked(|| before_run(query, &raw mut receiver)));
             withhold::stay();
         }

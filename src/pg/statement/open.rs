@@ -11,7 +11,7 @@ use super::super::repeated::Repeated;
 use super::super::session::Session;
 use super::super::trail::Reservation;
 use super::super::withhold::Texts;
-use super::super::{guc, record};
+use super::super::{epoch, guc, quick, record};
 use super::Key;
 use crate::audit::event::AuditDecision;
 use crate::decision::{Obligations, RuleId};
@@ -20,6 +20,9 @@ use crate::request::Form;
 
 /// Beyond this many the event tells no more; the decisions are made all the same.
 const NOTED_MAX: usize = 256;
+
+/// A longer text does not wait with a spare statement until the next one.
+const KEPT_TEXT_MAX: usize = 4096;
 
 /// What came of telling parameters without the server's help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +93,99 @@ pub struct Open {
     pub held: Option<Box<Held>>,
     /// Which texts of its reports are withheld.
     pub texts: Texts,
+    /// Anything was masked or filtered when it was opened.
+    pub masked: bool,
     /// The policy epoch under which its plan was looked at.
     pub policies: u64,
 }
 
+/// What an open statement begins with.
+pub(super) struct Beginning {
+    pub(super) key: Key,
+    pub(super) level: u16,
+    pub(super) at: i64,
+    pub(super) command: &'static str,
+    pub(super) text: Rc<str>,
+    pub(super) known: Option<Rc<Known>>,
+    pub(super) session: Option<Rc<Session>>,
+    pub(super) form: Form,
+    pub(super) reservation: Reservation,
+}
+
 impl Open {
+    /// Memory for one.
+    pub(super) fn blank() -> Open {
+        Open {
+            key: Key::Utility(0),
+            active: false,
+            subtransaction: 0,
+            level: 0,
+            at: 0,
+            command: "",
+            text: Rc::default(),
+            parameters: Parameters::default(),
+            known: None,
+            repeated: None,
+            accesses: Vec::new(),
+            decision: AuditDecision::Allow,
+            rule: None,
+            decided_by: None,
+            policy_version: 0,
+            rows: -1,
+            failure: None,
+            reservation: Reservation::default(),
+            session: None,
+            obligations: Obligations::default(),
+            where_required: Vec::new(),
+            has_run: false,
+            observed: false,
+            changes_limited: false,
+            sent: 0,
+            changed: 0,
+            form: Form::Plain,
+            starting: false,
+            node: 0,
+            held: None,
+            texts: Texts::PLAIN,
+            masked: false,
+            policies: 0,
+        }
+    }
+
+    /// Begins in this memory, which is blank or cleared. Written where it stays: a statement is too large to be made
+    /// elsewhere and copied, each time one is opened.
+    pub(super) fn begin(&mut self, beginning: Beginning) {
+        let Beginning { key, level, at, command, text, known, session, form, reservation } = beginning;
+        (self.key, self.level, self.at, self.command) = (key, level, at, command);
+        (self.text, self.known, self.session) = (text, known, session);
+        (self.form, self.reservation) = (form, reservation);
+        (self.active, self.starting) = (true, matches!(key, Key::Query(_)));
+        self.subtransaction = quick::subtransaction();
+        self.policies = epoch::policies();
+        (self.decision, self.rule, self.decided_by) = (AuditDecision::Allow, None, None);
+        (self.policy_version, self.rows) = (0, -1);
+        self.obligations = Obligations::default();
+        (self.has_run, self.observed, self.changes_limited) = (false, false, false);
+        (self.sent, self.changed, self.node) = (0, 0, 0);
+        (self.texts, self.masked) = (Texts::PLAIN, false);
+    }
+
+    /// Lets go of what belongs to the statement that has ended; memory that the next one can use stays.
+    pub(super) fn clear(&mut self) {
+        self.accesses.clear();
+        self.where_required.clear();
+        (self.session, self.known, self.repeated) = (None, None, None);
+        (self.failure, self.held) = (None, None);
+        // What lies in the memory is another statement's until the next one tells of its own.
+        self.parameters.present = false;
+        if self.text.len() > KEPT_TEXT_MAX {
+            self.text = Rc::default();
+        }
+        if !self.parameters.plain {
+            self.parameters = Parameters::default();
+        }
+    }
+
     /// Adds an access; a denial becomes the statement's.
     pub fn note(&mut self, decided: Decided, policy_version: i64) {
         self.policy_version = policy_version;
