@@ -9,6 +9,8 @@ use std::os::raw::c_int;
 
 use pgrx::prelude::*;
 
+use crate::lossless;
+
 /// A text of the server's as UTF-8. What is no text in its encoding becomes U+FFFD; SQL_ASCII is read as UTF-8.
 ///
 /// Raises where the server has no conversion to UTF-8.
@@ -26,6 +28,58 @@ pub fn from_server(text: &CStr) -> String {
         }
     };
     converted.to_string_lossy().into_owned()
+}
+
+/// A text in any of the server's encodings as UTF-8, without an error: bytes that are no character of it stand for themselves
+/// (`lossless`). Inside a transaction.
+pub fn to_utf8(bytes: &[u8], encoding: c_int) -> String {
+    if encoding == UTF8 || encoding == SQL_ASCII || bytes.is_ascii() {
+        return lossless::text(bytes).into_owned();
+    }
+    // SAFETY: reads the catalogue.
+    let conversion = unsafe { pg_sys::FindDefaultConversionProc(encoding, UTF8) };
+    if conversion == pg_sys::InvalidOid {
+        return lossless::text(bytes).into_owned();
+    }
+    let mut out = String::with_capacity(bytes.len().saturating_mul(2));
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (converted, taken) = convert(conversion, encoding, UTF8, rest);
+        out.push_str(&lossless::text(&converted));
+        rest = rest.get(taken..).unwrap_or(&[]);
+        // What stopped it is passed as it is, a byte at a time.
+        if let Some((byte, behind)) = rest.split_first() {
+            out.push_str(&lossless::text(&[byte | 0x80]));
+            rest = behind;
+        }
+    }
+    out
+}
+
+/// Converts as far as it goes; what came of it, and how many bytes were taken.
+fn convert(conversion: pg_sys::Oid, from: c_int, to: c_int, bytes: &[u8]) -> (Vec<u8>, usize) {
+    // No server encoding takes more than four bytes a character; one more for the NUL.
+    let mut into = vec![0_u8; bytes.len().saturating_mul(4).saturating_add(1)];
+    let (Ok(length), Ok(room)) = (c_int::try_from(bytes.len()), c_int::try_from(into.len())) else {
+        return (Vec::new(), 0);
+    };
+    // SAFETY: both buffers have the lengths given; with noError the procedure stops at what it cannot convert and tells how
+    // many bytes it has taken.
+    let taken = unsafe {
+        pg_sys::pg_do_encoding_conversion_buf(
+            conversion,
+            from,
+            to,
+            bytes.as_ptr().cast_mut(),
+            length,
+            into.as_mut_ptr(),
+            room,
+            true,
+        )
+    };
+    let end = into.iter().position(|byte| *byte == 0).unwrap_or(0);
+    into.truncate(end);
+    (into, usize::try_from(taken).unwrap_or(0).min(bytes.len()))
 }
 
 /// How texts become the server's.

@@ -58,6 +58,7 @@ mod reconcile;
 mod redecide;
 mod region;
 mod repeated;
+mod results;
 mod resume;
 mod row;
 mod rows;

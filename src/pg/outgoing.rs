@@ -1,5 +1,5 @@
 //! The last look at messages on their way to the client: what was computed while a token was good is not sent after its end,
-//! and what is limited is charged (`door`).
+//! what is limited is charged (`door`), and what is recorded is copied (`results`).
 //!
 //! Rows that the server has stored, those of WITH HOLD cursors and of portals like RETURNING's, pass no hook when they are
 //! fetched by the protocol's Execute. So the message itself is looked at: `PqCommMethods` of a bound session is a copy of the
@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 
-use super::hooks::{checked, raise_if};
-use super::{door, endings, session, warden};
+use super::hooks::{checked, guarded, raise_if};
+use super::{door, endings, results, session, warden};
 use crate::refusal::Refusal;
 
 /// `PQcommMethods` (src/include/libpq/libpq.h), the same from 15 to 18.
@@ -64,7 +64,13 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
             return 0;
         }
         match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
-            Some(previous) => previous(kind, body, length),
+            Some(previous) => {
+                let outcome = previous(kind, body, length);
+                if outcome == 0 && results::is_watched() {
+                    guarded(|| results::after(kind.to_ne_bytes()[0], body, length));
+                }
+                outcome
+            }
             None => -1,
         }
     }
@@ -93,6 +99,9 @@ unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
         let mut drop = false;
         if door::is_watched() {
             raise_if(checked(|| door::before(kind, body, length, &raw mut drop)));
+        }
+        if results::is_watched() && !drop {
+            raise_if(checked(|| results::before(kind.to_ne_bytes()[0], body, length)));
         }
         !drop
     }

@@ -18,7 +18,7 @@ use super::repeated::Repeated;
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
 use super::withhold::Texts;
-use super::{connection, epoch, guc, quick, raise};
+use super::{connection, epoch, guc, quick, raise, results};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text, length};
 use crate::audit::record::{Head, Tail};
 use crate::audit::redact::redact;
@@ -502,6 +502,12 @@ impl Open {
         first && serial == guc::active_serial()
     }
 
+    /// When it began, later than `last`, the command, and the binding: what its results are known by.
+    pub fn told_apart(&mut self, last: i64) -> (i64, &'static str, Option<Rc<Session>>) {
+        self.at = self.at.max(last.saturating_add(1));
+        (self.at, self.command, self.session.clone())
+    }
+
     /// Whether the client sent it, as opposed to a function or another statement.
     pub fn is_top_level(&self) -> bool {
         self.level == 0
@@ -733,6 +739,20 @@ pub fn record_approval(
     stored
 }
 
+/// Records a part of a statement's results.
+pub fn record_results(
+    session: Option<&Session>,
+    at: i64,
+    command: &str,
+    rows: i64,
+    results: &[u8],
+    told: &str,
+    reservation: Reservation,
+) {
+    let event = who(EventKind::Results, at, session);
+    trail::publish(&AuditEvent { command, rows, results, message: told, ..event }, reservation);
+}
+
 /// Sees to it, once in each process, that the end of a connection whose session is still bound is recorded.
 fn register_connection_end() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
@@ -743,6 +763,7 @@ fn register_connection_end() {
 }
 
 unsafe extern "C-unwind" fn connection_ends(code: i32, _arg: pg_sys::Datum) {
+    results::connection_ends();
     if let Some(session) = session::bound() {
         // proc_exit(0) is the client's going, or its being told to; anything else a FATAL error.
         let message = if code == 0 { "connection closed" } else { "connection ended by an error" };

@@ -233,6 +233,7 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
             description: policy.description,
             mode: Mode::parse(&policy.mode)?,
             limits: store::limits(policy.id)?,
+            recording: store::recording(policy.id)?,
             rules: store::rules(policy.id)?,
             row_filters: mask_document::filters(policy.id)?,
             exposed: mask_document::exposures(policy.id)?,
@@ -279,6 +280,10 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
     if store::limits(policy.id)? != document.limits {
         store::set_limits(policy.id, &document.limits)?;
         told("changed limits", document.limits_text());
+    }
+    if store::recording(policy.id)? != document.recording {
+        store::set_recording(policy.id, &document.recording)?;
+        told("changed recording", document.recording.text());
     }
     let present = store::rules(policy.id)?;
     // A rule that stands as it is written is not held against the catalogue again: its object may have been renamed,

@@ -37,7 +37,7 @@ pub fn init() {
 
 /// Runs an inner frame: a panic becomes an ERROR, which denies the statement.
 #[inline]
-fn guarded<R: Copy>(body: impl FnOnce() -> R) -> R {
+pub fn guarded<R: Copy>(body: impl FnOnce() -> R) -> R {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| report(payload))
 }
 
