@@ -305,7 +305,7 @@ COMMENT ON COLUMN agent_guard.audit_results.sha256 IS 'SHA-256 over the bodies o
 COMMENT ON COLUMN agent_guard.audit_results.shape IS 'rows; copy (lines of text), copy binary, call (of the fast-path interface): one value for each message.';
 COMMENT ON COLUMN agent_guard.audit_results.encoding IS 'The encoding in which the client received texts.';
 COMMENT ON COLUMN agent_guard.audit_results.columns IS 'Name, type and format of each column.';
-COMMENT ON COLUMN agent_guard.audit_results.rows IS 'An array for each row: texts and nulls; {"hex": …} for what has no text, {"cut": …} behind a row that is longer than what is kept.';
+COMMENT ON COLUMN agent_guard.audit_results.rows IS 'An array for each row: texts and nulls; {"hex": ...} for what has no text, {"cut": ...} behind a row that is longer than what is kept.';
 REVOKE ALL ON agent_guard.audit_results FROM PUBLIC;
 
 -- Logged, unlike the segments. Written by the audit writer alone.

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 const FIRST: u32 = 0x0010_FF00;
 
 /// The byte that a character stands for.
-fn byte_of(c: char) -> Option<u8> {
+pub fn byte_of(c: char) -> Option<u8> {
     u8::try_from(u32::from(c).checked_sub(FIRST)?).ok()
 }
 
@@ -23,10 +23,19 @@ fn push_byte(byte: u8, out: &mut String) {
     out.extend(char::from_u32(FIRST.saturating_add(u32::from(byte))));
 }
 
+/// The text of bytes of which those of ASCII mean what they do, and the others are not known.
+pub fn ascii(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().saturating_mul(2));
+    for byte in bytes {
+        if byte.is_ascii() { out.push(char::from(*byte)) } else { push_byte(*byte, &mut out) }
+    }
+    out
+}
+
 /// The text of bytes.
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
-        Ok(plain) if !bytes.windows(LEAD.len()).any(|two| two == LEAD) => Cow::Borrowed(plain),
+        Ok(plain) if !may_have_bytes(plain) => Cow::Borrowed(plain),
         _ => {
             let mut out = String::with_capacity(bytes.len().saturating_add(16));
             for chunk in bytes.utf8_chunks() {
@@ -61,7 +70,11 @@ pub fn bytes(text: &str) -> Cow<'_, [u8]> {
 
 /// Whether something in a text stands for a byte.
 pub fn has_bytes(text: &str) -> bool {
-    text.as_bytes().windows(LEAD.len()).any(|two| two == LEAD) && text.chars().any(|c| byte_of(c).is_some())
+    may_have_bytes(text) && text.chars().any(|c| byte_of(c).is_some())
+}
+
+fn may_have_bytes(text: &str) -> bool {
+    !text.is_ascii() && text.as_bytes().windows(LEAD.len()).any(|two| two == LEAD)
 }
 
 #[cfg(test)]
@@ -93,6 +106,7 @@ mod tests {
         #[test]
         fn every_byte_comes_back(all in proptest::collection::vec(any::<u8>(), 0..40)) {
             prop_assert_eq!(&*bytes(&text(&all)), all.as_slice());
+            prop_assert_eq!(&*bytes(&ascii(&all)), all.as_slice());
         }
 
         #[test]

@@ -202,7 +202,7 @@ def test_copy_is_recorded_line_by_line(server):
         data, found = copied("copy (select id, v from res.t order by id limit 3) to stdout")
         assert found == ([["1\tv1"], ["2\tv2"], ["3\tv3"]], "copy", "UTF8"), found
         data, found = copied("copy res.t to stdout (format csv, header)")
-        assert found[0][:2] == [["id,v"], ["1,v1"]] and len(found[0]) == 101, found[0][:3]
+        assert data.decode().splitlines() == [row[0] for row in found[0]] and found[0][0] == ["id,v"] and len(found[0]) == 101
         data, found = copied("copy (select 'gr\u00fc\u00df'::text) to stdout (encoding 'LATIN1')")
         assert data == "gr\u00fc\u00df\n".encode("latin-1") and found == ([["gr\u00fc\u00df"]], "copy", "LATIN1"), found
         data, found = copied("copy (select 1, 'x'::text) to stdout (format binary)")
@@ -411,5 +411,16 @@ def test_results_are_out_of_the_agents_reach(server):
             expect(DENIED, connection.execute, text)
 
 
+def test_the_journal_has_the_rows_too(server):
+    client = wire(server)
+    client.query("select 'into the journal' as v")
+    server.value("select agent_guard.audit_flush()")
+    database = server.value("select oid from pg_database where datname = current_database()")
+    events = "agent_guard.journal_read('agent_guard_journal/' || %s)"
+    assert server.rows(f"select problem from {events} where problem is not null", database) == []
+    found = server.rows(f"select event->'parameters' from {events} where event->>'event' = 'results'", database)
+    assert any('["into the journal"]' in row[0] for row in found if row[0]), found[-3:]
+
+
 if __name__ == "__main__":
-    guard.run(globals())
+    guard.run(globals(), conf=["agent_guard.journal = 'on'"])

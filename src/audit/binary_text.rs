@@ -274,7 +274,8 @@ fn part(
 
 /// An element as array_out writes it: quoted where it could be taken for something else.
 fn quoted(value: &str, out: &mut String) {
-    let special = |c: char| matches!(c, '"' | '\\' | '{' | '}' | ',') || c.is_ascii_whitespace() || c == '\u{b}';
+    let special =
+        |c: char| matches!(c, '"' | '\\' | '{' | '}' | ',') || c.is_ascii_whitespace() || c == '\u{b}';
     if !value.is_empty() && !value.eq_ignore_ascii_case("null") && !value.contains(special) {
         out.push_str(value);
         return;

@@ -77,6 +77,7 @@ mod stored;
 mod substitute;
 mod synced;
 mod text;
+mod text_datum;
 pub mod trail;
 mod trail_refusal;
 mod types;

@@ -249,7 +249,8 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
             Some((name, mode, row.column::<i64>(5)?, limits_at(row, POLICY_LIMITS), recording_at(row)?))
         })();
     });
-    let (name, mode, version, limits, recording) = head.ok_or_else(|| unreadable(format!("Policy {id} is gone.")))?;
+    let (name, mode, version, limits, recording) =
+        head.ok_or_else(|| unreadable(format!("Policy {id} is gone.")))?;
     let observe = match mode.as_str() {
         "enforce" => false,
         "observe" => true,

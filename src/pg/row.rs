@@ -136,7 +136,7 @@ impl<'a> RowMaker<'a> {
                 _ => parameters.map(|list| array(list.iter().map(Option::as_deref), text)),
             },
             filled(&redact(&event.message), text),
-            is_statement.then(|| varlena(&text.bytes(&text.clean(&redact(&event.statement))))),
+            is_statement.then(|| varlena(&text.encoded(&redact(&event.statement)))),
             event.statement_sha256.as_ref().map(|digest| varlena(digest)),
             cut(event, text),
             block_ids,
@@ -175,7 +175,7 @@ fn named(decider: Decider, blocks: &[String]) -> String {
 }
 
 fn filled(value: &str, text: &ServerText) -> Option<pg_sys::Datum> {
-    (!value.is_empty()).then(|| varlena(&text.bytes(&text.clean(value))))
+    (!value.is_empty()).then(|| varlena(&text.encoded(value)))
 }
 
 /// A text or bytea datum.
@@ -234,9 +234,7 @@ pub fn input(function: InputFunction, bytes: &[u8]) -> pg_sys::Datum {
 
 /// A text[] datum.
 fn array<'a>(items: impl Iterator<Item = Option<&'a str>>, text: &ServerText) -> pg_sys::Datum {
-    array_of(
-        items.map(|item| item.map(|item| Cow::Owned(text.bytes(&text.clean(&redact(item))).into_owned()))),
-    )
+    array_of(items.map(|item| item.map(|item| Cow::Owned(text.encoded(&redact(item)).into_owned()))))
 }
 
 /// A text[] datum of texts that are the server's already.

@@ -14,7 +14,7 @@ use super::handshake::{
 };
 use super::own::own;
 use super::process::PerProcess;
-use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, warden};
+use super::{bindings, challenge, encoding, endings, epoch, guc, meter, outgoing, raise, warden};
 use crate::limit::{self, Holder, Limits};
 use crate::refusal::{Decider, Refusal};
 use crate::token::refusals::{local_only, no_token};
@@ -294,6 +294,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     if serial == 0 {
         return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token));
     }
+    encoding::prepare();
     let startup = matches!(pending, Some(Pending::Deferred(_)));
     let session = match pending {
         Some(Pending::Verified(session)) => session,

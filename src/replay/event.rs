@@ -60,7 +60,18 @@ pub struct Column {
 impl Column {
     /// Whether psql sets its values to the right.
     pub fn is_number(&self) -> bool {
-        let numbers = ["smallint", "integer", "bigint", "oid", "real", "double precision", "numeric", "money", "xid", "cid"];
+        let numbers = [
+            "smallint",
+            "integer",
+            "bigint",
+            "oid",
+            "real",
+            "double precision",
+            "numeric",
+            "money",
+            "xid",
+            "cid",
+        ];
         numbers.contains(&self.of_type.as_str())
     }
 }
@@ -78,7 +89,8 @@ impl Results {
             (Some(digest), _) => Some(format!("{} rows, {bytes} bytes, SHA-256 {digest}", self.row_count)),
             (None, "complete") if self.recorded == self.row_count => None,
             (None, state) => {
-                let kept = format!("{} of {} rows recorded, {bytes} bytes in all", self.recorded, self.row_count);
+                let kept =
+                    format!("{} of {} rows recorded, {bytes} bytes in all", self.recorded, self.row_count);
                 Some(if state == "complete" { kept } else { format!("{kept}, {state}") })
             }
         }

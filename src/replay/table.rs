@@ -87,13 +87,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             lines(&results, plain),
-            [
-                " id |      name",
-                "----+-----------------",
-                "  1 | one",
-                " 20 |",
-                "  3 | (binary) \\x00ff",
-            ]
+            [" id |      name", "----+-----------------", "  1 | one", " 20 |", "  3 | (binary) \\x00ff",]
         );
     }
 

@@ -9,6 +9,7 @@ use crate::limit::{self, Limits, Meter, span};
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::functions::{administrator, done, policy};
 use crate::pg::store::policy as store;
+use crate::pg::text_datum::Text;
 use crate::pg::{handshake, ledger, policies};
 use crate::recording::{Kept, Recording};
 
@@ -61,7 +62,7 @@ pub(super) fn limits(
 
 #[pg_extern(sql = false)]
 fn set_limits(
-    policy: Option<&str>,
+    policy: Option<Text>,
     rows_per_statement: Option<i64>,
     rows_read: Option<i64>,
     rows_written: Option<i64>,
@@ -69,6 +70,7 @@ fn set_limits(
     statements: Option<i64>,
     statement_timeout: Option<Interval>,
 ) -> Result<(), ErrorReport> {
+    let policy = policy.as_deref();
     let set = || -> AdminResult<()> {
         administrator()?;
         let limits =
@@ -85,11 +87,12 @@ fn set_limits(
 
 #[pg_extern(sql = false)]
 fn set_recording(
-    policy: Option<&str>,
-    results: Option<&str>,
+    policy: Option<Text>,
+    results: Option<Text>,
     max_rows: Option<i64>,
     max_bytes: Option<i64>,
 ) -> Result<(), ErrorReport> {
+    let (policy, results) = (policy.as_deref(), results.as_deref());
     let set = || -> AdminResult<()> {
         administrator()?;
         let word = given(results, "results")?;

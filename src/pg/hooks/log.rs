@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{door, guc, raise, secrets, statement, synced, text, warden, withhold};
+use super::super::{door, encoding, guc, raise, secrets, statement, synced, text, warden, withhold};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -125,9 +125,12 @@ fn note(data: *mut pg_sys::ErrorData) {
     // SAFETY: the server's ErrorData; the message is NUL-terminated or null.
     let (code, message) = unsafe {
         let data = &*data;
-        let message =
-            if data.message.is_null() { "" } else { CStr::from_ptr(data.message).to_str().unwrap_or("") };
+        let message = if data.message.is_null() {
+            String::new()
+        } else {
+            encoding::from_server(CStr::from_ptr(data.message))
+        };
         (data.sqlerrcode, message)
     };
-    statement::failing(code, message, &text::current());
+    statement::failing(code, &message, &text::current());
 }

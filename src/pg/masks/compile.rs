@@ -8,8 +8,8 @@ use std::hash::{Hash, Hasher};
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
-use super::super::catalog;
 use super::super::gather::names;
+use super::super::{catalog, encoding};
 use super::{Declared, copies, predicate, unusable};
 use crate::refusal::Refusal;
 
@@ -107,10 +107,8 @@ impl Opened {
 
     /// The number of the live column of this name.
     pub fn number(&self, name: &str) -> Option<i16> {
-        let found = self
-            .attributes()
-            .iter()
-            .find(|one| !one.attisdropped && pgrx::name_data_to_str(&one.attname) == name)?;
+        let found =
+            self.attributes().iter().find(|one| !one.attisdropped && encoding::name(&one.attname) == name)?;
         Some(found.attnum)
     }
 
@@ -118,7 +116,7 @@ impl Opened {
     pub fn name(&self, number: i16) -> Option<String> {
         let at = usize::try_from(number).ok()?.checked_sub(1)?;
         let found = self.attributes().get(at).filter(|one| !one.attisdropped)?;
-        Some(pgrx::name_data_to_str(&found.attname).to_owned())
+        Some(encoding::name(&found.attname))
     }
 }
 
