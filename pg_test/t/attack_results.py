@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import struct
 
 import psycopg
@@ -411,6 +413,23 @@ def test_results_are_out_of_the_agents_reach(server):
             expect(DENIED, connection.execute, text)
 
 
+def test_a_row_that_cannot_be_recorded_is_not_sent(server):
+    server.run("select agent_guard.set_recording('first', 'rows', max_rows => 1000000, max_bytes => 100000000)")
+    client = wire(server, "first")
+    client.query("select 1")
+    writer = server.value("select writer_pid from agent_guard.stat")
+    os.kill(writer, signal.SIGSTOP)
+    try:
+        reply = client.query("select n, repeat('x', 1000) from generate_series(1, 5000) n")
+    finally:
+        os.kill(writer, signal.SIGCONT)
+    assert reply.sqlstate == "53100" and 0 < len(reply.rows) < 2000, (reply.sqlstate, len(reply.rows))
+    found = last(server, client.key[0], "row_count, recorded, state, rows")
+    assert found[:3] == (len(reply.rows), len(reply.rows), "error") and len(found[3]) == len(reply.rows), found[:3]
+    assert server.value("select dropped from agent_guard.stat") == 0
+    server.run("select agent_guard.set_recording('first', 'rows', max_rows => 5)")
+
+
 def test_the_journal_has_the_rows_too(server):
     client = wire(server)
     client.query("select 'into the journal' as v")
@@ -423,4 +442,4 @@ def test_the_journal_has_the_rows_too(server):
 
 
 if __name__ == "__main__":
-    guard.run(globals(), conf=["agent_guard.journal = 'on'"])
+    guard.run(globals(), conf=["agent_guard.journal = 'on'", "agent_guard.audit_buffer = '1MB'", "agent_guard.audit_timeout = '1s'"])

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::io::Write;
 
 use crate::audit::event::class_word;
 use crate::audit::record::OwnedAccess;
@@ -152,6 +153,132 @@ fn numeric(number: i64, out: &mut Vec<u8>) {
     }
 }
 
+/// The text of what `accesses` makes, as jsonb_out (src/backend/utils/adt/jsonb.c) gives it; `None` for anything that is
+/// not an array of objects whose members are texts and whole numbers.
+pub fn text(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(bytes.len().saturating_mul(2));
+    let mut entries = Items::of(bytes, 0, ARRAY, 1)?;
+    out.push(b'[');
+    for n in 0..entries.count {
+        if n > 0 {
+            out.extend_from_slice(b", ");
+        }
+        let (kind, start, _) = entries.next()?;
+        (kind == IS_CONTAINER).then_some(())?;
+        object_text(bytes, start.next_multiple_of(4), &mut out)?;
+    }
+    out.push(b']');
+    Some(out)
+}
+
+fn object_text(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<()> {
+    let mut keys = Items::of(bytes, at, OBJECT, 2)?;
+    let mut values = keys;
+    for _ in 0..values.count {
+        values.next()?;
+    }
+    out.push(b'{');
+    for n in 0..keys.count {
+        if n > 0 {
+            out.extend_from_slice(b", ");
+        }
+        let (kind, start, end) = keys.next()?;
+        (kind == IS_STRING).then_some(())?;
+        quoted(bytes.get(start..end)?, out);
+        out.extend_from_slice(b": ");
+        let (kind, start, end) = values.next()?;
+        match kind {
+            IS_STRING => quoted(bytes.get(start..end)?, out),
+            IS_NUMBER => {
+                let number = whole(bytes.get(start.next_multiple_of(4)..end)?)?;
+                write!(out, "{number}").ok()?;
+            }
+            _ => return None,
+        }
+    }
+    out.push(b'}');
+    Some(())
+}
+
+/// The entries of a container, one after the other: what each one is and where it lies.
+#[derive(Clone, Copy)]
+struct Items<'a> {
+    bytes: &'a [u8],
+    count: usize,
+    /// Where the next entry stands.
+    entry: usize,
+    /// Where what it tells of begins, and the first of them.
+    start: usize,
+    first: usize,
+}
+
+impl<'a> Items<'a> {
+    fn of(bytes: &'a [u8], at: usize, kind: u32, entries: usize) -> Option<Items<'a>> {
+        let header = word(bytes, at)?;
+        // An array that stands for a scalar has a bit of its own.
+        (header & 0xf000_0000 == kind).then_some(())?;
+        let count = usize::try_from(header & 0x0fff_ffff).ok()?;
+        let entry = at.checked_add(4)?;
+        let first = count.checked_mul(entries)?.checked_mul(4)?.checked_add(entry)?;
+        Some(Items { bytes, count, entry, start: first, first })
+    }
+
+    fn next(&mut self) -> Option<(u32, usize, usize)> {
+        let entry = word(self.bytes, self.entry)?;
+        let told = usize::try_from(entry & 0x0fff_ffff).ok()?;
+        let from = if entry & HAS_OFFSET != 0 { self.first } else { self.start };
+        let (start, end) = (self.start, from.checked_add(told)?);
+        (self.entry, self.start) = (self.entry.checked_add(4)?, end);
+        Some((entry & 0x7000_0000, start, end))
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+/// A short Numeric that is a whole number: `numeric` backwards.
+fn whole(bytes: &[u8]) -> Option<i128> {
+    let mut shorts = bytes.get(4..)?.chunks_exact(2).map(|two| match two {
+        [a, b] => u16::from_ne_bytes([*a, *b]),
+        _ => 0,
+    });
+    let header = shorts.next()?;
+    // Short, no digits behind the point; the weight has seven bits, the highest for its sign.
+    (header & 0xc000 == 0x8000 && header & 0x1fc0 == 0).then_some(())?;
+    let weight = header & 0x3f;
+    (weight < 8).then_some(())?;
+    let mut number: i128 = 0;
+    for _ in 0..=weight {
+        number = number.checked_mul(10_000)?.checked_add(i128::from(shorts.next().unwrap_or(0)))?;
+    }
+    shorts.next().is_none().then_some(if header & 0x2000 != 0 { -number } else { number })
+}
+
+/// A string as escape_json (src/backend/utils/adt/json.c) writes it.
+fn quoted(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| *byte < b' ' || matches!(byte, b'"' | b'\\')) {
+        let (plain, behind) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let Some((special, behind)) = behind.split_first() else { break };
+        match special {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *special]),
+            8 => out.extend_from_slice(b"\\b"),
+            12 => out.extend_from_slice(b"\\f"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            // Writing to memory does not fail.
+            other => drop(write!(out, "\\u{other:04x}")),
+        }
+        rest = behind;
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,5 +333,47 @@ mod tests {
     #[test]
     fn no_access_is_an_empty_array() {
         assert_eq!(accesses(&[], |name| name.as_bytes().into()), ARRAY.to_ne_bytes());
+    }
+
+    fn texts(accesses_of: &[OwnedAccess]) -> Option<String> {
+        let bytes = accesses(accesses_of, |name| name.as_bytes().into());
+        Some(String::from_utf8(text(&bytes)?).unwrap())
+    }
+
+    #[test]
+    fn the_text_is_that_of_jsonb_out() {
+        let access = |name: &str, oid, rule| OwnedAccess {
+            verb: Verb::Select,
+            kind: None,
+            class: ObjectClass::Relation,
+            oid,
+            name: name.to_owned(),
+            columns: String::new(),
+            decision: AuditDecision::Allow,
+            rule,
+        };
+        assert_eq!(texts(&[]).unwrap(), "[]");
+        let one = texts(&[access("a\"\\\n\u{1}\u{1f}\u{7f}é", 16_384, Some(-3))]).unwrap();
+        assert_eq!(
+            one,
+            "[{\"oid\": 16384, \"rule\": -3, \"class\": \"relation\", \"action\": \"select\", \
+             \"object\": \"a\\\"\\\\\\n\\u0001\\u001f\u{7f}é\", \"decision\": \"allow\"}]"
+        );
+        // Every entry in 32 tells an offset instead of a length.
+        let many: Vec<_> = (0..100).map(|n| access(&format!("t{n}"), n * 10_000, Some(i64::MAX))).collect();
+        let many = texts(&many).unwrap();
+        assert_eq!(many.matches("\"object\": \"t").count(), 100);
+        assert!(many.contains("\"oid\": 990000, \"rule\": 9223372036854775807, "));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&many).unwrap().as_array().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn what_is_no_such_array_has_no_text() {
+        let bytes = accesses(&[], |name| name.as_bytes().into());
+        assert_eq!(text(&[]), None);
+        assert_eq!(text(&bytes[..3]), None);
+        assert_eq!(text(&(OBJECT | 0).to_ne_bytes()), None);
+        assert_eq!(text(&(ARRAY | 1).to_ne_bytes()), None);
+        assert_eq!(text(&(ARRAY | 0x1000_0000).to_ne_bytes()), None, "a scalar");
     }
 }

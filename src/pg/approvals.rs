@@ -19,10 +19,10 @@ pub use request::{announce, record_at_commit, store_requests, transaction_ended}
 pub use table::listed;
 pub use wait::{init, until_decided};
 
+use super::decided::Decided;
 use super::policies::Policy;
 use super::session::Session;
-use super::statement::{self, Decided};
-use super::{conditions, epoch, rows};
+use super::{conditions, epoch, rows, statement};
 use crate::approval::{self, Meaning};
 use crate::decision::RuleId;
 use crate::refusal::{Refusal, SqlState};

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::row::{inet_in, input, jsonb_in, varlena};
 use crate::audit::chain::{Columns, Value};
+use crate::audit::jsonb;
 
 /// The most columns that a segment may have: their numbers are bytes.
 const MOST: usize = 200;
@@ -167,10 +168,13 @@ pub unsafe fn put(
                     if let Some((_, text)) = remembered.json.iter().find(|(known, _)| *known == at) {
                         columns.bytes(number, text);
                     } else {
-                        let text = output(jsonb_out, *value);
-                        columns.bytes(number, text);
+                        let text = match jsonb::text(plain(*value)) {
+                            Some(text) => text,
+                            None => output(jsonb_out, *value).to_vec(),
+                        };
+                        columns.bytes(number, &text);
                         if remembered.json.len() < JSONS {
-                            remembered.json.push((at, text.to_vec()));
+                            remembered.json.push((at, text));
                         }
                     }
                 }

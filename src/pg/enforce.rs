@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use pgrx::pg_sys;
 
+use super::decided::Decided;
 use super::policies::{self, Compiled, Policy};
 use super::session::Session;
-use super::statement::{self, Decided};
 use super::{approvals, calls, catalog, conditions, guc, own, rows};
+use super::{record, statement};
 use crate::audit::event::AuditDecision;
 use crate::decision::{Decision, Denial, Obligations, RuleId};
 use crate::policy::explain::{self, Denied};
@@ -306,7 +307,7 @@ pub fn enforce_under(
 /// Notes a refusal that no rule made with the statement that is being worked on, or by itself.
 pub fn note_refusal(refusal: &Refusal) {
     if statement::with_current(|open| open.refuse(refusal, false)).is_none() {
-        statement::record_refused_alone("", &super::text::current(), None, refusal);
+        record::record_refused_alone("", &super::text::current(), None, refusal);
     }
 }
 
@@ -344,13 +345,13 @@ fn note(policy: &Policy, wanted: &Wanted, outcome: Outcome) -> Result<bool, Refu
         Some(_) if holds && approved.is_none() && calls::parallel_worker() => Ok(false),
         Some(words) if holds && approved.is_none() => {
             let refusal = approvals::unavailable(*words, approvals::NO_STATEMENT);
-            statement::record_refused_alone("", &super::text::current(), decided.as_ref(), &refusal);
+            record::record_refused_alone("", &super::text::current(), decided.as_ref(), &refusal);
             Err(refusal)
         }
         Some(refusal) if enforced => {
             if let Some(decided) = decided {
                 let text = super::text::current();
-                statement::record_refused_alone("", &text, Some(&decided), &refusal);
+                record::record_refused_alone("", &text, Some(&decided), &refusal);
             }
             Err(*refusal)
         }

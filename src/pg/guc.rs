@@ -10,10 +10,11 @@ use std::ffi::{CStr, c_void};
 use std::os::raw::c_char;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use pgrx::guc::GucEnum;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use super::{challenge, encoding, raise, session};
+use super::{challenge, encoding, quick, raise, session};
 use crate::refusal::Refusal;
 
 /// What `agent_guard.enforcement` can be.
@@ -126,7 +127,7 @@ pub fn unbind() {
 
 /// Whether denials are only recorded on this server.
 pub fn observing() -> bool {
-    ENFORCEMENT.get() == Enforcement::Observe
+    quick::setting(&ENFORCEMENT) == Enforcement::Observe.to_ordinal()
 }
 
 /// Whether this server accepts no bearer tokens.

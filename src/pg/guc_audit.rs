@@ -1,9 +1,11 @@
 //! The settings of the audit trail.
 
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::quick;
 
 /// What happens to a statement when the ring is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -233,7 +235,7 @@ pub fn checkpoint_interval() -> Option<Duration> {
 
 /// Whether there is a journal.
 pub fn journal() -> Journal {
-    JOURNAL.get()
+    Journal::from_ordinal(quick::setting(&JOURNAL))
 }
 
 /// Where the journals are; relative to the data directory, which is every process's working directory.

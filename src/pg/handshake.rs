@@ -101,12 +101,12 @@ const WINDOW_LIMITS: usize = 18;
 /// array_out (src/include/catalog/pg_proc.dat).
 const ARRAY_OUT: u32 = 751;
 
-/// Whether the table of revocations names a block.
-pub fn block_revoked_in_table(block: &[u8; 16]) -> bool {
-    let Some(own) = own() else { return true };
-    let mut found = false;
-    scan::rows(own.revoked_block, Some((own.revoked_block_pkey, 1, Key::Bytes(*block))), |_| found = true);
-    found
+/// Hands `body` the question whether the table of revocations names a block.
+pub fn with_revoked_blocks<R>(body: impl FnOnce(&dyn Fn(&[u8; 16]) -> bool) -> R) -> R {
+    match own() {
+        Some(own) => scan::with_lookup(own.revoked_block, own.revoked_block_pkey, body),
+        None => body(&|_| true),
+    }
 }
 
 /// The name of a policy by its id.
@@ -258,20 +258,22 @@ fn establish(
         (name, pg_sys::GetDatabaseEncoding() == i32::try_from(pg_sys::pg_enc::PG_UTF8).unwrap_or(-1))
     };
     let checked = epoch::revocations();
-    let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || block_revoked_in_table(id);
-    let here = Circumstance {
-        now: epoch::clock().div_euclid(1_000_000),
-        role: &role,
-        database: &database,
-        peer,
-        system_user: None,
-        proof_only: guc::proof_only(),
-        at_connect,
-        depth_ceiling: guc::max_delegation_depth(),
-        is_revoked: &is_revoked,
-        utf8,
-    };
-    let token = activate(&facts, &here)?;
+    let token = with_revoked_blocks(|in_table| {
+        let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || in_table(id);
+        let here = Circumstance {
+            now: epoch::clock().div_euclid(1_000_000),
+            role: &role,
+            database: &database,
+            peer,
+            system_user: None,
+            proof_only: guc::proof_only(),
+            at_connect,
+            depth_ceiling: guc::max_delegation_depth(),
+            is_revoked: &is_revoked,
+            utf8,
+        };
+        activate(&facts, &here)
+    })?;
     if serial != guc::WORKER_SERIAL {
         check_sessions(row)?;
     }

@@ -14,7 +14,9 @@ use super::own::own;
 use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::session::Session;
-use super::{door, enforce, epoch, handshake, limit_timer, policies, quick, results, statement, text};
+use super::{
+    door, enforce, epoch, handshake, limit_timer, policies, quick, record, results, statement, text,
+};
 use crate::limit::counter::{Due, Unpaid, charge_all};
 use crate::limit::{Holder, METERS, Meter, refusal, totals_of};
 use crate::recording::Recording;
@@ -375,7 +377,7 @@ pub fn uncounted(what: &str) -> Option<Refusal> {
 fn note(refusal: &Refusal) {
     let noted = statement::with_current(|open| open.refuse(refusal, false));
     if noted.is_none() {
-        statement::record_refused_alone("", &text::current(), None, refusal);
+        record::record_refused_alone("", &text::current(), None, refusal);
     }
 }
 

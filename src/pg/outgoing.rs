@@ -60,7 +60,7 @@ const ROWS: [u8; 2] = [b'D', b'd'];
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
     unsafe {
-        if !passes(kind, body, length) {
+        if looks(kind) && !passes(kind, body, length) {
             return 0;
         }
         match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
@@ -79,7 +79,7 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
 unsafe extern "C-unwind" fn put_noblock(kind: c_char, body: *const c_char, length: usize) {
     // SAFETY: as above.
     unsafe {
-        if passes(kind, body, length)
+        if (!looks(kind) || passes(kind, body, length))
             && let Some(previous) =
                 PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage_noblock)
         {
@@ -88,8 +88,18 @@ unsafe extern "C-unwind" fn put_noblock(kind: c_char, body: *const c_char, lengt
     }
 }
 
-/// Whether a message is to be sent; raises where what it is part of has to end.
+/// Whether there is anything to be looked at with such a message: mostly there is not.
 #[inline]
+unsafe fn looks(kind: c_char) -> bool {
+    // SAFETY: part of the outer frame.
+    unsafe {
+        door::is_watched()
+            || (ROWS.contains(&kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()))
+    }
+}
+
+/// Whether a message is to be sent; raises where what it is part of has to end.
+#[inline(never)]
 unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
     // SAFETY: part of the outer frame; the message is the server's.
     unsafe {

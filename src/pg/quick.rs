@@ -1,6 +1,7 @@
 //! The server's functions that cannot raise and that every guarded statement calls, declared without pgrx's guard: its
 //! sigsetjmp would cost more than the call.
 
+use pgrx::guc::{GucSetting, GucValue};
 use pgrx::pg_sys;
 
 unsafe extern "C" {
@@ -33,6 +34,12 @@ pub unsafe fn locked<R>(lock: *mut pg_sys::LWLock, work: impl FnOnce() -> R) -> 
         raw_unlock(lock);
         result
     }
+}
+
+/// A setting as the server keeps it. `GucSetting::get` asks for the thread each time.
+pub fn setting<T: GucValue>(setting: &'static GucSetting<T>) -> T::Raw {
+    // SAFETY: the server's only thread reads a variable that it alone writes.
+    unsafe { setting.as_ptr().read() }
 }
 
 /// The clock, in microseconds since 2000-01-01 (timestamp.c).

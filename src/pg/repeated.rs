@@ -7,12 +7,12 @@
 
 use std::rc::Rc;
 
+use super::decided::Decided;
 use super::gather::relations::{Asked, Entry};
 use super::policies::Policy;
 use super::session::Session;
-use super::statement::{self, Decided};
 use super::withhold::Texts;
-use super::{calls, epoch, guc, masks, policies};
+use super::{calls, epoch, guc, masks, policies, statement};
 use crate::decision::RuleId;
 use crate::request::Form;
 

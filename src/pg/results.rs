@@ -19,7 +19,7 @@ use super::process::PerProcess;
 use super::session::{self, Session};
 use super::statement::{self, Key};
 use super::trail::{self, Reservation};
-use super::{encoding, epoch, synced, text};
+use super::{encoding, epoch, record, synced, text};
 use crate::audit::results::{self, BESIDE_ROW, Column, MAX_PART, Shape};
 use crate::recording::{Kept, Recording};
 use crate::refusal::Refusal;
@@ -178,6 +178,11 @@ pub fn after(kind: u8, body: *const c_char, length: usize) {
     }
 }
 
+/// An error is about to be reported: what was sent before it is recorded.
+pub fn fails() {
+    end("error");
+}
+
 /// The connection ends: what was sent last is recorded.
 pub fn connection_ends() {
     end("connection ended");
@@ -206,7 +211,7 @@ fn row_comes(length: usize) -> Result<(), Refusal> {
     made.inspect_err(|refusal| {
         let noted = statement::with_current(|open| open.refuse(refusal, false));
         if noted.is_none() {
-            statement::record_refused_alone("", &text::current(), None, refusal);
+            record::record_refused_alone("", &text::current(), None, refusal);
         }
     })
 }
@@ -408,7 +413,7 @@ impl Stream {
         told.push('}');
         let part: &[u8] = if self.part_rows > 0 { &self.part } else { &[] };
         let (session, reservation) = (self.session.as_deref(), self.reservation);
-        statement::record_results(session, self.at, self.command, self.part_rows, part, &told, reservation);
+        record::record_results(session, self.at, self.command, self.part_rows, part, &told, reservation);
         (self.reservation, self.reserved, self.part_rows) = (Reservation::default(), 0, 0);
         self.part.clear();
         FREE.set((0, 0, 0));

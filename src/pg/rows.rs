@@ -239,31 +239,11 @@ pub unsafe fn plain_parameters(parameters: pg_sys::ParamListInfo, into: &mut Vec
             pg_sys::INT4OID => i64::from(value.value.value() as i32),
             _ => value.value.value().cast_signed() as i64,
         };
-        write_number(number, place.get_or_insert_default());
+        let text = place.get_or_insert_default();
+        text.clear();
+        text.push_str(itoa::Buffer::new().format(number));
     }
     Plain::Written
-}
-
-/// Writes a number over a text whose memory it uses.
-fn write_number(number: i64, into: &mut String) {
-    let mut digits = [0_u8; 20];
-    let mut left = number.unsigned_abs();
-    let mut length = 0;
-    for place in digits.iter_mut().rev() {
-        // Below ten.
-        *place = b'0' | u8::try_from(left % 10).unwrap_or(0);
-        left /= 10;
-        length += 1;
-        if left == 0 {
-            break;
-        }
-    }
-    into.clear();
-    if number < 0 {
-        into.push('-');
-    }
-    let digits = digits.get(digits.len() - length..).unwrap_or_default();
-    into.extend(digits.iter().map(|digit| char::from(*digit)));
 }
 
 unsafe fn parameter(value: &pg_sys::ParamExternData) -> Option<String> {

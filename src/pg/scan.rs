@@ -84,6 +84,64 @@ pub fn rows(table: pg_sys::Oid, index: Option<(pg_sys::Oid, i16, Key)>, mut visi
     }
 }
 
+/// Sixteen bytes behind a four-byte header.
+const VARLENA: usize = 20;
+
+fn varlena(id: &[u8; 16]) -> [u8; VARLENA] {
+    let mut bytes = [0; VARLENA];
+    for (to, from) in bytes.iter_mut().skip(4).zip(id) {
+        *to = *from;
+    }
+    // SAFETY: the header of a value of 20 bytes.
+    unsafe { pgrx::set_varsize_4b(bytes.as_mut_ptr().cast(), 20) };
+    bytes
+}
+
+/// Hands `body` the question whether `table`, whose first column is a bytea under the unique `index`, has a row of these
+/// sixteen bytes: opened once for all that are asked, and not at all searched while the table has no pages. What is seen is
+/// as with `rows`. A missing table has none.
+pub fn with_lookup<R>(
+    table: pg_sys::Oid,
+    index: pg_sys::Oid,
+    body: impl FnOnce(&dyn Fn(&[u8; 16]) -> bool) -> R,
+) -> R {
+    const ACCESS_SHARE: i32 = 1;
+    // SAFETY: what is opened is closed below; after an ERROR the transaction's resource owner does. The key lives as long
+    // as each search.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, ACCESS_SHARE);
+        if relation.is_null() {
+            return body(&|_| false);
+        }
+        if pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) == 0 {
+            let answer = body(&|_| false);
+            pg_sys::relation_close(relation, ACCESS_SHARE);
+            return answer;
+        }
+        let opened = pg_sys::index_open(index, ACCESS_SHARE);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(table));
+        #[cfg(not(feature = "pg18"))]
+        let scan = pg_sys::index_beginscan(relation, opened, snapshot, 1, 0);
+        #[cfg(feature = "pg18")]
+        let scan = pg_sys::index_beginscan(relation, opened, snapshot, std::ptr::null_mut(), 1, 0);
+        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        let answer = body(&|id| {
+            let bytes = varlena(id);
+            let mut key = pg_sys::ScanKeyData::default();
+            let equal = pg_sys::RegProcedure::from(pg_sys::F_BYTEAEQ);
+            pg_sys::ScanKeyInit(&mut key, 1, 3, equal, pg_sys::Datum::from(bytes.as_ptr()));
+            pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
+        });
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::index_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::index_close(opened, ACCESS_SHARE);
+        pg_sys::relation_close(relation, ACCESS_SHARE);
+        answer
+    }
+}
+
 /// The most keys of a search.
 const KEYS_MAX: usize = 2;
 
@@ -102,7 +160,7 @@ pub fn tuples(
             return;
         }
         let mut keys = [pg_sys::ScanKeyData::default(); KEYS_MAX];
-        let mut bytes = [[0u8; 20]; KEYS_MAX];
+        let mut bytes = [[0u8; VARLENA]; KEYS_MAX];
         let (index_oid, wanted) = index.unwrap_or((pg_sys::InvalidOid, &[]));
         let mut count = 0;
         for (((column, wanted), key), bytes) in wanted.iter().zip(&mut keys).zip(&mut bytes) {
@@ -111,11 +169,7 @@ pub fn tuples(
                 Key::Oid(oid) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(*oid)),
                 Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, pg_sys::Datum::from(uuid.as_ptr())),
                 Key::Bytes(id) => {
-                    // A varlena with a four-byte header: length 20, little-endian, shifted as SET_VARSIZE does.
-                    for (to, from) in bytes.iter_mut().skip(4).zip(id) {
-                        *to = *from;
-                    }
-                    pgrx::set_varsize_4b(bytes.as_mut_ptr().cast(), 20);
+                    *bytes = varlena(id);
                     (pg_sys::F_BYTEAEQ, pg_sys::Datum::from(bytes.as_ptr()))
                 }
             };

@@ -9,8 +9,9 @@ use std::ffi::CString;
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
 
+use super::guc_audit::{self, Journal as Setting};
 use super::insert::{CHUNK, Inserter, Rows, Written, truncate};
-use super::{anchor, guc_audit, scan};
+use super::{anchor, scan, segment_indexes};
 use crate::audit::chain::{Hash, Head};
 
 const SEGMENTS: usize = 16;
@@ -24,6 +25,8 @@ struct Segment {
     last_hash: Hash,
     first_at: i64,
     last_at: i64,
+    /// Some of its indexes are yet to be made.
+    bare: bool,
 }
 
 /// The time before which events are older than a part of `agent_guard.audit_retention`.
@@ -60,7 +63,8 @@ impl Segment {
         let emptied = truncate(self.relation);
         if emptied == Written::All {
             anchor::set(Head { seq: self.last, hash: self.last_hash });
-            (self.first, self.last) = (0, 0);
+            // With new files come all its indexes.
+            (self.first, self.last, self.bare) = (0, 0, false);
         }
         emptied
     }
@@ -96,6 +100,7 @@ impl Segments {
             last_hash: [0; 32],
             first_at: 0,
             last_at: 0,
+            bare: false,
         };
         let mut list = [empty; SEGMENTS];
         for (n, segment) in list.iter_mut().enumerate() {
@@ -107,6 +112,7 @@ impl Segments {
                 return Ok(None);
             }
             segment.read(&name)?;
+            segment.bare = segment_indexes::any_aside(segment.relation);
         }
         let newest = list.iter().enumerate().max_by_key(|(_, segment)| segment.last);
         let current = newest.filter(|(_, segment)| segment.last > 0).map_or(0, |(n, _)| n);
@@ -135,6 +141,10 @@ impl Segments {
                 other => return other,
             }
             let Some(segment) = self.list.get_mut(self.current) else { return Written::Gone };
+            // Who waits for the disk with each statement must not wait for an index.
+            if segment.last == 0 && !segment.bare && guc_audit::journal() != Setting::sync {
+                segment.bare = segment_indexes::leave_aside(segment.relation);
+            }
             let left = usize::try_from(share.saturating_sub(segment.rows())).unwrap_or(CHUNK);
             let take = if left == 0 { CHUNK } else { left.min(CHUNK) };
             let (chunk, behind) = rest.split(take);
@@ -152,6 +162,25 @@ impl Segments {
             rest = behind;
         }
         Written::All
+    }
+
+    /// The number and table of a segment whose indexes are to be made: it is full, or large; and how many
+    /// others there are.
+    pub fn without_indexes(&self) -> Option<(usize, pg_sys::Oid, usize)> {
+        let due = |n: usize, segment: &Segment| {
+            n != self.current || segment.rows() >= segment_indexes::ROWS_WITHOUT
+        };
+        let bare = self.list.iter().enumerate().filter(|(_, segment)| segment.bare && segment.last > 0);
+        let mut bare = bare.filter(|(n, segment)| due(*n, segment)).map(|(n, segment)| (n, segment.relation));
+        let (n, relation) = bare.next()?;
+        Some((n, relation, bare.count()))
+    }
+
+    /// A segment has all its indexes.
+    pub fn has_indexes(&mut self, n: usize) {
+        if let Some(segment) = self.list.get_mut(n) {
+            segment.bare = false;
+        }
     }
 
     /// The oldest segment, if it has to go: by age, or because the others are more than the capacity.

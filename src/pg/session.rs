@@ -10,11 +10,11 @@ use pgrx::pg_sys;
 
 use super::bindings::Published;
 use super::handshake::{
-    Shown, block_revoked_in_table, from_leader, realm, too_many_sessions, verify, window_row,
+    Shown, from_leader, realm, too_many_sessions, verify, window_row, with_revoked_blocks,
 };
 use super::own::own;
 use super::process::PerProcess;
-use super::{bindings, challenge, encoding, endings, epoch, guc, meter, outgoing, raise, warden};
+use super::{bindings, challenge, encoding, endings, epoch, guc, meter, outgoing, raise, record, warden};
 use crate::limit::{self, Holder, Limits};
 use crate::refusal::{Decider, Refusal};
 use crate::token::refusals::{local_only, no_token};
@@ -188,7 +188,7 @@ pub fn for_the_session() -> Result<(), Refusal> {
         return Ok(());
     }
     let refusal = local_only();
-    super::statement::record_refused_handshake(&refusal);
+    record::record_refused_handshake(&refusal);
     Err(refusal)
 }
 
@@ -197,7 +197,7 @@ pub fn refused(refusal: &Refusal) -> bool {
     if !guc::guarded() {
         return false;
     }
-    super::statement::record_refused_handshake(refusal);
+    record::record_refused_handshake(refusal);
     with_state(|state| {
         state.refused += 1;
         state.refused >= MAX_REFUSED
@@ -232,14 +232,20 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
         }
     } else {
         let overflowed = epoch::revocations_overflowed();
-        let is_revoked = |id: &[u8; 16]| epoch::is_revoked(id) || (overflowed && block_revoked_in_table(id));
         let window = *session.token.window();
         let window_gone =
             epoch::is_revoked(&window) || (overflowed && window_row(&window).is_none_or(|row| row.revoked));
         if window_gone {
             return Err(window_revoked());
         }
-        session.token.check_still(now.div_euclid(1_000_000), &is_revoked)?;
+        let seconds = now.div_euclid(1_000_000);
+        if overflowed {
+            with_revoked_blocks(|in_table| {
+                session.token.check_still(seconds, &|id| epoch::is_revoked(id) || in_table(id))
+            })?;
+        } else {
+            session.token.check_still(seconds, &epoch::is_revoked)?;
+        }
         session.checked.set(revocations);
     }
     // The transaction may also have run under another token, before this one.
@@ -287,7 +293,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         if !bindings::unbind(now) {
             endings::outlived(now);
         }
-        super::statement::record_unbound(before.as_deref());
+        record::record_unbound(before.as_deref());
         super::policies::forget();
         forget_plans();
     }
@@ -320,14 +326,14 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
 
 /// A startup token was refused: recorded once, told again at every statement.
 fn keep_refused(refusal: Refusal) -> Refusal {
-    super::statement::record_refused_handshake(&refusal);
+    record::record_refused_handshake(&refusal);
     with_state(|state| state.refusal = Some(refusal.clone()));
     refusal
 }
 
 /// A token that a statement has set was good and cannot bind: recorded; `settle` ends the statement with it.
 fn tell_refused(refusal: Refusal) -> Refusal {
-    super::statement::record_refused_handshake(&refusal);
+    record::record_refused_handshake(&refusal);
     with_state(|state| state.unsettled = Some(refusal.clone()));
     refusal
 }
@@ -376,7 +382,7 @@ fn publish(session: &Rc<Session>) -> Result<(), Refusal> {
     }
     warden::bound_until(ends);
     forget_plans();
-    super::statement::record_bound(session);
+    record::record_bound(session);
     Ok(())
 }
 

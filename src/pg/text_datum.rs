@@ -237,7 +237,9 @@ pub fn parameters<'a>(given: &[DatumWithOid<'a>]) -> Vec<DatumWithOid<'a>> {
             let same = || unsafe { DatumWithOid::new_from_datum(one.datum(), one.oid()) };
             match one.datum() {
                 // SAFETY: a datum that pgrx has made of Rust's texts.
-                Some(datum) if !utf8 => unsafe { parameter(datum.sans_lifetime(), one.oid()) }.unwrap_or_else(same),
+                Some(datum) if !utf8 => {
+                    unsafe { parameter(datum.sans_lifetime(), one.oid()) }.unwrap_or_else(same)
+                }
                 _ => same(),
             }
         })

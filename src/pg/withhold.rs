@@ -5,7 +5,6 @@
 //! this is an error context callback at the bottom of the stack: it runs inside errfinish, for every report, before
 //! anybody reads it. SQLSTATE and the names of constraints stay.
 
-use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::os::raw::{c_char, c_int};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -55,10 +54,8 @@ unsafe extern "C-unwind" {
 /// Some statement of this transaction withholds texts.
 static ARMED: AtomicBool = AtomicBool::new(false);
 
-thread_local! {
-    /// A statement of this transaction handled raw values: deferred triggers and constraints will.
-    static IN_TRANSACTION: Cell<bool> = const { Cell::new(false) };
-}
+/// A statement of this transaction handled raw values: deferred triggers and constraints will.
+static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
 
 static mut CALLBACK: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCallback {
     previous: std::ptr::null_mut(),
@@ -72,7 +69,7 @@ pub fn begin(texts: Texts) {
         return;
     }
     if texts.includes(Texts::RAW) {
-        IN_TRANSACTION.set(true);
+        IN_TRANSACTION.store(true, Ordering::Relaxed);
     }
     ARMED.store(true, Ordering::Relaxed);
     install();
@@ -101,7 +98,7 @@ fn install() {
 
 /// The transaction has ended, deferred triggers and all.
 pub fn transaction_ended() {
-    IN_TRANSACTION.set(false);
+    IN_TRANSACTION.store(false, Ordering::Relaxed);
     ARMED.store(false, Ordering::Relaxed);
 }
 
@@ -128,10 +125,10 @@ pub unsafe fn at_last(data: *mut pg_sys::ErrorData) {
 fn in_force() -> Texts {
     match statement::texts() {
         // Between statements: deferred triggers at COMMIT.
-        None if IN_TRANSACTION.get() => Texts::RAW,
+        None if IN_TRANSACTION.load(Ordering::Relaxed) => Texts::RAW,
         None => Texts::PLAIN,
         Some((texts, fires_deferred)) => {
-            if fires_deferred && IN_TRANSACTION.get() {
+            if fires_deferred && IN_TRANSACTION.load(Ordering::Relaxed) {
                 Texts::RAW
             } else {
                 texts

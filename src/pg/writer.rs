@@ -20,6 +20,7 @@ use super::ledger_store;
 use super::log_json;
 use super::resume;
 use super::row::fault;
+use super::segment_indexes::make_one;
 use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
 use super::slot::{Slot, writer_state};
@@ -49,6 +50,8 @@ pub struct Writer {
     batch: Batch,
     rows: Vec<(u64, OwnedEvent)>,
     stuck_since: Option<Instant>,
+    /// When an index could not be made.
+    held_up_at: Option<Instant>,
     said_blocked: bool,
 }
 
@@ -105,7 +108,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
         Ok((Some(segments), text, checkpoints)) => {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
-            let (journal, stuck_since) = (None, None);
+            let (journal, stuck_since, held_up_at) = (None, None, None);
             let said_blocked = false;
             let mut writer = Writer {
                 n,
@@ -117,6 +120,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 batch,
                 rows,
                 stuck_since,
+                held_up_at,
                 said_blocked,
             };
             if writer.resume() {
@@ -154,6 +158,8 @@ fn pin_settings() {
         (c"synchronous_commit", c"off"),
         (c"row_security", c"off"),
         (c"default_tablespace", c""),
+        (c"maintenance_work_mem", c"64MB"),
+        (c"max_parallel_maintenance_workers", c"0"),
         (c"application_name", c"agent_guard audit writer"),
     ] {
         // SAFETY: settings of the server itself with values that they take.
@@ -344,6 +350,7 @@ impl Writer {
         if let Err(Trouble::Outside(why) | Trouble::Event(why)) = resume::follow_setting(self) {
             self.complain(&why);
         }
+        self.make_index();
         if !self.checkpoints.look_again() {
             return;
         }
@@ -368,6 +375,30 @@ impl Writer {
             && let Err(error) = journal.remove_old()
         {
             warning!("old files of the audit journal cannot be removed: {error}");
+        }
+    }
+
+    /// Makes one index of a segment that is full: one at a time, and where that is possible in a quiet moment. While there
+    /// is none, events come first: a segment may be emptied before anybody has missed its indexes.
+    fn make_index(&mut self) {
+        let Some((n, relation, others)) = self.segments.without_indexes() else { return };
+        let used = self.slot.used();
+        let size = shmem::control().map_or(0, |control| control.ring_size);
+        let busy = used > 0 && (others == 0 || used > size / 8);
+        if busy || self.held_up_at.is_some_and(|since| since.elapsed() < UPKEEP) {
+            return;
+        }
+        self.held_up_at = None;
+        match in_transaction(|| Ok(make_one(relation))) {
+            Ok(None) => self.segments.has_indexes(n),
+            Ok(Some(Written::All)) => {}
+            // Whoever reads the segment is done some time.
+            Ok(Some(Written::Locked | Written::Gone)) => self.held_up_at = Some(Instant::now()),
+            Err(Trouble::Gone) => {}
+            Err(Trouble::Outside(why) | Trouble::Event(why)) => {
+                self.held_up_at = Some(Instant::now());
+                warning!("an index of the audit trail cannot be made: {why}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use super::super::policies::Policy;
 use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::store::approval as store;
-use super::super::{statement, trail};
+use super::super::{record, trail};
 use super::table::{self, Found};
 use super::{Asked, basis};
 use crate::audit::event::{AuditDecision, EventKind, prefix};
@@ -103,7 +103,7 @@ pub fn make(
     let room = text.len() <= MAX_REQUEST;
     let message = format!("approval asked for: request {}", uuid(&id));
     if !room
-        || !statement::record_approval(Some(&text), &message, AuditDecision::Approve, rules.first().copied())
+        || !record::record_approval(Some(&text), &message, AuditDecision::Approve, rules.first().copied())
     {
         return Ok(None);
     }
@@ -196,7 +196,7 @@ pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
     let decided = DECIDED.with(|decided| decided.try_borrow_mut().map(|mut list| std::mem::take(&mut *list)));
     for (message, approved) in decided.unwrap_or_default().into_iter().filter(|_| committed) {
         let decision = if approved { AuditDecision::Allow } else { AuditDecision::Deny };
-        statement::record_approval(None, &message, decision, None);
+        record::record_approval(None, &message, decision, None);
     }
     if committed {
         super::wait::decided();
@@ -207,12 +207,7 @@ pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
 pub fn used(session: &Session, found: &Found) {
     let id = uuid(&found.id);
     let by = session.token.lineage().join(" > ");
-    statement::record_approval(
-        None,
-        &format!("runs with approval: request {id}"),
-        AuditDecision::Allow,
-        None,
-    );
+    record::record_approval(None, &format!("runs with approval: request {id}"), AuditDecision::Allow, None);
     let payload = json!({ "event": "use", "request_id": id, "state": "used", "by": by }).to_string();
     table::notify("agent_guard_approval", &payload);
 }

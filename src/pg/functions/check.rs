@@ -13,8 +13,8 @@ use pgrx::prelude::*;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::{names, query, utility};
 use super::super::policies::Policy;
-use super::super::{encoding, redecide, session};
 use super::super::text_datum::{Text, Texts};
+use super::super::{encoding, redecide, session};
 use super::administrator;
 use crate::pg::admin_error::{AdminResult, given};
 use crate::refusal::Refusal;
@@ -95,7 +95,14 @@ fn check(policy: &Policy, statement: &str, as_role: Option<pg_sys::Oid>) -> Admi
 }
 
 fn refused_row(refusal: Refusal) -> Checked {
-    ("deny".to_owned(), refusal.rule, "system".to_owned(), None, Vec::new().into(), Some(Text(refusal.message)))
+    (
+        "deny".to_owned(),
+        refusal.rule,
+        "system".to_owned(),
+        None,
+        Vec::new().into(),
+        Some(Text(refusal.message)),
+    )
 }
 
 fn row(policy: &Policy, wanted: &Wanted, form: Form, statement: &str) -> Checked {

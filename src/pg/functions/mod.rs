@@ -31,7 +31,7 @@ use pgrx::pg_sys;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::text_datum::Texts;
-use crate::pg::{epoch, statement};
+use crate::pg::{epoch, record};
 
 /// Refuses in a guarded session: an agent administers nothing, whatever it has been granted.
 fn administrator() -> AdminResult<()> {
@@ -45,7 +45,7 @@ fn administrator() -> AdminResult<()> {
 
 /// Puts into the trail what was just done. Its transaction tells whether it took effect.
 fn done(action: &str, what: impl AsRef<str>) {
-    statement::record_admin(action, what.as_ref(), None);
+    record::record_admin(action, what.as_ref(), None);
 }
 
 /// A whole-number setting of this extension, by name.

@@ -37,12 +37,7 @@ fn decide_accesses(
 ) -> Result<
     TableIterator<
         'static,
-        (
-            name!(number, i32),
-            name!(allowed, bool),
-            name!(rule_id, Option<i64>),
-            name!(reason, Option<Text>),
-        ),
+        (name!(number, i32), name!(allowed, bool), name!(rule_id, Option<i64>), name!(reason, Option<Text>)),
     >,
     ErrorReport,
 > {

@@ -14,7 +14,7 @@ use crate::pg::store::policy as policies;
 use crate::pg::store::role;
 use crate::pg::store::window::{self as store, NewWindow};
 use crate::pg::text_datum::Text;
-use crate::pg::{epoch, ledger, statement, warden};
+use crate::pg::{epoch, ledger, record, warden};
 use crate::token;
 
 /// The longest name of an agent (docs/token.md).
@@ -114,7 +114,7 @@ fn grant_window(
             limits,
         })?;
         let expires_at = expires_at.ok_or_else(|| AdminError::state("the window was not stored"))?;
-        statement::record_admin("grant_window", &told, Some(id));
+        record::record_admin("grant_window", &told, Some(id));
         Ok((Uuid::from_bytes(id), token, expires_at))
     };
     Ok(TableIterator::once(grant()?))
@@ -144,7 +144,7 @@ fn revoke_window(window_id: Option<Uuid>, reason: Option<Text>) -> Result<(), Er
         ledger::window_over(window.as_bytes(), epoch::clock());
         tell(warden::revoked(|hold| hold.window == *window.as_bytes()));
         let told = format!("reason: {}", reason.unwrap_or("none"));
-        statement::record_admin("revoke_window", &told, Some(*window.as_bytes()));
+        record::record_admin("revoke_window", &told, Some(*window.as_bytes()));
         Ok(())
     };
     Ok(revoke()?)

@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, results, rows, second_line,
-    session, synced, withhold,
+    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, record, results, rows,
+    second_line, session, synced, withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -101,7 +101,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             None
         }
         Err(refusal) => {
-            statement::record_refused_alone(command(operation), &text, None, &refusal);
+            record::record_refused_alone(command(operation), &text, None, &refusal);
             return Err(refusal);
         }
     };
@@ -129,7 +129,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let texts = texts.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
-        statement::with_key(key, |open| open.texts = texts);
+        statement::with_key(key, |open| (open.texts, open.masked) = (texts, true));
         withhold::begin(texts);
     }
     if !told {
@@ -209,7 +209,7 @@ unsafe extern "C-unwind" fn run(
     unsafe {
         let guard = guc::guarded();
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if guard && (meter::limited() || masks::any() || !statement::begins_run(key(query))) {
+        if guard && (meter::limited() || !statement::begins_run(key(query))) {
             raise_if(checked(|| before_run(query, &raw mut receiver)));
             withhold::stay();
         }

@@ -7,14 +7,15 @@ use std::os::raw::c_int;
 
 use pgrx::pg_sys;
 
+use super::super::decided::Decided;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
 use super::super::gather::masked_ddl;
 use super::super::gather::utility::Permit;
 use super::super::process::PerProcess;
 use super::super::session::Session;
-use super::super::statement::{self, Decided};
 use super::super::{calls, catalog, drops, guc, meter, policies, session, synced, text, trail, upkeep};
+use super::super::{record, statement};
 use super::{checked, guarded, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
@@ -278,13 +279,13 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
         Ok(session) => session,
         Err(_) if guc::observing() => return Ok(()),
         Err(refusal) => {
-            statement::record_refused_alone("FASTPATH", &name, None, &refusal);
+            record::record_refused_alone("FASTPATH", &name, None, &refusal);
             return Err(refusal);
         }
     };
     trail::release(trail::reserve(trail::cost(0))?);
     meter::opened(&session, || false).and_then(|()| meter::untimed()).inspect_err(|refusal| {
-        statement::record_refused_alone("FASTPATH", &name, None, refusal);
+        record::record_refused_alone("FASTPATH", &name, None, refusal);
     })?;
     let wanted = match execution {
         Execution::ServerOnly => Some(Wanted {
@@ -300,11 +301,11 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
     };
     match outcome {
         Some((decided, Some(refusal))) if decided.decision == AuditDecision::Deny => {
-            statement::record_refused_alone("FASTPATH", &name, Some(&decided), &refusal);
+            record::record_refused_alone("FASTPATH", &name, Some(&decided), &refusal);
             Err(refusal)
         }
         Some((decided, _)) => {
-            statement::record_alone("FASTPATH", &name, &decided);
+            record::record_alone("FASTPATH", &name, &decided);
             synced::wait_at_top()
         }
         None => {
@@ -316,7 +317,7 @@ fn fast_path(function: pg_sys::Oid, execution: Execution) -> Result<(), Refusal>
                 decision: AuditDecision::Allow,
                 rule: None,
             };
-            statement::record_alone("FASTPATH", &name, &decided);
+            record::record_alone("FASTPATH", &name, &decided);
             synced::wait_at_top()
         }
     }
@@ -328,7 +329,7 @@ fn enforce_one(wanted: Wanted) -> Result<(), Refusal> {
         Err(_) if guc::observing() => return Ok(()),
         Err(refusal) => {
             if !statement::any_active() {
-                statement::record_refused_alone("", &text::current(), None, &refusal);
+                record::record_refused_alone("", &text::current(), None, &refusal);
             }
             return Err(refusal);
         }

@@ -10,8 +10,8 @@ use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, results, secrets,
-    session, settings, synced, text, upkeep, withhold,
+    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, record, results,
+    secrets, session, settings, synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -167,7 +167,7 @@ fn before(
             needs.unwrap_or_else(|_| Needs::ordinary())
         }
         (_, Err(refusal)) => {
-            statement::record_refused_alone(command, &text, None, refusal);
+            record::record_refused_alone(command, &text, None, refusal);
             return Err(refusal.clone());
         }
         (Err(refusal), Ok(bound)) if enforce::observing(bound) => {

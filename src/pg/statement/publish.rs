@@ -1,0 +1,93 @@
+//! The event of a statement that has ended.
+
+use std::rc::Rc;
+
+use super::super::decided::Decided;
+use super::super::known::Ending;
+use super::super::{connection, epoch, quick, record, trail};
+use super::open::Open;
+use crate::audit::event::{AuditDecision, EventKind, bounded_text, length};
+use crate::audit::record::{Head, Tail};
+
+/// Publishes it; what was reserved for it is given back with that.
+pub fn publish(open: &Open) {
+    if publish_again(open).is_none() {
+        publish_whole(open);
+    }
+}
+
+/// Publishes the event of a statement that came before, was decided as it was then, and ran: its end is known.
+fn publish_again(open: &Open) -> Option<()> {
+    let (known, session) = (open.known.as_ref()?, open.session.as_deref()?);
+    let repeated = open.repeated.as_ref()?;
+    if !open.accesses.is_empty() || open.failure.is_some() || open.decision != AuditDecision::Allow {
+        return None;
+    }
+    let application = record::application_name();
+    let mut ending = known.ending.try_borrow_mut().ok()?;
+    let same = |it: &&mut Ending| {
+        Rc::ptr_eq(&it.repeated, repeated) && *it.application == *application && it.command == open.command
+    };
+    let ending = match ending.as_mut().filter(same) {
+        Some(ending) => ending,
+        None => {
+            let accesses: Vec<_> = repeated.accesses.iter().map(Decided::record).collect();
+            let mut event = record::who(EventKind::Statement, open.at, Some(session));
+            (event.command, event.statement, event.accesses) = (open.command, &open.text, &accesses);
+            let (repeated, application) = (Rc::clone(repeated), application.to_owned());
+            let fresh = Ending { repeated, application, command: open.command, tail: Tail::of(&event) };
+            ending.insert(fresh)
+        }
+    };
+    let head = Head {
+        kind: EventKind::Statement,
+        decision: AuditDecision::Allow,
+        decided_by: None,
+        at: open.at,
+        pid: record::process_id(),
+        xid: quick::full_transaction(),
+        level: open.level,
+        rows: open.rows,
+        duration_us: epoch::clock().saturating_sub(open.at),
+        policy_version: open.policy_version,
+        statement_len: length(&open.text),
+        rule_id: open.rule,
+        sqlstate: None,
+        statement_sha256: None,
+        parameters: open.parameters.present.then_some(open.parameters.values.as_slice()),
+    };
+    trail::publish_again(&head, &ending.tail, open.reservation).then_some(())
+}
+
+fn publish_whole(open: &Open) {
+    let refused = match &open.failure {
+        Some((sqlstate, message)) => (Some(*sqlstate), message.as_str()),
+        None => (None, ""),
+    };
+    // The writer redacts what it stores; a token is masked before it gets here (secrets.rs).
+    let bounded = bounded_text(&open.text);
+    let before = open.repeated.as_deref().map_or(&[][..], |repeated| repeated.accesses.as_slice());
+    let records: Vec<_> = before.iter().chain(&open.accesses).map(Decided::record).collect();
+    let role = if open.session.is_none() { connection::login_name() } else { String::new() };
+    // The server refused before anything was decided, by its own privileges for one.
+    let undecided = records.is_empty() && open.failure.is_some() && open.decision == AuditDecision::Allow;
+    let mut event = record::who(EventKind::Statement, open.at, open.session.as_deref());
+    if open.session.is_none() {
+        event.role = &role;
+    }
+    event.level = open.level;
+    event.command = open.command;
+    event.statement = bounded.text;
+    event.statement_len = bounded.full_len;
+    event.statement_sha256 = bounded.sha256;
+    event.parameters = open.parameters.present.then_some(open.parameters.values.as_slice());
+    event.accesses = &records;
+    event.decision = if undecided { AuditDecision::None } else { open.decision };
+    event.rule_id = open.rule;
+    event.rows = open.rows;
+    event.duration_us = epoch::clock().saturating_sub(open.at);
+    (event.sqlstate, event.message) = refused;
+    event.policy_version = open.policy_version;
+    event.decided_by = open.decided_by;
+    trail::publish(&event, open.reservation);
+}
