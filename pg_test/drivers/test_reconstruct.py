@@ -73,6 +73,12 @@ def replayed(server) -> dict[int, list[tuple]]:
     """What replay gives back of every session of the agent, by process."""
     server.rows("select agent_guard.audit_flush()", dbname=DATABASE)
     runs: dict[int, list[tuple]] = {}
+    # A text that does not parse, sent before anything that needs the token, belongs to no session yet: the trail has it by process.
+    for pid, *step in server.rows(
+        """select pid, statement, parameters, sqlstate, rows, null, null, command from agent_guard.audit
+        where role = %s and session_id is null and event = 'statement' and sqlstate = '42601' order by seq""", AGENT, dbname=DATABASE
+    ):
+        runs.setdefault(pid, []).append(tuple(step))
     for pid, *step in server.rows(
         """select s.pid, p.statement, p.parameters, p.sqlstate, p.rows, (p.results ->> 'row_count')::int8, (p.results ->> 'recorded')::int8, p.command
         from (select distinct session_id, pid from agent_guard.audit where event = 'bind' and role = %s) s, agent_guard.replay(s.session_id) p

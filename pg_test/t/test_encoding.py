@@ -39,7 +39,8 @@ def agent(server, encoding, policy):
     server.agent("enc_agent", dbname=encoding.lower())
     token = server.window("enc_agent", policy, dbname=encoding.lower())[1]
     session = Raw(server, encoding, "enc_agent")
-    session(f"set agent_guard.token = '{token}'".encode())
+    # psycopg gives bytes in SQL_ASCII.
+    session(b"set agent_guard.token = '" + (token if isinstance(token, bytes) else token.encode()) + b"'")
     return session
 
 

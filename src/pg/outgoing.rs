@@ -94,6 +94,7 @@ unsafe fn looks(kind: c_char) -> bool {
     // SAFETY: part of the outer frame.
     unsafe {
         door::is_watched()
+            || results::is_watched()
             || (ROWS.contains(&kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()))
     }
 }
