@@ -23,7 +23,7 @@ MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" agent_guard.control)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SCRIPT := sql/agent_guard--$(VERSION).sql
-PARTS := $(addprefix sql/,bootstrap.sql tables.sql audit.sql functions.sql views.sql sessions.sql masks.sql approvals.sql replay.sql reach.sql privileges.sql)
+PARTS := $(addprefix sql/,bootstrap.sql tables.sql audit.sql functions.sql views.sql sessions.sql masks.sql approvals.sql replay.sql reach.sql lint.sql privileges.sql)
 
 export PG_CONFIG
 export GUARD_TARGET := $(abspath $(TARGET))

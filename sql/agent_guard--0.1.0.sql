@@ -55,7 +55,8 @@ CREATE TABLE agent_guard.rule (
     approvers regrole[],
     approvals integer,
     approval_ttl interval,
-    allow_granter boolean NOT NULL DEFAULT false
+    allow_granter boolean NOT NULL DEFAULT false,
+    max_wait interval
 );
 CREATE INDEX rule_policy_id_idx ON agent_guard.rule (policy_id);
 COMMENT ON TABLE agent_guard.rule IS 'Rules of policies; written through allow, deny, apply_policy and drop_rule';
@@ -384,7 +385,7 @@ COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, bind, unbind, handshake_refused, approval_request, approval, results (see audit_results), fault, admin.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, begun, bind, unbind, handshake_refused, approval_request, approval, results (see audit_results), fault, chain_begin, admin.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
 COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
@@ -597,12 +598,12 @@ COMMENT ON FUNCTION agent_guard.deny(text, text[], text[], text[], text, text) I
 CREATE FUNCTION agent_guard.require_approval(policy text, actions text[], objects text[] DEFAULT '{*}',
         approvers regrole[] DEFAULT NULL, approvals integer DEFAULT 1, approval_ttl interval DEFAULT '10 minutes',
         columns text[] DEFAULT NULL, max_rows bigint DEFAULT NULL, statement_pattern text DEFAULT NULL,
-        note text DEFAULT NULL, allow_granter boolean DEFAULT false) RETURNS bigint
+        note text DEFAULT NULL, allow_granter boolean DEFAULT false, max_wait interval DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'require_approval_wrapper';
 COMMENT ON FUNCTION agent_guard.require_approval(text, text[], text[], regrole[], integer, interval, text[], bigint, text,
-    text, boolean) IS
+    text, boolean, interval) IS
     'Adds a rule that holds actions on objects until so many members of the approvers have agreed; returns the rule''s id';
 
 CREATE FUNCTION agent_guard.drop_rule(id bigint) RETURNS void
@@ -829,7 +830,7 @@ CREATE VIEW agent_guard.rules AS
                 ELSE pg_catalog.pg_describe_object('pg_catalog.pg_authid'::pg_catalog.regclass, b.object_oid, 0)
                 END
             FROM agent_guard.rule_binding b WHERE b.rule_id OPERATOR(pg_catalog.=) r.id ORDER BY b.ord) AS bound_to,
-        r.created_by, r.created_at, r.approvers, r.approvals, r.approval_ttl, r.allow_granter
+        r.created_by, r.created_at, r.approvers, r.approvals, r.approval_ttl, r.allow_granter, r.max_wait
     FROM agent_guard.rule r
     JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) r.policy_id;
 COMMENT ON VIEW agent_guard.rules IS
@@ -1302,7 +1303,10 @@ CREATE TABLE agent_guard.approval_request (
     context text[],
     search_path text,
     rules jsonb NOT NULL,
-    used_by uuid
+    used_by uuid,
+    max_wait interval,
+    plan text,
+    changes jsonb
 );
 CREATE INDEX approval_request_key_idx ON agent_guard.approval_request (request_key);
 CREATE INDEX approval_request_window_idx ON agent_guard.approval_request (window_id);
@@ -1312,6 +1316,9 @@ COMMENT ON COLUMN agent_guard.approval_request.fingerprint IS 'What exactly may 
 COMMENT ON COLUMN agent_guard.approval_request.objects IS 'What the statement touches and what goes along with it, as class:oid action name';
 COMMENT ON COLUMN agent_guard.approval_request.found IS 'Those of the objects that only a run of the statement has found';
 COMMENT ON COLUMN agent_guard.approval_request.context IS 'The statements and functions that it was called from, outermost first';
+COMMENT ON COLUMN agent_guard.approval_request.plan IS 'Of a query: what EXPLAIN says of the plan that the agent''s session had made';
+COMMENT ON COLUMN agent_guard.approval_request.changes IS 'Of a change of rows: how many the plan expects, and by which conditions they can be counted';
+COMMENT ON COLUMN agent_guard.approval_request.max_wait IS 'The longest that a session may wait for it: the shortest of those rules; NULL for no bound of theirs';
 COMMENT ON COLUMN agent_guard.approval_request.rules IS 'Which rules ask for approval, whom and how many, as they were at the request';
 
 CREATE TABLE agent_guard.approval_vote (
@@ -1381,11 +1388,24 @@ CREATE FUNCTION agent_guard.my_approvals(OUT request_id uuid, OUT state text, OU
 COMMENT ON FUNCTION agent_guard.my_approvals() IS
     'The requests of this session''s agent, newest first; those of parents and children are theirs';
 
-CREATE FUNCTION agent_guard.approval_impact(request_id uuid) RETURNS jsonb
-    LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+-- Not for anybody but the owner, as whom approval_impact runs.
+CREATE FUNCTION agent_guard.exact_rows(relation oid, conditions text, until timestamptz) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'exact_rows_wrapper';
+COMMENT ON FUNCTION agent_guard.exact_rows(oid, text, timestamptz) IS
+    'Counts the rows of a table, or those of them that the conditions of a held statement match, for approval_impact; NULL where they cannot be counted in that time';
+
+CREATE FUNCTION agent_guard.approval_impact(request_id uuid, exact boolean DEFAULT false) RETURNS jsonb
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
-    WITH request AS (SELECT r.* FROM agent_guard.approval_requests r WHERE r.request_id = $1),
+    WITH RECURSIVE request AS MATERIALIZED (
+        SELECT r.request_id, q.objects, q.policy, q.command, q.statement, q.plan, q.changes,
+            clock_timestamp() + interval '5 s' AS until
+        FROM agent_guard.approval_requests r JOIN agent_guard.approval_request q ON q.request_id = r.request_id
+        WHERE r.request_id = $1
+    ),
     item AS (
         SELECT o.ord, split_part(o.item, ':', 1) AS class,
             CASE WHEN o.item ~ '^[a-z]+:[0-9]+ ' THEN substring(o.item FROM '^[a-z]+:([0-9]+) ')::oid END AS oid,
@@ -1393,57 +1413,107 @@ CREATE FUNCTION agent_guard.approval_impact(request_id uuid) RETURNS jsonb
         FROM request, unnest(request.objects) WITH ORDINALITY o (item, ord)
         ORDER BY o.ord LIMIT 1000
     ),
-    touched AS (
+    touched AS MATERIALIZED (
         SELECT item.ord, item.class, item.oid, item.what, c.oid AS relid, c.relkind, c.relpages,
             CASE WHEN c.relkind IN ('r', 'm', 'p', 'f') AND c.reltuples >= 0 THEN c.reltuples::int8 END AS rows,
-            CASE WHEN item.what ~ '^(drop|truncate|alter|maintain)' THEN 'ACCESS EXCLUSIVE'
-                WHEN item.what ~ '^create (index|trigger)' THEN 'SHARE'
+            CASE WHEN item.what ~ '^maintain' AND request.command IN ('VACUUM', 'ANALYZE') AND request.statement !~* E'\\mfull\\M'
+                    THEN 'SHARE UPDATE EXCLUSIVE'
+                WHEN item.what ~ '^(drop|truncate|alter|maintain)' THEN 'ACCESS EXCLUSIVE'
+                WHEN item.what ~ '^create index' AND request.statement ~* E'\\mconcurrently\\M' THEN 'SHARE UPDATE EXCLUSIVE'
+                WHEN item.what ~ '^create index' THEN 'SHARE'
+                WHEN item.what ~ '^create trigger' THEN 'SHARE ROW EXCLUSIVE'
+                WHEN item.what ~ '^comment' THEN 'SHARE UPDATE EXCLUSIVE'
+                WHEN item.what ~ '^lock' AND request.command = 'LOCK TABLE' THEN 'ACCESS EXCLUSIVE'
                 WHEN item.what ~ '^(insert|update|delete)' THEN 'ROW EXCLUSIVE'
+                WHEN item.what ~ '^lock' THEN 'ROW SHARE'
                 WHEN item.what ~ '^select' THEN 'ACCESS SHARE' END AS lock
-        FROM item LEFT JOIN pg_class c ON item.class = 'relation' AND c.oid = item.oid
+        FROM request CROSS JOIN item LEFT JOIN pg_class c ON item.class = 'relation' AND c.oid = item.oid
+    ),
+    counted AS MATERIALIZED (
+        SELECT t.relid, agent_guard.exact_rows(t.relid, NULL, request.until) AS rows
+        FROM request CROSS JOIN (SELECT DISTINCT touched.relid FROM touched WHERE touched.rows IS NOT NULL OR touched.relkind IN ('r', 'm', 'p')) t
+        WHERE $2
+    ),
+    changed AS MATERIALIZED (
+        SELECT CASE WHEN count(*) = count(s.rows) THEN coalesce(sum(s.rows), 0)::int8 END AS rows
+        FROM request CROSS JOIN LATERAL (
+            SELECT agent_guard.exact_rows((scan ->> 0)::oid, scan ->> 1, request.until) AS rows
+            FROM jsonb_array_elements(CASE WHEN jsonb_typeof(request.changes -> 'scans') = 'array' THEN request.changes -> 'scans' END) scan) s
+        WHERE $2
     ),
     foreign_key AS (
         SELECT DISTINCT k.conname, k.conrelid, k.confrelid FROM pg_constraint k JOIN touched t ON k.confrelid = t.relid
-        WHERE k.contype = 'f' AND k.conparentid = 0 AND t.lock = 'ACCESS EXCLUSIVE'
+        WHERE k.contype = 'f' AND k.conparentid = 0
+          AND (t.lock = 'ACCESS EXCLUSIVE' OR t.what ~ '^delete' OR t.what ~ '^update')
           AND NOT EXISTS (SELECT FROM touched o WHERE o.relid = k.conrelid AND o.what ~ '^(drop (foreign )?table|truncate)')
     ),
-    reader AS (
-        SELECT DISTINCT v.oid, v.relkind FROM touched t
-        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.relid
-            AND d.classid = 'pg_rewrite'::regclass
-        JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class
-        WHERE v.oid <> t.relid AND v.relkind IN ('v', 'm') AND t.lock = 'ACCESS EXCLUSIVE'
+    reader (oid, found) AS (
+        SELECT t.relid, false FROM touched t WHERE t.lock = 'ACCESS EXCLUSIVE' AND t.relid IS NOT NULL
+        UNION
+        SELECT w.ev_class, true FROM reader
+        JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = reader.oid AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
+        WHERE w.ev_class <> reader.oid
+    ),
+    -- A mask covers the partitions and children of its relation too.
+    family (relid, root, columns) AS (
+        SELECT t.relid, t.relid, CASE WHEN right(t.what, 1) = ')'
+            THEN coalesce(string_to_array(substring(t.what FROM E'\\(([^()]*)\\)$'), ','), '{*}') ELSE '{}' END
+        FROM touched t WHERE t.relid IS NOT NULL AND t.what ~ '^select '
+        UNION
+        SELECT f.relid, i.inhparent, f.columns FROM family f JOIN pg_inherits i ON i.inhrelid = f.root
+    ),
+    masked AS (
+        SELECT DISTINCT f.relid, a.attname, EXISTS (SELECT FROM agent_guard.exposed_column e
+                JOIN agent_guard.policy p ON p.id = e.policy_id AND p.name = request.policy
+                WHERE e.relation = m.relation AND e.attnum = m.attnum) AS clear
+        FROM request CROSS JOIN family f
+        JOIN agent_guard.mask m ON m.relation = f.root
+        JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = m.attnum AND NOT a.attisdropped
+        WHERE f.columns && ARRAY['*', a.attname::text] OR f.columns <> '{}' AND a.attname ~ '[,()]'
+    ),
+    conflict (lock, mode) AS (
+        SELECT l.lock, m.mode FROM (VALUES
+            ('ACCESS SHARE', 8), ('ROW SHARE', 7), ('ROW EXCLUSIVE', 5), ('SHARE UPDATE EXCLUSIVE', 4), ('SHARE', 3),
+            ('SHARE ROW EXCLUSIVE', 3), ('ACCESS EXCLUSIVE', 1)) l (lock, first)
+        JOIN (VALUES ('AccessShareLock', 1), ('RowShareLock', 2), ('RowExclusiveLock', 3), ('ShareUpdateExclusiveLock', 4),
+            ('ShareLock', 5), ('ShareRowExclusiveLock', 6), ('ExclusiveLock', 7), ('AccessExclusiveLock', 8)) m (mode, number)
+            ON m.number >= l.first AND NOT (l.lock = 'SHARE' AND m.mode = 'ShareLock')
     ),
     waiting AS (
         SELECT DISTINCT l.pid, a.usename, a.application_name, a.state, l.mode, l.granted, l.relation
         FROM touched t
         JOIN pg_locks l ON l.locktype = 'relation' AND l.relation = t.relid
             AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+        JOIN conflict c ON c.lock = t.lock AND c.mode = l.mode
         LEFT JOIN pg_stat_activity a ON a.pid = l.pid
         WHERE l.pid <> pg_backend_pid()
-          AND (t.lock = 'ACCESS EXCLUSIVE'
-            OR t.lock = 'SHARE' AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')
-            OR t.lock = 'ROW EXCLUSIVE' AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-            OR t.lock = 'ACCESS SHARE' AND l.mode = 'AccessExclusiveLock')
     )
     SELECT jsonb_build_object(
         'request_id', request.request_id,
-        'estimated', true,
+        'estimated', NOT $2,
+        'exact', $2,
         'objects', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('what', t.what, 'class', t.class,
-            'gone', t.class = 'relation' AND t.relid IS NULL OR NULL, 'rows', t.rows,
+            'gone', t.class = 'relation' AND t.relid IS NULL OR NULL, 'rows', t.rows, 'exact_rows', c.rows,
             'bytes', CASE WHEN t.relid IS NOT NULL THEN t.relpages::int8 * current_setting('block_size')::int8 END,
-            'lock', t.lock)) ORDER BY t.ord), '[]') FROM touched t),
+            'lock', t.lock)) ORDER BY t.ord), '[]') FROM touched t LEFT JOIN counted c ON c.relid = t.relid),
         'rows', (SELECT coalesce(sum(r.rows), 0)::int8 FROM (SELECT DISTINCT t.relid, t.rows FROM touched t) r),
+        'changes', CASE WHEN request.changes IS NOT NULL THEN jsonb_strip_nulls(jsonb_build_object(
+            'estimated', request.changes -> 'estimated', 'exact', CASE WHEN $2 AND jsonb_typeof(request.changes -> 'scans') = 'array' THEN (SELECT rows FROM changed) END)) END,
+        'plan', request.plan,
+        'masked_columns', (SELECT coalesce(jsonb_agg(jsonb_build_object('column', n.nspname || '.' || c.relname || '.' || m.attname,
+            'reads', CASE WHEN m.clear THEN 'clear' ELSE 'masked' END) ORDER BY n.nspname, c.relname, m.attname), '[]')
+            FROM masked m JOIN pg_class c ON c.oid = m.relid JOIN pg_namespace n ON n.oid = c.relnamespace),
         'foreign_keys', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', k.conname, 'of', k.conrelid::regclass::text,
             'to', k.confrelid::regclass::text) ORDER BY k.conname, k.conrelid), '[]') FROM foreign_key k),
-        'views', (SELECT coalesce(jsonb_agg(v.oid::regclass::text ORDER BY v.oid), '[]') FROM reader v),
+        'views', (SELECT coalesce(jsonb_agg(v.oid::regclass::text ORDER BY v.oid), '[]') FROM reader v WHERE v.found),
         'blocked', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('pid', b.pid, 'user', b.usename,
             'application', nullif(b.application_name, ''), 'state', b.state, 'lock', b.mode, 'granted', b.granted,
             'relation', b.relation::regclass::text)) ORDER BY b.pid, b.relation), '[]') FROM waiting b))
     FROM request
     $$;
-COMMENT ON FUNCTION agent_guard.approval_impact(uuid) IS
-    'What a held statement would do as things stand: objects with estimated rows and locks, foreign keys and views that read them, sessions in its way; from catalogue and statistics alone';
+COMMENT ON FUNCTION agent_guard.approval_impact(uuid, boolean) IS
+    'What a held statement would do as things stand: objects with rows and locks, the plan of a query, foreign keys and views, masked columns, sessions in its way; estimates, and with exact counts for which five seconds are taken at most';
 
 -- replay.sql
 
@@ -1850,6 +1920,176 @@ CREATE FUNCTION agent_guard.blast_radius_report(role regrole, policy text DEFAUL
     $$;
 COMMENT ON FUNCTION agent_guard.blast_radius_report(regrole, text, bigint) IS
     'What blast_radius tells, object by object and with the windows and agents, as one self-contained page of HTML';
+
+-- lint.sql
+
+-- What a policy says in vain, and what of masked columns it shows all the same (lint_policy).
+
+CREATE FUNCTION agent_guard.lint_rules(policy text, objects json, OUT rule_id bigint, OUT ord integer, OUT severity text,
+        OUT finding text, OUT detail text, OUT hint text) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'lint_rules_wrapper';
+COMMENT ON FUNCTION agent_guard.lint_rules(text, json) IS
+    'What rules of a policy say in vain, given the objects that there are, a list with class and oid; use lint_policy instead';
+
+CREATE FUNCTION agent_guard.lint_policy(name text) RETURNS TABLE (severity text, rule_id bigint, finding text, object text,
+        detail text, hint text)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET jit = off
+    AS $$
+    WITH RECURSIVE relation AS MATERIALIZED (
+        SELECT c.oid, c.relkind, format('%s.%s', n.nspname, c.relname) AS name, c.relname, n.nspname
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
+          AND n.nspname NOT IN ('information_schema', 'agent_guard') AND n.nspname !~ '^pg_'
+    ),
+    routine AS MATERIALIZED (
+        SELECT p.oid, p.prosrc, l.lanname, l.lanpltrusted,
+            format('%s.%s(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+        WHERE n.nspname NOT IN ('information_schema', 'agent_guard') AND n.nspname !~ '^pg_'
+    ),
+    existing AS MATERIALIZED (
+        SELECT json_agg(json_build_object('class', e.class, 'oid', e.oid::int8)) AS list FROM (
+            SELECT 'relation' AS class, r.oid FROM relation r
+            UNION ALL SELECT 'function', f.oid FROM routine f
+            UNION ALL SELECT 'schema', n.oid FROM pg_namespace n WHERE n.nspname <> 'agent_guard'
+            UNION ALL SELECT 'role', o.oid FROM pg_roles o) e
+    ),
+    -- Masked columns that the policy reads in clear, and masked columns at all.
+    exposed AS MATERIALIZED (
+        SELECT m.relation::oid AS oid, m.attnum, m.column_name, r.name FROM agent_guard.mask m
+        JOIN agent_guard.exposed_column x ON x.relation = m.relation AND x.attnum = m.attnum
+        JOIN agent_guard.policy p ON p.id = x.policy_id AND p.name = $1
+        JOIN relation r ON r.oid = m.relation::oid
+    ),
+    hidden AS MATERIALIZED (
+        SELECT m.relation::oid AS oid, m.attnum, m.column_name, r.name FROM agent_guard.mask m
+        JOIN relation r ON r.oid = m.relation::oid
+        WHERE NOT EXISTS (SELECT FROM exposed x WHERE x.oid = m.relation::oid AND x.attnum = m.attnum)
+    ),
+    -- Views and materialized views whose queries read a column, through other views too.
+    reads (oid, base, attnum) AS (
+        SELECT w.ev_class, d.refobjid, d.refobjsubid::int2
+        FROM pg_depend d JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+        WHERE d.refclassid = 'pg_class'::regclass AND w.ev_class <> d.refobjid
+          AND EXISTS (SELECT FROM agent_guard.mask m WHERE m.relation::oid = d.refobjid AND m.attnum = d.refobjsubid)
+        UNION
+        SELECT w.ev_class, r.base, r.attnum
+        FROM reads r JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid
+        JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid AND w.ev_class <> r.oid
+    ),
+    shown AS MATERIALIZED (
+        SELECT DISTINCT r.oid, r.base, r.attnum, v.name, v.relkind FROM reads r JOIN relation v ON v.oid = r.oid
+        WHERE v.relkind IN ('v', 'm') AND v.nspname <> 'agent_guard_masked'
+    ),
+    -- What such a view reads on the way: a deny of any of it denies the view.
+    through (oid, via) AS (
+        SELECT DISTINCT s.oid, d.refobjid FROM shown s JOIN pg_rewrite w ON w.ev_class = s.oid
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+        WHERE s.relkind = 'v' AND d.refobjid <> s.oid
+        UNION
+        SELECT t.oid, d.refobjid FROM through t JOIN pg_class c ON c.oid = t.via AND c.relkind = 'v'
+        JOIN pg_rewrite w ON w.ev_class = t.via
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+        WHERE d.refobjid <> t.via
+    ),
+    -- Functions that name a masked table and an exposed column of it, or all its columns.
+    told AS MATERIALIZED (
+        SELECT f.oid, f.name, x.name AS base, x.column_name FROM exposed x JOIN relation b ON b.oid = x.oid
+        JOIN routine f ON f.lanname NOT IN ('c', 'internal')
+            AND (f.prosrc ~* ('\m' || regexp_replace(b.relname, '([^[:alnum:]_])', '\\\1', 'g') || '\M')
+                 AND (f.prosrc LIKE '%*%' OR f.prosrc ~* ('\m' || regexp_replace(x.column_name, '([^[:alnum:]_])', '\\\1', 'g') || '\M'))
+              OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid
+                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = x.oid AND d.refobjsubid = x.attnum))
+    ),
+    -- What the policy is asked about: may the agent read this view, run this function?
+    wanted AS MATERIALIZED (
+        SELECT row_number() OVER () AS number, w.* FROM (
+            SELECT 'select' AS action, 'relation' AS class, s.oid, s.name, '' AS columns FROM shown s
+            UNION SELECT 'select', 'relation', t.via, r.name, '' FROM through t JOIN relation r ON r.oid = t.via
+            UNION SELECT 'select', 'relation', x.oid, x.name, x.column_name::text FROM exposed x
+            UNION SELECT 'select', 'relation', f.relation::oid, r.name, '' FROM agent_guard.row_filter f
+                JOIN agent_guard.policy p ON p.id = f.policy_id AND p.name = $1 JOIN relation r ON r.oid = f.relation::oid
+            UNION SELECT 'execute', 'function', t.oid, t.name, '' FROM told t
+            UNION SELECT 'execute', 'function', f.oid, f.name, '' FROM routine f WHERE NOT f.lanpltrusted
+        ) w
+    ),
+    decided AS MATERIALIZED (
+        SELECT w.oid, w.class, w.columns, d.allowed, d.rule_id FROM agent_guard.decide_accesses($1, (SELECT coalesce(json_agg(
+            json_build_object('action', w.action, 'class', w.class, 'oid', w.oid::int8, 'name', w.name, 'columns', w.columns) ORDER BY w.number), '[]')
+            FROM wanted w)) d
+        JOIN wanted w ON w.number = d.number
+    ),
+    -- A rule that denies or holds is named; where no rule allows, none is.
+    allowed AS MATERIALIZED (
+        SELECT d.oid, d.class, d.rule_id FROM decided d
+        WHERE d.allowed AND d.columns = '' AND NOT EXISTS (SELECT FROM through t JOIN decided n ON n.oid = t.via AND n.columns = ''
+            WHERE d.class = 'relation' AND t.oid = d.oid AND NOT n.allowed AND n.rule_id IS NOT NULL)
+    ),
+    clear AS MATERIALIZED (
+        SELECT x.* FROM exposed x WHERE NOT EXISTS (SELECT FROM decided d WHERE d.class = 'relation' AND d.oid = x.oid
+            AND d.columns = x.column_name::text AND NOT d.allowed AND d.rule_id IS NOT NULL)
+    ),
+    found (rank, severity, rule_id, finding, object, detail, hint) AS (
+        SELECT 1, l.severity, l.rule_id, l.finding,
+            CASE WHEN l.ord IS NULL THEN array_to_string(r.objects, ', ') ELSE r.objects[l.ord + 1] END, l.detail, l.hint
+        FROM agent_guard.lint_rules($1, (SELECT coalesce(e.list, '[]') FROM existing e)) l
+        JOIN agent_guard.rule r ON r.id = l.rule_id
+        UNION ALL
+        SELECT 2, 'info', NULL, 'exposed_column', format('%s(%s)', x.name, x.column_name),
+            'it is masked, and this policy reads it in clear',
+            'agent_guard.hide_columns takes the exposure back.'
+        FROM clear x
+        UNION ALL
+        SELECT 2, 'info', NULL, 'exposed_in_vain', format('%s(%s)', x.name, x.column_name), 'it is exposed, and a rule denies or holds it',
+            'Take the exposure back with agent_guard.hide_columns, or drop the rule.'
+        FROM exposed x WHERE NOT EXISTS (SELECT FROM clear c WHERE c.oid = x.oid AND c.attnum = x.attnum)
+        UNION ALL
+        SELECT 3, 'warning', a.rule_id, 'exposed_by_view', s.name, format('it shows %s.%s, which is masked, in clear', x.name, x.column_name),
+            'Deny the view, or take the exposure back with agent_guard.hide_columns.'
+        FROM shown s JOIN clear x ON x.oid = s.base AND x.attnum = s.attnum
+        JOIN allowed a ON a.oid = s.oid AND a.class = 'relation'
+        WHERE NOT EXISTS (SELECT FROM agent_guard.mask m WHERE s.relkind = 'm' AND m.relation::oid = s.oid AND m.column_name = x.column_name)
+        UNION ALL
+        SELECT 4, 'warning', a.rule_id, 'exposed_by_function', t.name,
+            format('it seems to read %s.%s, which is masked, in clear', t.base, t.column_name),
+            'Deny the function, or take the exposure back with agent_guard.hide_columns.'
+        FROM told t JOIN allowed a ON a.oid = t.oid AND a.class = 'function'
+        WHERE EXISTS (SELECT FROM clear c WHERE c.name = t.base AND c.column_name = t.column_name)
+        UNION ALL
+        -- Once a column of it is masked or exposed, what else it stores is read as it is.
+        SELECT 5, 'warning', a.rule_id, 'copy_in_clear', s.name,
+            format('it stores %s.%s, which is masked, and has no masked column of that name', h.name, h.column_name),
+            'Mask every column of it that holds such values with agent_guard.mask_column.'
+        FROM shown s JOIN hidden h ON h.oid = s.base AND h.attnum = s.attnum
+        JOIN allowed a ON a.oid = s.oid AND a.class = 'relation'
+        WHERE s.relkind = 'm'
+          AND (EXISTS (SELECT FROM agent_guard.mask m WHERE m.relation::oid = s.oid)
+            OR EXISTS (SELECT FROM agent_guard.exposed_column x JOIN agent_guard.policy p ON p.id = x.policy_id AND p.name = $1
+                WHERE x.relation::oid = s.oid))
+          AND NOT EXISTS (SELECT FROM agent_guard.mask m WHERE m.relation::oid = s.oid AND m.column_name = h.column_name)
+        UNION ALL
+        SELECT 6, CASE f.lanname WHEN 'c' THEN 'info' ELSE 'warning' END, a.rule_id, 'untrusted_function', f.name,
+            format('it is written in %s, whose functions can read tables past every mask', f.lanname),
+            'Allow it only where its code is known; execute by name, not by *.'
+        FROM routine f JOIN allowed a ON a.oid = f.oid AND a.class = 'function'
+        WHERE NOT f.lanpltrusted AND (EXISTS (SELECT FROM agent_guard.mask)
+            OR EXISTS (SELECT FROM agent_guard.row_filter rf JOIN agent_guard.policy p ON p.id = rf.policy_id AND p.name = $1))
+        UNION ALL
+        SELECT 7, 'info', NULL, 'filter_unused', r.name, 'its rows are filtered, and no rule allows reading it',
+            'Allow it, or take the filter off with agent_guard.unfilter_rows.'
+        FROM agent_guard.row_filter f JOIN agent_guard.policy p ON p.id = f.policy_id AND p.name = $1
+        JOIN relation r ON r.oid = f.relation::oid
+        WHERE NOT EXISTS (SELECT FROM allowed a WHERE a.oid = r.oid AND a.class = 'relation')
+    )
+    SELECT f.severity, f.rule_id, f.finding, f.object, f.detail, f.hint FROM found f
+    ORDER BY CASE f.severity WHEN 'warning' THEN 1 ELSE 2 END, f.rank, f.rule_id NULLS LAST, f.object, f.detail
+    $$;
+COMMENT ON FUNCTION agent_guard.lint_policy(text) IS
+    'What a policy says in vain (rules that can never match, allows that denies swallow) and what of masked columns it shows all the same, one row for each finding';
 
 -- privileges.sql
 

@@ -70,12 +70,12 @@ COMMENT ON FUNCTION agent_guard.deny(text, text[], text[], text[], text, text) I
 CREATE FUNCTION agent_guard.require_approval(policy text, actions text[], objects text[] DEFAULT '{*}',
         approvers regrole[] DEFAULT NULL, approvals integer DEFAULT 1, approval_ttl interval DEFAULT '10 minutes',
         columns text[] DEFAULT NULL, max_rows bigint DEFAULT NULL, statement_pattern text DEFAULT NULL,
-        note text DEFAULT NULL, allow_granter boolean DEFAULT false) RETURNS bigint
+        note text DEFAULT NULL, allow_granter boolean DEFAULT false, max_wait interval DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'require_approval_wrapper';
 COMMENT ON FUNCTION agent_guard.require_approval(text, text[], text[], regrole[], integer, interval, text[], bigint, text,
-    text, boolean) IS
+    text, boolean, interval) IS
     'Adds a rule that holds actions on objects until so many members of the approvers have agreed; returns the rule''s id';
 
 CREATE FUNCTION agent_guard.drop_rule(id bigint) RETURNS void

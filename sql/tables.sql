@@ -38,7 +38,8 @@ CREATE TABLE agent_guard.rule (
     approvers regrole[],
     approvals integer,
     approval_ttl interval,
-    allow_granter boolean NOT NULL DEFAULT false
+    allow_granter boolean NOT NULL DEFAULT false,
+    max_wait interval
 );
 CREATE INDEX rule_policy_id_idx ON agent_guard.rule (policy_id);
 COMMENT ON TABLE agent_guard.rule IS 'Rules of policies; written through allow, deny, apply_policy and drop_rule';

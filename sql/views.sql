@@ -50,7 +50,7 @@ CREATE VIEW agent_guard.rules AS
                 ELSE pg_catalog.pg_describe_object('pg_catalog.pg_authid'::pg_catalog.regclass, b.object_oid, 0)
                 END
             FROM agent_guard.rule_binding b WHERE b.rule_id OPERATOR(pg_catalog.=) r.id ORDER BY b.ord) AS bound_to,
-        r.created_by, r.created_at, r.approvers, r.approvals, r.approval_ttl, r.allow_granter
+        r.created_by, r.created_at, r.approvers, r.approvals, r.approval_ttl, r.allow_granter, r.max_wait
     FROM agent_guard.rule r
     JOIN agent_guard.policy p ON p.id OPERATOR(pg_catalog.=) r.policy_id;
 COMMENT ON VIEW agent_guard.rules IS

@@ -10,6 +10,8 @@ use crate::request::{Action, ObjectClass};
 
 /// The longest lifetime of an approval, in seconds.
 const MAX_TTL: i64 = 30 * 86_400;
+/// The longest wait that a rule can name, in seconds: what `agent_guard.approval_wait` takes at most.
+const MAX_WAIT: i64 = 3600;
 /// The most people that a rule can ask for.
 const MAX_APPROVALS: i32 = 16;
 /// What a rule asks for that says nothing else.
@@ -28,6 +30,8 @@ pub struct Approval {
     pub ttl: i64,
     /// Whoever granted the window may be one of them.
     pub granter: bool,
+    /// The longest that a session may wait for them, in seconds: 0 for not at all, `None` for as long as it likes.
+    pub wait: Option<i64>,
 }
 
 /// What is wrong with it.
@@ -66,6 +70,13 @@ impl Approval {
                 "approval_ttl",
                 "not between one second and 30 days",
                 "Say how long an approval lasts, such as '10 minutes'.",
+            );
+        }
+        if self.wait.is_some_and(|wait| !(0..=MAX_WAIT).contains(&wait)) {
+            return fault(
+                "max_wait",
+                "not between nothing and an hour",
+                "Say how long a session may wait for the approval, such as '2 minutes'; 0 is not at all, without it agent_guard.approval_wait decides.",
             );
         }
         Ok(())
@@ -223,7 +234,7 @@ mod tests {
     use crate::request::{Kind, Verb};
 
     fn approval() -> Approval {
-        Approval { approvers: vec!["dba".into()], approvals: 1, ttl: 600, granter: false }
+        Approval { approvers: vec!["dba".into()], approvals: 1, ttl: 600, granter: false, wait: None }
     }
 
     #[test]
@@ -234,7 +245,11 @@ mod tests {
         assert_eq!(path(Approval { approvals: 17, ..approval() }), "approvals");
         assert_eq!(path(Approval { ttl: 0, ..approval() }), "approval_ttl");
         assert_eq!(path(Approval { ttl: MAX_TTL + 1, ..approval() }), "approval_ttl");
-        assert_eq!(approval().check(), Ok(()));
+        assert_eq!(path(Approval { wait: Some(-1), ..approval() }), "max_wait");
+        assert_eq!(path(Approval { wait: Some(MAX_WAIT + 1), ..approval() }), "max_wait");
+        for wait in [None, Some(0), Some(MAX_WAIT)] {
+            assert_eq!(Approval { wait, ..approval() }.check(), Ok(()));
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ read, write, to file), pgbouncer (in front of none). Every server is a private c
 - CPU of the backend per statement, in slices that take turns (slices.py); `helper` is that of whoever works beside it for
   the same statements: agent_guard's writer, pgaudit's log collector, pgbouncer
 - transactions per second, by pgbench (throughput.py)
-- few rules against many, chains of tokens (delegation.py), the audit path saturated (saturation.py)
+- few rules against many, chains of tokens (delegation.py), approvals (approvals.py), the audit path saturated (saturation.py),
+  answers that wait for the journal (durable.py)
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import argparse
 import dataclasses
 import json
 import os
+import statistics
 import sys
 import time
 
+import approvals
 import delegation
+import durable
 import guard
 import proc
 import saturation
@@ -104,17 +108,34 @@ def nesting(audited: Variant, given: argparse.Namespace, goals: Goals) -> dict:
     return found
 
 
+def held(audited: Variant, given: argparse.Namespace, goals: Goals) -> dict:
+    """Approve rules that do not match, and how fast people are asked and obeyed."""
+    approvals.prepare(audited)
+    rows, ratio = approvals.unmatched(audited, given.rounds, given.scale)
+    print(f"\nApprove rules that do not match\n\n{slices.HEAD}")
+    for row in rows:
+        print(slices.line_of(row), flush=True)
+    goals.compared("approve rules that do not match", ratio, 1.02, " x")
+    found = approvals.latencies(audited, max(10, given.rounds))
+    for what, values in found.items():
+        print(f"{what}: median {statistics.median(values):.1f} ms, slowest {max(values):.1f} ms of {len(values)}", flush=True)
+    goals.at_most("request told to an approver, slowest", max(found["request"]), 100, " ms")
+    goals.at_most("approval to the answer of the statement that waited, slowest", max(found["resumed"]), 100, " ms")
+    return {"rows": rows, **found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="slices of each variant")
     parser.add_argument("--tps-rounds", type=int, default=3, help="of pgbench; 0 for none")
     parser.add_argument("--seconds", type=int, default=2, help="of each of these")
     parser.add_argument("--saturate", type=float, default=60, help="seconds of saturation; 0 for none")
+    parser.add_argument("--durable-rounds", type=int, default=7, help="of eight clients that wait for the disk")
     parser.add_argument("--scale", type=int, default=5)
     parser.add_argument("--rules", type=int, default=10_000)
     parser.add_argument("--capacity", type=int, default=200_000, help="audit_capacity")
     parser.add_argument("--only", nargs="*", default=["none", "loaded", "guarded", "pgaudit", "pgbouncer"])
-    parser.add_argument("--sections", nargs="*", default=["cost", "tps", "rules", "delegation", "saturation"])
+    parser.add_argument("--sections", nargs="*", default=["cost", "tps", "rules", "delegation", "approvals", "saturation", "durable"])
     given = parser.parse_args()
 
     servers: list[Server] = []
@@ -157,9 +178,15 @@ def main() -> None:
             report["rules"] = many_rules(audited, given, goals)
         if audited and "delegation" in given.sections:
             report["delegation"] = nesting(audited, given, goals)
+        if audited and "approvals" in given.sections:
+            report["approvals"] = held(audited, given, goals)
         if audited and given.saturate and "saturation" in given.sections:
             report["saturation"] = saturation.saturate(audited, given.saturate, given.capacity)
             ok = saturation.report(report["saturation"])
+        if "durable" in given.sections and given.durable_rounds:
+            report["durable"] = durable.measure(new, given.durable_rounds, given.seconds)
+            durable.report(report["durable"])
+            goals.at_most("journal = sync, 8 agents, against a synchronous commit", report["durable"]["ratio"][durable.READ], durable.GOAL, " x")
         print(f"\nGoals (after {time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f})\n", *goals.lines, sep="\n")
         report["goals"] = goals.lines
         path = guard.HOMES / "results.json"

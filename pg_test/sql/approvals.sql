@@ -25,14 +25,17 @@ SELECT agent_guard.require_approval('appr', '{drop}', '{appr.*}', '{appr_leads}'
 SELECT agent_guard.require_approval('appr', '{drop}', '{appr.*}', '{appr_leads}', 1, '0');
 SELECT agent_guard.require_approval('appr', '{drop}', '{appr.*}', '{appr_leads}', 1, NULL);
 SELECT agent_guard.require_approval('appr', '{drop}', '{appr.*}', '{appr_leads}', max_rows => 5);
+SELECT agent_guard.require_approval('appr', '{drop}', '{appr.*}', '{appr_leads}', max_wait => '2 hours');
+SELECT agent_guard.require_approval('appr', '{drop}', '{appr.*}', '{appr_leads}', max_wait => '-1 s');
 SELECT agent_guard.require_approval('appr', '{drop}', '{appr.nothing}', '{appr_leads}');
 SELECT agent_guard.apply_policy('{"name": "appr", "rules": [{"effect": "approve", "actions": ["drop"], "approvers": ["appr_laeds"]}]}');
 SELECT agent_guard.apply_policy('{"name": "appr", "rules": [{"effect": "allow", "actions": ["drop"], "approvals": 2}]}');
 -- as functions and as a document
 SELECT agent_guard.allow('appr', '{select,insert,update,delete,execute,create}', '{*}') AS rule \gset
 SELECT agent_guard.require_approval('appr', '{drop,truncate}', '{appr.*}', '{appr_leads}') AS rule \gset
-SELECT agent_guard.require_approval('appr', '{delete}', '{appr.rows}', '{appr_leads}', 2, max_rows => 3, note => 'many') AS rule \gset
-SELECT effect, actions, objects, max_rows, approvers, approvals, approval_ttl, allow_granter, note
+SELECT agent_guard.require_approval('appr', '{delete}', '{appr.rows}', '{appr_leads}', 2, max_rows => 3, note => 'many',
+    max_wait => '90 s') AS rule \gset
+SELECT effect, actions, objects, max_rows, approvers, approvals, approval_ttl, allow_granter, max_wait, note
     FROM agent_guard.rules WHERE policy = 'appr' ORDER BY id;
 SELECT agent_guard.export_policy('appr') AS document \gset
 SELECT jsonb_pretty(:'document'::jsonb -> 'rules' -> 2);
@@ -167,9 +170,32 @@ SELECT agent_guard.audit_flush() \gset
 SELECT event, decision, role, regexp_replace(message, '[0-9a-f-]{36}', '<id>') AS message, count(*)
     FROM agent_guard.audit WHERE event LIKE 'approval%' GROUP BY 1, 2, 3, 4 ORDER BY 1, 4, 3;
 
+-- grants to approvers last as long as a rule names them, in whichever policy, and go by each way in which the last one goes
+SELECT agent_guard.create_policy('appr_grants') \gset
+CREATE FUNCTION pg_temp.may() RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(r::text || ' ' || has_function_privilege(r, 'agent_guard.approve(uuid, text)', 'EXECUTE')
+        || ' ' || has_function_privilege(r, 'agent_guard.reject(uuid, text)', 'EXECUTE')
+        || ' ' || has_function_privilege(r, 'agent_guard.approval_impact(uuid, boolean)', 'EXECUTE')
+        || ' ' || has_table_privilege(r, 'agent_guard.approval_requests', 'SELECT'), ', ' ORDER BY r::text)
+    FROM unnest('{appr_eve,appr_leads}'::regrole[]) r $$;
+SELECT agent_guard.require_approval('appr_grants', '{drop}', '{*}', '{appr_eve,appr_leads}') AS first \gset
+SELECT agent_guard.require_approval('appr_grants', '{truncate}', '{*}', '{appr_eve}') AS second \gset
+SELECT pg_temp.may();
+SELECT agent_guard.drop_rule(:first);
+SELECT pg_temp.may();
+SELECT agent_guard.drop_rule(:second);
+SELECT pg_temp.may();
+SELECT count(*) FROM agent_guard.apply_policy('{"name": "appr_grants", "rules": [{"effect": "approve", "actions": ["drop"], "approvers": ["appr_eve"], "max_wait": "0 s"}]}');
+SELECT pg_temp.may();
+SELECT count(*) FROM agent_guard.apply_policy('{"name": "appr_grants", "rules": [{"effect": "approve", "actions": ["drop"], "approvers": ["appr_leads"]}]}');
+SELECT pg_temp.may();
+SELECT agent_guard.require_approval('appr_grants', '{truncate}', '{*}', '{appr_eve}') AS third \gset
+SELECT agent_guard.drop_policy('appr_grants');
+SELECT pg_temp.may();
+
 SELECT count(agent_guard.revoke_window(window_id)) AS revoked FROM agent_guard.windows WHERE policy LIKE 'appr%' AND state = 'active' \gset
 SELECT agent_guard.drop_policy('appr') \gset
 SELECT agent_guard.drop_policy('appr_own') \gset
 DROP SCHEMA appr CASCADE;
-DROP OWNED BY appr_agent, appr_leads;
+DROP OWNED BY appr_agent;
 DROP ROLE appr_agent, appr_ann, appr_bob, appr_eve, appr_leads;

@@ -255,6 +255,24 @@ def test_capacity_and_retention_change_at_reload(server):
         other.stop()
 
 
+def test_events_leave_by_age_while_the_writer_rests(server):
+    other = guard.Server("attack_record_resting", ["agent_guard.audit_retention = '3s'"]).start()
+    try:
+        other.run("create extension agent_guard")
+        scene.setup(other)
+        work(other, 5)
+        # The server asks the writer to leave, as it leaves by itself after a minute without events.
+        other.run("create database copied template postgres", dbname="template1")
+        assert other.value("select writer_pid from agent_guard.stat") is None, "the writer rests"
+        assert other.value("select count(*) from agent_guard.audit") > 5
+        eventually(lambda: other.value("select count(*) from agent_guard.audit") == 0, "all events are too old", 20)
+        work(other, 2)
+        with other.connect() as connection:
+            assert verdict(connection)[0], verdict(connection)
+    finally:
+        other.stop()
+
+
 def test_on_a_full_disk_agents_wait_and_are_denied_and_others_work(server):
     if os.geteuid() != 0 or shutil.which("mount") is None:
         print("# skipped: mounting a small disk needs root")

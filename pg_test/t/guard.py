@@ -54,6 +54,15 @@ class Server:
         self._script("start", *self.conf)
         return self._learn()
 
+    def start_standby(self, primary: Server) -> Server:
+        """A copy of a running server, started as its hot standby."""
+        self.remove()
+        self._script("standby", str(primary.home), *self.conf)
+        return self._learn()
+
+    def promote(self) -> None:
+        self._script("promote")
+
     def restart(self) -> Server:
         self._script("restart")
         return self._learn()

@@ -4,6 +4,7 @@
 CRASH_CYCLES says how often (default 4), CRASH_SEED repeats a run.
 """
 
+import json
 import os
 import random
 import signal
@@ -157,6 +158,108 @@ def test_what_was_answered_is_in_the_trail(server):
     print(f"# {CYCLES} cycles, killed {killed}, {total} statements answered, {events} events in the trail", flush=True)
 
 
+def test_a_request_for_approval_outlives_a_crash_once(server):
+    """Killed at any time between asking and the answer: a request that was told is kept; asked again, there is one."""
+    server.run("""create table app.held (v text); grant select on app.held to crasher;
+                  select agent_guard.require_approval('p', array['select'], array['app.held'], approvers => array['postgres']::regrole[])""")
+    token = server.window("crasher", "p")[1]
+    chance = random.Random(SEED)
+    (server.home / "killed").touch()
+    told = []
+    for n in range(12):
+        mark = f"/* held {n}x */"
+        asking = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        asking.execute("select 1")
+        victim = server.connect()
+
+        def ask(connection=asking):
+            try:
+                connection.execute(f"select v from app.held {mark}")
+            except psycopg.Error as error:
+                if error.sqlstate == "PGA01":
+                    told.append(mark)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        time.sleep(chance.choice([0, 0.002, 0.005, 0.01, 0.03]))
+        server.crash(victim.info.backend_pid)
+        thread.join(30)
+        victim.close()
+        asking.close()
+        stored = server.rows("select request_id from agent_guard.approval_requests where statement like %s", f"%{mark}")
+        assert len(stored) == 1 if mark in told else len(stored) <= 1, f"{mark}: {stored}, told: {told}"
+        again = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        expect("PGA01", again.execute, f"select v from app.held {mark}")
+        again.close()
+        kept = server.rows("select request_id from agent_guard.approval_requests where statement like %s", f"%{mark}")
+        assert len(kept) == 1 and (not stored or kept == stored), f"{mark}: {stored} before, {kept} after"
+        events = server.audit("event = 'approval_request' and parameters[1]::jsonb ->> 'statement' like %s", f"%{mark}", columns="parameters[1]::jsonb ->> 'request_id'")
+        assert str(kept[0][0]) in [request for (request,) in events], f"{mark}: {kept} without its event"
+        assert len(events) == len(set(events)), f"{mark}: an event twice"
+    assert server.value("select intact from agent_guard.verify_audit()"), "the chain holds"
+    print(f"# told of {len(told)} of 12 requests before the crash", flush=True)
+
+
+def test_where_the_table_takes_no_row_the_journal_does_not_part_from_it(server):
+    """The journal is ahead of the tables by what was answered: a row that no table takes as it is, and one that has to wait."""
+    token = server.window("crasher", "p")[1]
+    oid = server.value("select oid from pg_database where datname = current_database()")
+    tables = [f"agent_guard.audit_segment_{segment:02}" for segment in range(16)]
+    odd = [f"create index odd_{at} on {table} ((lower(role)))" for at, table in enumerate(tables)]
+    for n, hindrance in enumerate([odd, ["begin", f"lock table {', '.join(tables)} in share mode"]]):
+        connection = server.connect("crasher", options=f"-c agent_guard.token={token}")
+        connection.execute("select 1")
+        server.audit("false")
+        patience(server, "2s")
+        other = server.connect()
+        for statement in hindrance:
+            other.execute(statement)
+        outcomes = []
+        for number in range(4):
+            try:
+                connection.execute(f"select {number} /* odd {n} */")
+                outcomes.append("answered")
+            except psycopg.Error as error:
+                outcomes.append(error.sqlstate)
+        assert "answered" in outcomes and set(outcomes) <= {"answered", "53100"}, outcomes
+        other.close()
+        for at in range(16):
+            server.run(f"drop index if exists agent_guard.odd_{at}")
+        patience(server, "20s")
+        connection.execute(f"select 4 /* odd {n} */")
+        connection.close()
+        trail = server.audit(columns="seq, encode(hash, 'hex')")
+        kept = server.rows("select seq, hash, problem from agent_guard.journal_read(%s)", f"agent_guard_journal/{oid}")
+        assert all(row[2] is None for row in kept), kept[-1]
+        assert [row[:2] for row in kept][-len(trail) :] == trail, "journal and trail tell the same"
+        assert server.value("select intact from agent_guard.verify_audit()")
+        # One that was not answered has the event of that, too.
+        found = server.audit("statement like %s and sqlstate is null", f"%/* odd {n} */", columns="statement")
+        assert found == [(f"select {number} /* odd {n} */",) for number in range(5)], f"{outcomes}: {found}"
+
+
+def test_a_row_that_no_table_takes_is_a_fault_in_the_journal_too(server):
+    """It was answered, and is in the journal, before its index entry turns out to be too large: the tables win."""
+    token = server.window("crasher", "p")[1]
+    oid = server.value("select oid from pg_database where datname = current_database()")
+    with server.connect("crasher", options=f"-c agent_guard.token={token}") as connection:
+        connection.execute("select 1")
+        for segment in range(16):
+            server.run(f"create index large_{segment} on agent_guard.audit_segment_{segment:02} (statement)")
+        filling = random.Random(SEED).randbytes(6000).hex()
+        connection.execute(f"select 1 /* {filling} */")
+        connection.execute("select 1 /* behind it */")
+    trail = server.audit(columns="seq, encode(hash, 'hex')")
+    for segment in range(16):
+        server.run(f"drop index agent_guard.large_{segment}")
+    kept = server.rows("select seq, hash, problem from agent_guard.journal_read(%s)", f"agent_guard_journal/{oid}")
+    assert all(row[2] is None for row in kept), kept[-1]
+    assert [row[:2] for row in kept][-len(trail) :] == trail, "journal and trail tell the same"
+    assert server.audit("event = 'fault' and message like %s", "%index row%"), "told"
+    assert len(server.audit("statement = %s", "select 1 /* behind it */")) == 1
+    assert server.value("select intact from agent_guard.verify_audit()")
+
+
 def patience(server, time):
     server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
     server.run("select pg_reload_conf()")
@@ -213,6 +316,67 @@ def test_nothing_is_answered_while_the_writer_stands_still(server):
         assert len(found) == 1, "answered in an open transaction, and recorded"
     connection.close()
     wire.close()
+
+
+def test_a_request_outlives_a_writer_that_dies_behind_its_commit(server):
+    """The request is committed, its event is not in the journal yet: that is when the writer is killed, as far as chance lets us.
+    One request is left each time, it is the one that the statement comes back to, and its approval is good once."""
+    server.run(
+        """create role asked login;
+           select agent_guard.create_policy('held');
+           select agent_guard.allow('held', array['select', 'insert'], array['app.t']);
+           select agent_guard.require_approval('held', array['insert'], array['app.t'], array['asked']::regrole[]);"""
+    )
+    token = server.window("crasher", "held")[1]
+    (server.home / "killed").touch()
+    unrecorded = 0
+    for cycle in range(CYCLES):
+        statement = f"insert into app.t values (-{cycle}, 'held')"
+        ears, agent = server.connect("asked"), server.connect("crasher")
+        guard.bind(agent, token)
+        ears.execute("listen agent_guard_approval")
+        writer = server.value("select writer_pid from agent_guard.stat")
+        errors = []
+
+        def ask():
+            try:
+                agent.execute(statement)
+            except psycopg.Error as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        # The notification leaves with the commit, before the journal is written.
+        told = next(ears.notifies(timeout=20))
+        server.kill(writer)
+        thread.join(60)
+        assert not thread.is_alive() and errors, "the agent was answered something else"
+        request = json.loads(told.payload)["request_id"]
+        recover(server, "writer")
+        ask_again = eventually(lambda: connected(server, token), "agents may work again", 60)
+        error = expect("PGA01", ask_again.execute, statement)
+        assert request in error.diag.message_detail, f"another request: {error.diag.message_detail}"
+        assert server.value("select count(*) from agent_guard.approval_request where statement = %s", statement) == 1
+        unrecorded += not server.audit("event = 'approval_request' and message like %s", f"%{request}%")
+        with server.connect("asked") as approver:
+            assert approver.execute("select agent_guard.approve(%s)", (request,)).fetchone()[0] == "approved"
+        ask_again.execute(statement)
+        expect("PGA01", ask_again.execute, statement)
+        assert server.value("select count(*) from app.t where id = %s", -cycle) == 1
+        ask_again.close()
+    verdict = server.rows("select intact, detail from agent_guard.verify_audit()")[0]
+    assert verdict[0], verdict
+    print(f"# {CYCLES} cycles; the event of {unrecorded} had not reached the journal", flush=True)
+
+
+def connected(server, token):
+    try:
+        connection = server.connect("crasher")
+        guard.bind(connection, token)
+        connection.execute("select 1")
+        return connection
+    except psycopg.Error:
+        return None
 
 
 if __name__ == "__main__":

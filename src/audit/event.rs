@@ -52,6 +52,8 @@ bytes_and_words! {
         HandshakeRefused = 4, Some("handshake_refused");
         /// The trail itself has something to tell: an event that could not be stored as it was.
         Fault = 5, Some("fault");
+        /// Rows of a statement are about to leave before it has ended.
+        Begun = 6, Some("begun");
         /// A statement was put to approval; the request itself is the one parameter.
         ApprovalRequest = 16, Some("approval_request");
         /// Somebody decided on a request, or an agent used an approval.

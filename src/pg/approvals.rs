@@ -5,8 +5,11 @@
 //! transaction, which marks the request's row: it commits or is undone with what was approved, and its row lock keeps
 //! other sessions out meanwhile.
 
+mod again;
 mod basis;
 mod cascade;
+pub mod exact;
+mod plan;
 mod request;
 mod table;
 mod wait;
@@ -15,6 +18,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+pub use again::{catalogue_changed, relation_changed, until_decided as query_until_decided};
 pub use request::{announce, record_at_commit, store_requests, transaction_ended};
 pub use table::listed;
 pub use wait::{init, until_decided};
@@ -22,7 +26,7 @@ pub use wait::{init, until_decided};
 use super::decided::Decided;
 use super::policies::Policy;
 use super::session::Session;
-use super::{conditions, epoch, rows, statement};
+use super::{conditions, epoch, rows, standby, statement};
 use crate::approval::{self, Meaning};
 use crate::decision::RuleId;
 use crate::refusal::{Refusal, SqlState};
@@ -75,9 +79,10 @@ impl Held {
 /// Why a refusal is final that could otherwise be a request.
 pub const NO_STATEMENT: &str =
     "What belongs to no statement, as a direct function call, cannot be put to approval.";
+const ON_STANDBY: &str = "A standby takes no requests and uses no approvals: run it on the primary server.";
 const TOO_MUCH: &str = "It touches more objects than can be put to approval.";
 const UNPRINTABLE: &str =
-    "Its text is withheld, or it has parameters of a type whose values cannot be shown.";
+    "Its text is withheld or holds a token, or it has parameters of a type whose values cannot be shown.";
 const NOT_STORED: &str = "The request could not be stored, or this window has too many pending ones, or the rule has changed meanwhile.";
 
 /// A plain denial where a request is not possible.
@@ -122,7 +127,7 @@ pub fn counted(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
 /// # Errors
 /// As `settle`.
 pub fn copied() -> Result<(), Refusal> {
-    settle_current(None)
+    settle_current(None, std::ptr::null_mut())
 }
 
 fn settle_query(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
@@ -132,13 +137,16 @@ fn settle_query(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let list = (*query).params;
         if list.is_null() { None } else { rows::parameters(pg_sys::copyParamList(list)) }
     };
-    settle_current(parameters)
+    settle_current(parameters, query)
 }
 
-fn settle_current(parameters: Option<Vec<Option<String>>>) -> Result<(), Refusal> {
+fn settle_current(
+    parameters: Option<Vec<Option<String>>>,
+    query: *mut pg_sys::QueryDesc,
+) -> Result<(), Refusal> {
     let session = super::session::current()?;
     let policy = super::policies::policy(session.policy_id)?;
-    settle_with(&session, &policy, parameters)
+    settle_with(&session, &policy, parameters, query)
 }
 
 /// Lets the current statement pass if people have agreed to exactly what it does; otherwise asks them.
@@ -149,15 +157,16 @@ pub fn settle(session: &Session, policy: &Policy) -> Result<(), Refusal> {
     if statement::with_current(|open| open.starting) == Some(true) {
         return Ok(());
     }
-    settle_with(session, policy, None)
+    settle_with(session, policy, None, std::ptr::null_mut())
 }
 
 fn settle_with(
     session: &Session,
     policy: &Policy,
     parameters: Option<Vec<Option<String>>>,
+    query: *mut pg_sys::QueryDesc,
 ) -> Result<(), Refusal> {
-    let outcome = ask(session, policy, parameters);
+    let outcome = ask(session, policy, parameters, query);
     if let Err(refusal) = &outcome {
         statement::with_current(|open| {
             open.refuse(refusal, false);
@@ -167,7 +176,12 @@ fn settle_with(
     outcome
 }
 
-fn ask(session: &Session, policy: &Policy, parameters: Option<Vec<Option<String>>>) -> Result<(), Refusal> {
+fn ask(
+    session: &Session,
+    policy: &Policy,
+    parameters: Option<Vec<Option<String>>>,
+    query: *mut pg_sys::QueryDesc,
+) -> Result<(), Refusal> {
     let Some(mut asking) = statement::with_current(|open| {
         let items = open.items();
         let held = open.held.as_deref_mut()?;
@@ -190,6 +204,9 @@ fn ask(session: &Session, policy: &Policy, parameters: Option<Vec<Option<String>
         return Ok(());
     }
     let words = asking.words.take().unwrap_or_else(|| above_refusal(policy, asking.rules.first().copied()));
+    if standby::is_one() {
+        return Err(unavailable(words, ON_STANDBY));
+    }
     if asking.incomplete {
         return Err(unavailable(words, TOO_MUCH));
     }
@@ -231,7 +248,7 @@ fn ask(session: &Session, policy: &Policy, parameters: Option<Vec<Option<String>
         (Meaning::Pending, Some(known)) => Err(request::pending(words, &known)),
         (Meaning::Rejected, Some(known)) => Err(request::rejected(words, &known)),
         _ => {
-            let basis = request::Basis { fingerprint, objects: &objects, found: &found, parameters };
+            let basis = request::Basis { fingerprint, objects: &objects, found: &found, parameters, query };
             match request::make(session, policy, &chain, &asking.rules, basis)? {
                 Some(known) => Err(request::pending(words, &known)),
                 None => Err(unavailable(words, NOT_STORED)),

@@ -32,6 +32,7 @@ impl Blocks {
             }
             EventKind::Fault | EventKind::ChainBegin | EventKind::Admin => return &[],
             EventKind::Statement
+            | EventKind::Begun
             | EventKind::Bind
             | EventKind::Unbind
             | EventKind::ApprovalRequest

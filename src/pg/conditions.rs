@@ -167,7 +167,10 @@ unsafe fn joins_on_condition(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> b
 }
 
 /// A Result node whose one-time filter keeps everything below from running.
-unsafe fn one_time_false(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool {
+///
+/// # Safety
+/// `plan` is a plan node of that tag.
+pub unsafe fn one_time_false(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool {
     // SAFETY: the tag decides the cast.
     unsafe {
         tag == T::T_Result

@@ -69,6 +69,13 @@ pub fn policy_changes_at_commit() {
     CHANGES_AT_COMMIT.store(true, Ordering::Relaxed);
 }
 
+/// Moves the policy epoch at once: what was read may be out of date.
+pub fn policies_changed() {
+    if let Some(shared) = REGION.get() {
+        shared.policies.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// Whether this transaction has itself changed policies, masks or filters: what was read before it did is out of date here.
 pub fn changed_here() -> bool {
     CHANGES_AT_COMMIT.load(Ordering::Relaxed)

@@ -20,6 +20,8 @@ use super::{encoding, expression_check};
 pub struct Expression {
     node: *mut pg_sys::Node,
     relation: pg_sys::Oid,
+    /// The column's own, which may be anybody's.
+    collation: pg_sys::Oid,
 }
 
 /// The column that an expression is to stand for.
@@ -51,7 +53,7 @@ pub fn for_column(
         // SAFETY: a node that the server made.
         let node = unsafe { placed(node, place, path)? };
         expression_check::check(relation, node, place.collation, path)?;
-        Ok(Expression { node, relation })
+        Ok(Expression { node, relation, collation: place.collation })
     })?;
     reads_back(made, path)
 }
@@ -85,7 +87,15 @@ impl Expression {
     pub fn kept(self) -> Kept {
         // SAFETY: a valid node.
         let text = unsafe { std::ffi::CStr::from_ptr(pg_sys::nodeToString(self.node.cast())) };
-        Kept { tree: text.to_owned(), relation: self.relation }
+        Kept { tree: text.to_owned(), relation: self.relation, collation: self.collation }
+    }
+
+    /// Checks it once more, against the catalogue as it is now.
+    ///
+    /// # Errors
+    /// As for one that is new.
+    pub fn check(self, path: Path<'_>) -> AdminResult<()> {
+        expression_check::check(self.relation, self.node, self.collation, path)
     }
 }
 
@@ -94,6 +104,7 @@ impl Expression {
 pub struct Kept {
     tree: CString,
     relation: pg_sys::Oid,
+    collation: pg_sys::Oid,
 }
 
 impl Kept {
@@ -101,7 +112,7 @@ impl Kept {
     pub fn expression(&self) -> Expression {
         // SAFETY: a text that nodeToString made in this process; the reader copies what it keeps.
         let node = unsafe { pg_sys::stringToNode(self.tree.as_ptr().cast_mut()) };
-        Expression { node: node.cast(), relation: self.relation }
+        Expression { node: node.cast(), relation: self.relation, collation: self.collation }
     }
 }
 

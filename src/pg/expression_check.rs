@@ -139,8 +139,11 @@ impl Check<'_> {
                     ));
                 }
             }
+            // A stored value, or none: nothing makes one of this type here.
+            let given = (*node).type_ == T::T_Var
+                || ((*node).type_ == T::T_Const && (*node.cast::<pg_sys::Const>()).constisnull);
             let mut seen = HashSet::new();
-            self.type_(pg_sys::exprType(node), &mut seen)
+            self.type_(pg_sys::exprType(node), given, &mut seen)
         }
     }
 
@@ -224,7 +227,7 @@ impl Check<'_> {
     }
 
     /// Values of a type may run code: a domain's constraints, also as an element or attribute; a base type's own functions.
-    fn type_(&self, oid: pg_sys::Oid, seen: &mut HashSet<pg_sys::Oid>) -> AdminResult<()> {
+    fn type_(&self, oid: pg_sys::Oid, given: bool, seen: &mut HashSet<pg_sys::Oid>) -> AdminResult<()> {
         if oid.to_u32() < FIRST_NORMAL || !seen.insert(oid) {
             return Ok(());
         }
@@ -232,7 +235,7 @@ impl Check<'_> {
             return Err(self.refuse("a type that does not exist", "Name a type that does."));
         };
         if facts.element != pg_sys::InvalidOid {
-            return self.type_(facts.element, seen);
+            return self.type_(facts.element, given, seen);
         }
         match facts.kind {
             b'd' => {
@@ -240,11 +243,20 @@ impl Check<'_> {
                 if unsafe { pg_sys::DomainHasConstraints(oid) } {
                     self.owned(facts.owner, facts.namespace, &format!("the domain {}", type_name(oid)))?;
                 }
-                self.type_(facts.base, seen)
+                self.type_(facts.base, given, seen)
             }
             b'c' => {
+                // A type of its own tells when it changes; a table gets columns of any type unasked.
+                let alone =
+                    catalog::relation_facts(facts.relation).is_some_and(|relation| relation.kind == b'c');
+                if !given && !alone {
+                    return Err(self.refuse(
+                        &format!("a row of {}, which is the type of a table", type_name(oid)),
+                        "Name the columns, or make a composite type for it.",
+                    ));
+                }
                 for attribute in types::attributes(facts.relation) {
-                    self.type_(attribute.place.type_oid, seen)?;
+                    self.type_(attribute.place.type_oid, given, seen)?;
                 }
                 Ok(())
             }
@@ -252,12 +264,12 @@ impl Check<'_> {
             b'e' => Ok(()),
             b'r' => {
                 // SAFETY: a catalogue look-up.
-                self.type_(unsafe { pg_sys::get_range_subtype(oid) }, seen)?;
+                self.type_(unsafe { pg_sys::get_range_subtype(oid) }, given, seen)?;
                 self.owned(facts.owner, facts.namespace, &format!("the range type {}", type_name(oid)))
             }
             b'm' => {
                 // SAFETY: a catalogue look-up.
-                self.type_(unsafe { pg_sys::get_multirange_range(oid) }, seen)
+                self.type_(unsafe { pg_sys::get_multirange_range(oid) }, given, seen)
             }
             _ => self.owned(facts.owner, facts.namespace, &format!("the type {}", type_name(oid))),
         }

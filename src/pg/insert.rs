@@ -89,8 +89,8 @@ impl<'a> Rows<'a> {
 pub struct Inserter {
     /// Gives every row its hash.
     pub sealer: Sealer,
-    text: ServerText,
-    blocks: Blocks,
+    pub(super) text: ServerText,
+    pub(super) blocks: Blocks,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     /// Where the datums of a chunk live. Emptied after each and never given back, so that the pages stay.
     datums: pg_sys::MemoryContext,

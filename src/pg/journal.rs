@@ -42,7 +42,14 @@ impl Journal {
     /// # Errors
     /// Of the file system; or in words where the directory holds what is not this database's journal.
     pub fn open(database: u32, columns: String) -> io::Result<Journal> {
-        let directory = guc_audit::journal_directory().join(database.to_string());
+        Journal::open_at(guc_audit::journal_directory().join(database.to_string()), database, columns)
+    }
+
+    /// As `open`, for a journal in another directory.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_at(directory: PathBuf, database: u32, columns: String) -> io::Result<Journal> {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let mut journal = Journal { directory, database, columns, open: None, head: None, repaired: None };
         while let Some((_, path)) = journal.files()?.pop() {
@@ -165,6 +172,28 @@ impl Journal {
         }
         *size = size.saturating_add(length(records));
         self.head = Some(head);
+        Ok(())
+    }
+
+    /// Cuts the file that grows behind an event that it has, or continues.
+    ///
+    /// # Errors
+    /// Of the file system; or where the event is not in it.
+    pub fn cut_behind(&mut self, event: Head) -> io::Result<()> {
+        let Some((_, path)) = self.files()?.pop() else { return Err(ErrorKind::NotFound.into()) };
+        let bytes = read(&path)?;
+        let mut reader =
+            Reader::new(&bytes).map_err(|damage| io::Error::new(ErrorKind::InvalidData, damage.word()))?;
+        while reader.head() != event {
+            if !matches!(reader.next_entry(), Ok(Some(_))) {
+                return Err(ErrorKind::NotFound.into());
+            }
+        }
+        let good = u64::try_from(reader.position()).unwrap_or(0);
+        let file = OpenOptions::new().append(true).open(&path)?;
+        file.set_len(good)?;
+        sync(&file)?;
+        (self.open, self.head) = (Some((file, good)), Some(event));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use super::guc_audit::{self, Journal};
 use super::shmem::{self, Control, is_set};
 use super::slot::Slot;
-use super::{epoch, warden};
+use super::{epoch, standby, warden};
 
 const LIBRARY: &CStr = c"agent_guard";
 /// A writer that lives shorter than this has failed.
@@ -35,8 +35,8 @@ fn worker(name: &CStr, function: &CStr, restart: i32) -> pg_sys::BackgroundWorke
             pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION,
         )
         .unwrap_or(0),
-        // Nothing can be written before: on a standby there is no trail.
-        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        // Also on a standby, as soon as anybody may connect.
+        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState,
         bgw_restart_time: restart,
         ..Default::default()
     };
@@ -160,7 +160,8 @@ pub extern "C-unwind" fn agent_guard_audit_launcher(_arg: pg_sys::Datum) {
 
 /// Databases with a journal get their writers at once: a crash may have emptied their tables.
 fn restore_journaled(control: &Control) {
-    if guc_audit::journal() == Journal::off {
+    // A standby has no tables to be filled.
+    if guc_audit::journal() == Journal::off || standby::is_one() {
         return;
     }
     let Ok(directories) = std::fs::read_dir(guc_audit::journal_directory()) else { return };
@@ -201,8 +202,14 @@ fn look_after(_control: &Control, n: usize, slot: &Slot, start: &mut Option<Star
             );
         }
     }
-    if database == 0 || lives || (!is_set(&slot.wanted) && slot.used() == 0) {
+    if database == 0 || lives {
         return None;
+    }
+    if !is_set(&slot.wanted) && slot.used() == 0 {
+        match until_too_old(slot) {
+            Some(Duration::ZERO) => slot.wanted.store(1, Ordering::SeqCst),
+            later => return later,
+        }
     }
     let known = start.get_or_insert_with(|| Start {
         handle: std::ptr::null_mut(),
@@ -238,6 +245,17 @@ fn look_after(_control: &Control, n: usize, slot: &Slot, start: &mut Option<Star
         );
     }
     Some(Duration::from_secs(1))
+}
+
+/// How long until the oldest events of a trail whose writer rests have to go, if they ever have to.
+fn until_too_old(slot: &Slot) -> Option<Duration> {
+    let (age, oldest) = (guc_audit::retention()?, slot.oldest_at.load(Ordering::SeqCst));
+    if oldest == 0 || standby::is_one() {
+        return None;
+    }
+    let due = oldest.saturating_add(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+    let left = due.saturating_sub(super::scan::clock());
+    Some(Duration::from_micros(u64::try_from(left.max(0)).unwrap_or(0)))
 }
 
 fn stopped(handle: *mut pg_sys::BackgroundWorkerHandle) -> bool {

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::ledger::{self, Tally};
 use super::shmem::{self, SharedCondition};
 use super::trail;
-use super::{guc_audit, trail_refusal};
+use super::{guc_audit, standby, trail_refusal};
 use crate::limit::Meter;
 use crate::limit::refusal;
 use crate::refusal::Refusal;
@@ -65,9 +65,8 @@ pub fn reach(
     let Some((control, raised)) = shmem::control().zip(ledger::raised()) else {
         return Err(refusal::not_durable("agent_guard has no shared memory"));
     };
-    // SAFETY: reads shared memory only.
-    if unsafe { pg_sys::RecoveryInProgress() } {
-        return Err(refusal::not_durable("a standby stores nothing; use the token on the primary server"));
+    if standby::is_one() {
+        return Err(refusal::not_durable(standby::STORES_NOTHING));
     }
     // SAFETY: a plain value of this process.
     let database = unsafe { pg_sys::MyDatabaseId };

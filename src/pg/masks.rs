@@ -9,7 +9,7 @@ mod copies;
 mod dependents;
 mod predicate;
 
-use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap as HashMap, FxHashSet as HashSet};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ pub use self::compile::{Masked, Opened};
 use super::own::own;
 use super::process::PerProcess;
 use super::scan::{self, Key};
-use super::{catalog, epoch, guc, session};
+use super::{catalog, epoch, guc, quick, session};
 use crate::refusal::{Place, Refusal, SqlState};
 
 /// What the tables say, for one policy.
@@ -52,21 +52,27 @@ impl Declared {
     }
 }
 
-#[derive(Default)]
 struct Cache {
-    /// The policy and epoch that `declared` was read under.
-    of: Option<(u64, Option<i64>)>,
-    declared: Rc<Declared>,
+    /// What was read, with the epoch and the policy that it was read under.
+    declared: Option<((u64, Option<i64>), Rc<Declared>)>,
     compiled: HashMap<pg_sys::Oid, Option<Rc<Masked>>>,
     generation: u64,
 }
 
-thread_local! {
-    static CACHE: RefCell<Cache> = RefCell::new(Cache::default());
+impl Cache {
+    fn is_of(&self, now: (u64, Option<i64>)) -> bool {
+        self.declared.as_ref().is_some_and(|(of, _)| *of == now)
+    }
 }
 
-/// The epoch and the binding under which there is nothing masked and nothing filtered: what other statements pay.
-static NOTHING: PerProcess<Cell<Option<(u64, u64)>>> = PerProcess::new(Cell::new(None));
+static CACHE: PerProcess<RefCell<Cache>> = PerProcess::new(RefCell::new(Cache {
+    declared: None,
+    compiled: HashMap::with_hasher(FxBuildHasher),
+    generation: 0,
+}));
+
+/// The epoch and the binding for which it is known whether anything is masked or filtered: what other statements pay.
+static ANYTHING: PerProcess<Cell<Option<(u64, u64, bool)>>> = PerProcess::new(Cell::new(None));
 
 /// Forgets what was compiled; called from catalogue invalidation.
 pub fn forget_compiled() {
@@ -89,8 +95,11 @@ fn policy_in_force() -> Option<i64> {
 /// Whether anything is masked or filtered for this session.
 pub fn any() -> bool {
     let here = (epoch::policies(), guc::active_serial());
-    if NOTHING.get() == Some(here) && !epoch::changed_here() {
-        return false;
+    if let Some((epoch, serial, anything)) = ANYTHING.get()
+        && (epoch, serial) == here
+        && !epoch::changed_here()
+    {
+        return anything;
     }
     if !readable() {
         // Nothing can run either; whatever asks is told that it has to ask further.
@@ -98,22 +107,27 @@ pub fn any() -> bool {
     }
     let policy = policy_in_force();
     let declared = declared((here.0, policy));
-    let nothing = declared.masks.is_empty() && declared.filters.is_empty();
+    let anything = !declared.masks.is_empty() || !declared.filters.is_empty();
     // A token that is still to bind brings a policy, with filters perhaps.
-    NOTHING.set(Some(here).filter(|_| nothing && policy.is_some() && !epoch::changed_here()));
-    !nothing
+    let known = (anything || policy.is_some()) && !epoch::changed_here() && epoch::policies() == here.0;
+    ANYTHING.set(known.then_some((here.0, here.1, anything)));
+    anything
+}
+
+/// Tells the state of what was compiled from any other of this backend's; `None` while it is being changed here.
+pub fn generation() -> Option<u64> {
+    (!epoch::changed_here()).then(|| CACHE.with(|cache| cache.borrow().generation))
 }
 
 /// Whether tables can be read: not in a transaction that has failed, whose ROLLBACK is a statement too.
 fn readable() -> bool {
-    // SAFETY: a plain look at the transaction's state.
-    unsafe { pg_sys::IsTransactionState() }
+    quick::in_transaction()
 }
 
 fn declared(now: (u64, Option<i64>)) -> Rc<Declared> {
     let known = CACHE.with(|cache| {
         let cache = cache.borrow();
-        (cache.of == Some(now)).then(|| Rc::clone(&cache.declared))
+        cache.declared.as_ref().filter(|(of, _)| *of == now).map(|(_, declared)| Rc::clone(declared))
     });
     // A generated view that follows a DDL of this transaction is not committed yet.
     let changed_here = epoch::changed_here();
@@ -124,8 +138,8 @@ fn declared(now: (u64, Option<i64>)) -> Rc<Declared> {
     let old = CACHE.with(|cache| {
         let mut cache = cache.borrow_mut();
         // Read while it changed: used once, and read again at the next question.
-        cache.of = Some(now).filter(|_| epoch::policies() == now.0 && !changed_here);
-        cache.declared = Rc::clone(&fresh);
+        let lasts = epoch::policies() == now.0 && !changed_here;
+        cache.declared = lasts.then(|| (now, Rc::clone(&fresh)));
         std::mem::take(&mut cache.compiled)
     });
     drop(old);
@@ -175,14 +189,18 @@ pub fn of(relation: pg_sys::Oid) -> Result<Option<Rc<Masked>>, Refusal> {
     if !readable() {
         return Err(unusable(relation, "The transaction has failed."));
     }
-    let declared = declared((epoch::policies(), policy_in_force()));
-    let (known, generation) = CACHE.with(|cache| {
+    let now = (epoch::policies(), policy_in_force());
+    let known = |cache: &RefCell<Cache>| {
         let cache = cache.borrow();
-        (cache.compiled.get(&relation).cloned(), cache.generation)
-    });
-    if let Some(known) = known {
+        let current = cache.is_of(now) && !epoch::changed_here();
+        (cache.compiled.get(&relation).filter(|_| current).cloned(), cache.generation)
+    };
+    if let (Some(known), _) = CACHE.with(known) {
         return Ok(known);
     }
+    // Drops what was compiled where it is out of date.
+    let declared = declared(now);
+    let (_, generation) = CACHE.with(known);
     let fresh = compile::compile(&declared, relation)?.map(Rc::new);
     let old = CACHE.with(|cache| {
         let mut cache = cache.borrow_mut();
@@ -198,6 +216,11 @@ pub fn of(relation: pg_sys::Oid) -> Result<Option<Rc<Masked>>, Refusal> {
     });
     drop(old);
     Ok(fresh)
+}
+
+/// Whether anything bears on a relation, be it that it cannot be put in force.
+pub fn concern(relation: pg_sys::Oid) -> bool {
+    of(relation).map_or(true, |masked| masked.is_some_and(|masked| masked.masks() || masked.filters_rows()))
 }
 
 /// The first masked or filtered relation that a query reads, through views and what materialized views store.

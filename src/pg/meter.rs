@@ -15,7 +15,7 @@ use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::session::Session;
 use super::{
-    door, enforce, epoch, handshake, limit_timer, policies, quick, record, results, statement, text,
+    door, enforce, epoch, handshake, limit_timer, policies, quick, record, results, standby, statement, text,
 };
 use crate::limit::counter::{Due, Unpaid, charge_all};
 use crate::limit::{Holder, METERS, Meter, refusal, totals_of};
@@ -151,6 +151,9 @@ fn resolve(session: &Rc<Session>) -> Result<Option<Rc<Account>>, Refusal> {
     }
     let ends = session.window_ends.saturating_mul(1_000_000);
     add(Label { id: window, window, database, ends }, limits.totals, Holder::Window)?;
+    if standby::is_one() && lines.iter().any(|lines| !lines.is_empty()) {
+        return Err(refusal::not_durable(standby::STORES_NOTHING));
+    }
     let (rows_per_statement, statement_timeout) = (limits.rows_per_statement, limits.statement_timeout);
     if lines.iter().all(Vec::is_empty) && rows_per_statement.is_none() && statement_timeout.is_none() {
         return Ok(None);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 
+use super::held::{self, Way};
 use super::hooks::{checked, guarded, raise_if};
 use super::{door, endings, results, session, warden};
 use crate::refusal::Refusal;
@@ -54,25 +55,25 @@ pub fn init() {
     }
 }
 
-/// DataRow and CopyData.
-const ROWS: [u8; 2] = [b'D', b'd'];
-
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
     unsafe {
         if looks(kind) && !passes(kind, body, length) {
             return 0;
         }
-        match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
-            Some(previous) => {
-                let outcome = previous(kind, body, length);
-                if outcome == 0 && results::is_watched() {
-                    guarded(|| results::after(kind.to_ne_bytes()[0], body, length));
-                }
-                outcome
+        let outcome = if waits(kind, body, length) {
+            // It goes when its statement's event is on disk.
+            0
+        } else {
+            match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
+                Some(previous) => previous(kind, body, length),
+                None => -1,
             }
-            None => -1,
+        };
+        if outcome == 0 && results::is_watched() {
+            guarded(|| results::after(kind.to_ne_bytes()[0], body, length));
         }
+        outcome
     }
 }
 
@@ -80,12 +81,48 @@ unsafe extern "C-unwind" fn put_noblock(kind: c_char, body: *const c_char, lengt
     // SAFETY: as above.
     unsafe {
         if (!looks(kind) || passes(kind, body, length))
+            && !waits(kind, body, length)
             && let Some(previous) =
                 PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage_noblock)
         {
             previous(kind, body, length);
         }
     }
+}
+
+/// Whether a message is held back until its statement is recorded; raises where that fails. Sends what was held before it.
+#[inline]
+unsafe fn waits(kind: c_char, body: *const c_char, length: usize) -> bool {
+    if !held::concerned(kind) {
+        return false;
+    }
+    let mut way = Way::Passes;
+    // SAFETY: part of the outer frame; the message is the server's.
+    unsafe { raise_if(checked(|| held::way(kind, length, &mut way))) };
+    guarded(|| {
+        if way == Way::Follows {
+            let messages = held::take();
+            let mut rest = messages.as_slice();
+            while let Some((kind, body, behind)) = held::split(rest) {
+                // SAFETY: the server's own function with a whole message; it reports a lost connection and raises nothing.
+                unsafe {
+                    if let Some(previous) =
+                        PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|methods| methods.putmessage)
+                    {
+                        previous(c_char::from_ne_bytes([kind]), body.as_ptr().cast(), body.len());
+                    }
+                }
+                rest = behind;
+            }
+        } else if way == Way::Waits {
+            // SAFETY: the server hands `length` bytes; a null body has none.
+            let body = unsafe {
+                if body.is_null() { &[] } else { std::slice::from_raw_parts(body.cast::<u8>(), length) }
+            };
+            held::put(kind, body);
+        }
+    });
+    matches!(way, Way::Waits | Way::Ends)
 }
 
 /// Whether there is anything to be looked at with such a message: mostly there is not.
@@ -95,7 +132,7 @@ unsafe fn looks(kind: c_char) -> bool {
     unsafe {
         door::is_watched()
             || results::is_watched()
-            || (ROWS.contains(&kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()))
+            || (held::is_row(kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()))
     }
 }
 
@@ -104,7 +141,7 @@ unsafe fn looks(kind: c_char) -> bool {
 unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
     // SAFETY: part of the outer frame; the message is the server's.
     unsafe {
-        if ROWS.contains(&kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()) {
+        if held::is_row(kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()) {
             raise_if(checked(may_send));
         }
         let mut drop = false;

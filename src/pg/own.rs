@@ -95,6 +95,11 @@ pub fn forget() {
     OWN.set(None);
 }
 
+/// The installation as far as it is known, without a look-up.
+pub fn known() -> Option<Own> {
+    OWN.get()
+}
+
 /// The installation in this database; `None` where the extension is missing or incomplete.
 pub fn own() -> Option<Own> {
     if let Some(own) = OWN.get() {

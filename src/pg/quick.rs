@@ -15,6 +15,8 @@ unsafe extern "C" {
     fn raw_subtransaction() -> u32;
     #[link_name = "InNoForceRLSOperation"]
     fn raw_no_force_rls() -> bool;
+    #[link_name = "IsTransactionState"]
+    fn raw_in_transaction() -> bool;
     #[link_name = "LWLockAcquire"]
     fn raw_lock(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
     #[link_name = "LWLockRelease"]
@@ -65,6 +67,12 @@ pub fn full_transaction() -> u64 {
 pub fn subtransaction() -> u32 {
     // SAFETY: reads this process's transaction state.
     unsafe { raw_subtransaction() }
+}
+
+/// Whether a transaction is open and has not failed (xact.c).
+pub fn in_transaction() -> bool {
+    // SAFETY: reads this process's transaction state.
+    unsafe { raw_in_transaction() }
 }
 
 /// Whether a foreign-key trigger is running its own queries (miscinit.c).

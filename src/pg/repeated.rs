@@ -2,8 +2,9 @@
 //!
 //! Kept only where every access was allowed without an obligation. INVARIANT: the circumstances compared here are all
 //! that such a decision depends on: the binding (hence the token's blocks and the policy), the policy's version, the
-//! catalogue, the text, the form, the relations and columns, and that no function, foreign key or view asks. Where
-//! anything is masked or filtered, or a statement's texts are withheld, everything is looked at again.
+//! catalogue, the text, the form, the relations and columns, that no function, foreign key or view asks, and what is
+//! compiled of masks. `second_line` is no part of it: it looks at every plan. Where rows with masked columns are changed,
+//! or what the server prints of a row is withheld, everything is looked at again.
 
 use std::rc::Rc;
 
@@ -22,6 +23,8 @@ pub struct Repeated {
     serial: u64,
     epoch: u64,
     generation: u64,
+    /// Of what is compiled of masks; `None` where nothing was masked.
+    masks: Option<u64>,
     form: Form,
     observes: bool,
     /// The accesses, all of them allowed.
@@ -38,11 +41,12 @@ impl Repeated {
         self.observes || guc::observing()
     }
 
-    fn holds(&self, serial: u64, form: Form, entries: &[Entry]) -> bool {
+    fn holds(&self, serial: u64, form: Form, entries: &[Entry], masks: Option<u64>) -> bool {
         self.serial == serial
             && serial == guc::active_serial()
             && self.epoch == epoch::policies()
             && self.generation == policies::generation()
+            && self.masks == masks
             && self.form == form
             && calls::nobody_else_asks()
             && self.asked.len() == entries.len()
@@ -50,15 +54,18 @@ impl Repeated {
     }
 }
 
+/// What is compiled of masks; `None` within where nothing is masked, outside while masks are being changed here.
+fn masks_now() -> Option<Option<u64>> {
+    if masks::any() { masks::generation().map(Some) } else { Some(None) }
+}
+
 /// Notes with the current statement what was decided on these entries before, if that counts; whether it does.
 pub fn note(entries: &[Entry]) -> bool {
-    if masks::any() {
-        return false;
-    }
+    let Some(masks) = masks_now() else { return false };
     let noted = statement::with_current(|open| {
         let known = open.known()?;
         let repeated = known.decided.try_borrow().ok()?;
-        let repeated = repeated.as_ref().filter(|it| it.holds(open.serial(), open.form, entries))?;
+        let repeated = repeated.as_ref().filter(|it| it.holds(open.serial(), open.form, entries, masks))?;
         Some(open.note_repeated(repeated))
     });
     noted.flatten().unwrap_or(false)
@@ -67,10 +74,11 @@ pub fn note(entries: &[Entry]) -> bool {
 /// Keeps the outcome that was just noted with the current statement, if it is one to be kept. `generation` is that of
 /// the catalogue before it was decided.
 pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generation: u64) {
+    let Some(masks) = masks_now() else { return };
     statement::with_current(|open| {
         let known = open.known().filter(|known| known.came_again())?;
         let same = session.serial == open.serial()
-            && open.texts == Texts::PLAIN
+            && (open.texts == Texts::PLAIN || open.texts == Texts::VALUES)
             && policy.epoch() == epoch::policies()
             && policies::generation() == generation
             && calls::nobody_else_asks();
@@ -82,6 +90,7 @@ pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generatio
             serial: session.serial,
             epoch: policy.epoch(),
             generation,
+            masks,
             form,
             observes: policy.observe,
             accesses,

@@ -10,6 +10,7 @@ use super::guc_audit::{self, Journal as Setting};
 use super::insert::{Rows, Written};
 use super::journal::Journal;
 use super::segments::Segments;
+use super::shmem::is_set;
 use super::trail::{self, Waiting};
 use super::writer::{Trouble, Writer, in_transaction, store};
 use super::{anchor, columns, scan, stored};
@@ -36,7 +37,9 @@ pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
     open_journal(writer, &mut news)?;
     let kept = writer.journal.as_ref().and_then(Journal::head);
     let base = writer.slot.base.load(Ordering::SeqCst);
-    let known = writer.slot.head_of_chain().filter(|_| base != 0);
+    // A standby's chain ends with its promotion.
+    let promoted = is_set(&writer.slot.of_standby);
+    let known = writer.slot.head_of_chain().filter(|_| base != 0 && !promoted);
     let in_table = writer.segments.head();
     writer.inserter.sealer.set_journaling(false);
 
@@ -55,23 +58,38 @@ pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
             Some(kept) if kept.seq > in_table.seq => restore(writer, Some(in_table), &mut news)?,
             _ => in_table,
         }
-    } else if let Some(kept) = kept.filter(|kept| anchored.is_none_or(|anchored| anchored.seq <= kept.seq)) {
+    } else if let Some(kept) =
+        kept.filter(|kept| !promoted && anchored.is_none_or(|anchored| anchored.seq <= kept.seq))
+    {
         let head = restore(writer, None, &mut news)?;
         log!("the audit trail is restored from the journal, up to event {}", kept.seq);
         head
     } else {
-        let seq = anchored.map_or(0, |anchored| anchored.seq);
+        let done = writer.slot.done.load(Ordering::SeqCst);
+        // Behind every number that is known: of the primary's trail what was replicated and what came with the data directory.
+        let behind = anchored.into_iter().chain(kept.filter(|_| promoted)).map(|head| head.seq).max();
+        let seq = behind.unwrap_or(0).max(if promoted { done } else { 0 });
         let head = Head { seq, ..Head::START };
         set_anchor(head)?;
-        let why = "a new hash chain begins: no earlier events are at hand";
+        let why = if promoted {
+            "a new hash chain begins: the standby was promoted; its own events are in its journal"
+        } else {
+            "a new hash chain begins: no earlier events are at hand"
+        };
         news.push((EventKind::ChainBegin, why.to_owned()));
         head
     };
     writer.inserter.sealer.set_head(head);
-    if base == 0 {
-        writer.slot.base.store(head.seq.saturating_add(1), Ordering::SeqCst);
+    if base == 0 || promoted {
+        let done = writer.slot.done.load(Ordering::SeqCst);
+        writer.slot.base.store(head.seq.saturating_add(1).saturating_sub(done), Ordering::SeqCst);
+        writer.slot.of_standby.store(0, Ordering::SeqCst);
     }
     writer.slot.set_head(head);
+    writer.inserter.sealer.set_journaled(None);
+    if let Some(ahead) = kept.filter(|kept| base != 0 && kept.seq > head.seq) {
+        writer.take_over(ahead, head);
+    }
     bring_up(writer, anchored, &mut news)?;
     tell(news);
     Ok(())

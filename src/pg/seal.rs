@@ -17,6 +17,10 @@ pub struct Sealer {
     head: Option<Head>,
     /// Whether records are kept for the journal.
     journaling: bool,
+    /// The last event that the journal has; it may be ahead of the tables.
+    journaled: Option<Head>,
+    /// That event came out with another hash when it was sealed for the tables.
+    diverged: bool,
     /// Records that the journal does not have yet.
     pending: Vec<u8>,
     /// The first of them continues this event.
@@ -50,6 +54,21 @@ impl Sealer {
         if !journaling {
             self.written();
         }
+    }
+
+    /// What the journal has, up to which nothing is kept for it.
+    pub fn set_journaled(&mut self, head: Option<Head>) {
+        (self.journaled, self.diverged) = (head, false);
+    }
+
+    /// Whether the tables and the journal tell different stories of the last event that the journal had before.
+    pub fn diverged(&self) -> bool {
+        self.diverged
+    }
+
+    /// Forgets what it remembered of the rows before, whose memory may serve others by now.
+    pub fn forget(&mut self) {
+        self.remembered.forget();
     }
 
     /// The records that the journal does not have yet, and what the first of them continues.
@@ -105,7 +124,9 @@ impl Sealer {
         unsafe { columns::put(&self.layout, values, nulls, &mut self.remembered, &mut self.columns) };
         let before = self.head();
         let head = before.extended(seq, &self.columns);
-        if self.journaling {
+        let ahead = self.journaled.filter(|journaled| seq <= journaled.seq);
+        self.diverged |= ahead.is_some_and(|journaled| seq == journaled.seq && head != journaled);
+        if self.journaling && ahead.is_none() {
             self.before.get_or_insert(before);
             journal::put(seq, &head.hash, &self.columns, &mut self.pending);
         }

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use super::calls;
 use super::gather::names;
 use super::masks;
-use super::substitute::Mark;
+use super::substitute::{self, Mark};
 use super::withhold::Texts;
 use crate::refusal::{Refusal, SqlState};
 
@@ -42,9 +42,7 @@ pub unsafe fn check(plan: *mut pg_sys::PlannedStmt, resumed: bool) -> Result<Tex
     for node in unsafe { names::members((*plan).rtable) } {
         // SAFETY: as above.
         let entry = unsafe { &*node.cast::<pg_sys::RangeTblEntry>() };
-        if entry.rtekind != pg_sys::RTEKind::RTE_RELATION
-            || !matches!(entry.relkind.cast_unsigned(), b'r' | b'p' | b'f' | b'm')
-        {
+        if !substitute::may_concern(entry) {
             continue;
         }
         let Some(masked) = masks::of(entry.relid)? else { continue };
@@ -62,7 +60,7 @@ pub unsafe fn check(plan: *mut pg_sys::PlannedStmt, resumed: bool) -> Result<Tex
             }
             None if resumed => return Err(stale(entry.relid)),
             None => return Err(fault(entry.relid)),
-            Some(Mark::Substituted(fingerprint)) => {
+            Some(Mark::Substituted(fingerprint) | Mark::Lent(fingerprint)) => {
                 if masked.leaks_in_errors || masked.row_security {
                     texts = texts.and(Texts::VALUES);
                 }

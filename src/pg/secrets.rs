@@ -45,6 +45,13 @@ pub fn mask(text: &mut [u8]) -> bool {
     at > 0
 }
 
+/// Whether a token was masked in a text: many different texts look like this one.
+pub fn was_masked(text: &str) -> bool {
+    let masked = |at: usize| text.as_bytes().iter().skip(at + PREFIX.len()).take(SHORTEST);
+    memchr::memmem::find_iter(text.as_bytes(), PREFIX)
+        .any(|at| masked(at).count() == SHORTEST && masked(at).all(|byte| *byte == b'*'))
+}
+
 /// Masks tokens in a NUL-terminated text of the server's, in place.
 ///
 /// # Safety
@@ -121,6 +128,7 @@ mod tests {
         assert!(mask(&mut text));
         assert_eq!(text.len(), before);
         let text = String::from_utf8(text).unwrap();
+        assert!(was_masked(&text) && !was_masked("agt1.****") && !was_masked("SELECT 'agt1.short'"));
         assert!(!text.contains("AAAAAQ") && text.contains("'; SELECT 'agt1.short'"));
         assert!(!mask(&mut b"SELECT 1".to_vec()));
     }

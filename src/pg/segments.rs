@@ -125,6 +125,12 @@ impl Segments {
         (newest.last > 0).then_some(Head { seq: newest.last, hash: newest.last_hash })
     }
 
+    /// When the newest event of the oldest segment began; 0 while the trail is empty.
+    pub fn oldest_at(&self) -> i64 {
+        let filled = self.list.iter().filter(|segment| segment.last > 0);
+        filled.min_by_key(|segment| segment.last).map_or(0, |segment| segment.last_at)
+    }
+
     /// The highest sequence number in the trail; 0 while it is empty.
     pub fn last(&self) -> u64 {
         self.list.iter().map(|segment| segment.last).max().unwrap_or(0)

@@ -6,7 +6,7 @@
 //! fuller than it is, never emptier. The same order, add first and look then, settles the race between a
 //! reservation and a writer that ends or a slot that changes hands.
 
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::prelude::*;
 
@@ -52,6 +52,10 @@ pub struct Slot {
     pub tail: AtomicU64,
     /// The number of the first record not yet in the trail. Written by the writer.
     pub done: AtomicU64,
+    /// The number of the first record that is not on disk, in the journal. Written by the writer.
+    pub kept: AtomicU64,
+    /// How many backends wait for that mark.
+    pub waiting: AtomicU32,
     /// Bytes promised to backends. Never reset: each holder gives its own back, even after the slot changed hands.
     pub reserved: AtomicU64,
     /// The sequence number of record 0; 0 while the first writer has not found it. Written by the writer.
@@ -76,6 +80,11 @@ pub struct Slot {
     pub writers: AtomicU64,
     /// Whether what is in the trail is in the journal too. Written by the writer.
     pub journaled: AtomicU32,
+    /// When the newest event of the oldest segment began, in microseconds since the Unix epoch; 0 for none. Told by a writer that
+    /// goes to rest.
+    pub oldest_at: AtomicI64,
+    /// Whether the chain was last a standby's own. Written by the writer.
+    pub of_standby: AtomicU32,
     /// The number of the last event in the trail; 0 while none is known. Written by the writer.
     head_seq: AtomicU64,
     /// Its hash. Written by the writer, between two changes of `head_seq`.
@@ -200,8 +209,15 @@ impl Slot {
     /// What lies before `position` is in the trail: gives its room back and tells those who wait.
     pub fn advance(&self, position: ring::Position) {
         self.done.store(position.number, Ordering::SeqCst);
+        self.kept.store(position.number, Ordering::SeqCst);
         self.tail.store(position.at, Ordering::SeqCst);
         self.space.broadcast();
+        self.flushed.broadcast();
+    }
+
+    /// What lies before the record of this number is in the journal, though not yet in the tables: tells those who wait for that.
+    pub fn kept_until(&self, number: u64) {
+        self.kept.store(number, Ordering::SeqCst);
         self.flushed.broadcast();
     }
 
@@ -253,6 +269,7 @@ impl Slot {
                 self.ready.store(0, Ordering::SeqCst);
                 self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
                 self.done.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
+                self.kept.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
                 lost
             })
         })
@@ -275,11 +292,14 @@ impl Slot {
             &self.head_seq,
             &self.next,
             &self.done,
+            &self.kept,
         ] {
             counter.store(0, Ordering::SeqCst);
         }
         self.leave.store(0, Ordering::SeqCst);
         self.journaled.store(0, Ordering::SeqCst);
+        self.of_standby.store(0, Ordering::SeqCst);
+        self.oldest_at.store(0, Ordering::SeqCst);
         self.ledger_due.store(0, Ordering::SeqCst);
         self.tail.store(self.head.load(Ordering::SeqCst), Ordering::SeqCst);
         self.database.store(database, Ordering::SeqCst);

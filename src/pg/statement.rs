@@ -63,10 +63,17 @@ struct Statements {
     /// The error on its way to the client, as emit_log_hook saw it.
     error: Option<([u8; 5], String)>,
     next_utility: u64,
+    /// Whose rows were sent last without a word of it in the trail.
+    rows_of: Option<Key>,
 }
 
-static STATEMENTS: PerProcess<RefCell<Statements>> =
-    PerProcess::new(RefCell::new(Statements { open: Vec::new(), spare: None, error: None, next_utility: 0 }));
+static STATEMENTS: PerProcess<RefCell<Statements>> = PerProcess::new(RefCell::new(Statements {
+    open: Vec::new(),
+    spare: None,
+    error: None,
+    next_utility: 0,
+    rows_of: None,
+}));
 
 fn with<T>(body: impl FnOnce(&mut Statements) -> T) -> Option<T> {
     STATEMENTS.with(|statements| statements.try_borrow_mut().ok().map(|mut statements| body(&mut statements)))
@@ -137,6 +144,29 @@ pub fn texts() -> Option<(Texts, bool)> {
     let innermost = active().next()?;
     let texts = active().fold(Texts::PLAIN, |texts, open| texts.and(open.texts));
     Some((texts, matches!(innermost.command, "SET CONSTRAINTS" | "COMMIT" | "PREPARE TRANSACTION")))
+}
+
+/// Whether rows that are sent now belong to a statement of which nothing is recorded yet.
+pub fn rows_are_unrecorded() -> bool {
+    with(|statements| {
+        let open = statements.open.iter().find(|open| open.active).filter(|open| !open.begun)?;
+        statements.rows_of = Some(open.key);
+        Some(())
+    })
+    .is_none_or(|open| open.is_some())
+}
+
+/// Records that rows of the client's statement leave before it has ended. False where the trail does not take it.
+pub fn record_begun() -> bool {
+    with(|statements| {
+        let of = statements.rows_of;
+        let open = statements.open.iter_mut().rev().find(|open| Some(open.key) == of);
+        open.is_some_and(|open| {
+            open.begun = open.begun || publish::begun(open);
+            open.begun
+        })
+    })
+    .unwrap_or(false)
 }
 
 /// Whether any statement is being worked on.

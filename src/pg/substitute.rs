@@ -8,6 +8,7 @@
 //!
 //! It decides nothing: plans are cached. What it does not understand it refuses.
 
+mod generated;
 mod target;
 mod vars;
 
@@ -18,6 +19,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
+pub use self::generated::may_read;
 use super::gather::names;
 use super::masks::{self, Masked};
 use crate::refusal::{Refusal, SqlState};
@@ -28,6 +30,9 @@ use crate::refusal::{Refusal, SqlState};
 pub enum Mark {
     /// Read through masks and filters of this fingerprint.
     Substituted(u64),
+    /// As `Substituted`, by a role that may only read the generated view: the server checks the view's owner instead, and
+    /// whoever starts the plan has to check the role.
+    Lent(u64),
     /// Changed by the statement, whose reads of masked columns were refused.
     Target(u64),
     /// Read raw by a row security policy of the DBA's.
@@ -40,6 +45,7 @@ impl Mark {
     fn text(self) -> CString {
         let text = match self {
             Mark::Substituted(fingerprint) => format!("{PREFIX}s{fingerprint:016x}"),
+            Mark::Lent(fingerprint) => format!("{PREFIX}l{fingerprint:016x}"),
             Mark::Target(fingerprint) => format!("{PREFIX}t{fingerprint:016x}"),
             Mark::Policy => format!("{PREFIX}p"),
         };
@@ -56,6 +62,7 @@ impl Mark {
         let fingerprint = || u64::from_str_radix(text.get(1..)?, 16).ok();
         match text.as_bytes().first()? {
             b's' => Some(Mark::Substituted(fingerprint()?)),
+            b'l' => Some(Mark::Lent(fingerprint()?)),
             b't' => Some(Mark::Target(fingerprint()?)),
             b'p' => Some(Mark::Policy),
             _ => None,
@@ -68,6 +75,12 @@ unsafe fn mark(entry: *mut pg_sys::RangeTblEntry, mark: Mark) {
     let text = mark.text();
     // SAFETY: pstrdup copies; the entry is of a query that is being planned.
     unsafe { (*entry).ctename = pg_sys::pstrdup(text.as_ptr()) };
+}
+
+/// Whether an entry is of a kind that masks and filters bear on.
+pub fn may_concern(entry: &pg_sys::RangeTblEntry) -> bool {
+    entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+        && matches!(entry.relkind.cast_unsigned(), b'r' | b'p' | b'f' | b'm')
 }
 
 /// The refusal of a query that is not understood.
@@ -201,9 +214,7 @@ unsafe fn own_entries(query: *mut pg_sys::Query, raw: bool) -> Result<(), Refusa
         for nth in 0..count {
             let Some(entry) = names::members((*query).rtable).get(nth).copied() else { break };
             let entry = entry.cast::<pg_sys::RangeTblEntry>();
-            if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION
-                || !matches!((*entry).relkind.cast_unsigned(), b'r' | b'p' | b'f' | b'm')
-            {
+            if !may_concern(&*entry) {
                 continue;
             }
             let Some(masked) = masks::of((*entry).relid)? else { continue };
@@ -213,6 +224,8 @@ unsafe fn own_entries(query: *mut pg_sys::Query, raw: bool) -> Result<(), Refusa
             let index = i32::try_from(nth + 1).unwrap_or(i32::MAX);
             if raw {
                 mark(entry, Mark::Policy);
+            } else if generated::is_shown(query, index, &masked) {
+                generated::keep(query, index, entry, &masked);
             } else if index == (*query).resultRelation {
                 target::changed(query, index, &masked)?;
             } else {
@@ -319,6 +332,7 @@ unsafe fn as_subquery(
         }
         filter(inner, 1, masked);
         mark(inner, Mark::Substituted(masked.fingerprint));
+        let lender = generated::lender(query, entry, masked);
 
         let reference: *mut pg_sys::RangeTblRef = node(T::T_RangeTblRef);
         (*reference).rtindex = 1;
@@ -335,6 +349,10 @@ unsafe fn as_subquery(
         (*subquery).targetList = masked.targets();
         #[cfg(not(feature = "pg15"))]
         move_permissions(query, subquery, inner);
+        if let Some(owner) = lender {
+            generated::lend(subquery, inner, owner);
+            mark(inner, Mark::Lent(masked.fingerprint));
+        }
         let names = vars::columns_for(query, index, subquery, (*entry).eref);
 
         let outer: *mut pg_sys::RangeTblEntry = node(T::T_RangeTblEntry);

@@ -10,7 +10,7 @@ use super::guc_audit::{self, Journal};
 use super::shmem::{SharedCondition, is_set};
 use super::trail::{interrupted, my_slot, sleep_held};
 use super::trail_refusal::{unsynced, unsynced_cancelled};
-use super::{calls, statement};
+use super::{calls, held, statement};
 use crate::refusal::Refusal;
 
 /// Whether answers wait for the journal.
@@ -23,7 +23,12 @@ pub fn wanted() -> bool {
 /// # Errors
 /// As `wait`.
 pub fn wait_at_top() -> Result<(), Refusal> {
-    if !wanted() || statement::any_active() || calls::parallel_worker() { Ok(()) } else { wait() }
+    if !wanted() || statement::any_active() || calls::parallel_worker() {
+        return Ok(());
+    }
+    wait()?;
+    held::release();
+    Ok(())
 }
 
 /// Waits until every event so far is on disk, this backend's among them.
@@ -35,11 +40,12 @@ pub fn wait() -> Result<(), Refusal> {
     let Some((n, slot)) = my_slot() else { return Ok(()) };
     let target = slot.next.load(Ordering::SeqCst);
     let deadline = Instant::now() + guc_audit::timeout();
+    slot.waiting.fetch_add(1, Ordering::SeqCst);
     let outcome = loop {
         // Joined before looking, so that no wake-up is missed.
         slot.flushed.prepare();
         let moved = my_slot().is_none_or(|(mine, _)| mine != n);
-        if moved || (slot.done.load(Ordering::SeqCst) >= target && is_set(&slot.journaled)) {
+        if moved || (slot.kept.load(Ordering::SeqCst) >= target && is_set(&slot.journaled)) {
             break Ok(());
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -57,6 +63,7 @@ pub fn wait() -> Result<(), Refusal> {
         }
         sleep_held(&slot.flushed, left);
     };
+    slot.waiting.fetch_sub(1, Ordering::SeqCst);
     SharedCondition::cancel();
     outcome
 }

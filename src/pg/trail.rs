@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::guc_audit::{self, MAX_DATABASES, Overflow};
+use super::guc_audit::{self, Journal, MAX_DATABASES, Overflow};
 use super::process::PerProcess;
 use super::shmem::{self, SharedCondition, is_set};
 use super::slot::Slot;
+use super::standby;
 use super::trail_refusal::{cancelled, full, hoarding, no_writer, unavailable};
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT};
 use crate::audit::record::{Head, Tail};
@@ -260,11 +261,10 @@ pub fn reserve_waiting(bytes: usize) -> Result<Reservation, Refusal> {
     let Some(control) = shmem::control() else {
         return Err(unavailable("agent_guard has no shared memory", "Start the server as a cluster."));
     };
-    // SAFETY: reads shared memory only.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if standby::is_one() && guc_audit::journal() == Journal::off {
         return Err(unavailable(
-            "a standby keeps no audit trail",
-            "Run the statement on the primary server.",
+            "a standby keeps its audit trail in the journal, which is off",
+            "Run the statement on the primary server, or ask a DBA to set agent_guard.journal on the standby.",
         ));
     }
     register_exit();

@@ -1,8 +1,10 @@
 //! Keeps masks, filters and generated views true under DDL, by whoever and in whatever session.
 //!
 //! The object access hook notes the relations that a statement changes; after a utility statement that noted one that has
-//! masks or filters they are looked after, in the same transaction, as the extension's owner. Renames are followed by
-//! reading every expression before and writing it after. A statement that changes no relation pays one look at a flag.
+//! masks or filters they are looked after, in the same transaction, as the extension's owner. Renames and
+//! changes of hands are followed by reading every expression before, and checking and writing it after: a statement that
+//! puts code of a mask into the hands of a role that is no superuser is refused. A statement that changes no relation pays
+//! one look at a flag.
 
 use std::cell::{Cell, RefCell};
 
@@ -81,7 +83,8 @@ pub fn forget() {
     }
 }
 
-/// Whether a statement renames what expressions name, or takes a relation from its parents. Only looks at tags.
+/// Whether a statement may rename what expressions name, put it into other hands, or take a relation from its parents. Only
+/// looks at tags.
 ///
 /// # Safety
 /// `node` is a utility statement.
@@ -89,7 +92,16 @@ pub fn forget() {
 pub unsafe fn needs_a_look(node: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag as T;
     // SAFETY: the caller's promise.
-    matches!(unsafe { (*node).type_ }, T::T_RenameStmt | T::T_AlterObjectSchemaStmt | T::T_AlterTableStmt)
+    matches!(
+        unsafe { (*node).type_ },
+        T::T_RenameStmt
+            | T::T_AlterObjectSchemaStmt
+            | T::T_AlterTableStmt
+            | T::T_AlterDomainStmt
+            | T::T_AlterOwnerStmt
+            | T::T_ReassignOwnedStmt
+            | T::T_AlterRoleStmt
+    )
 }
 
 /// Before such a statement.
@@ -107,9 +119,24 @@ pub unsafe fn look(node: *mut pg_sys::Node) {
                 kind if is_relation(kind) => Renames::Nothing,
                 _ => Renames::Anything,
             },
+            // A constraint that its owner gives to a domain would run as whoever reads the mask.
+            T::T_AlterDomainStmt | T::T_ReassignOwnedStmt => Renames::Anything,
+            T::T_AlterRoleStmt if makes_superuser(&*node.cast::<pg_sys::AlterRoleStmt>()) => {
+                Renames::Anything
+            }
+            T::T_AlterRoleStmt => Renames::Nothing,
+            T::T_AlterOwnerStmt => match (*node.cast::<pg_sys::AlterOwnerStmt>()).objectType {
+                kind if holds_code(kind) => Renames::Anything,
+                _ => Renames::Nothing,
+            },
             _ => {
-                leaving(&*node.cast::<pg_sys::AlterTableStmt>(), own);
-                Renames::Nothing
+                let statement = &*node.cast::<pg_sys::AlterTableStmt>();
+                if statement.objtype == pg_sys::ObjectType::OBJECT_TYPE {
+                    Renames::Anything
+                } else {
+                    leaving(statement, own);
+                    Renames::Nothing
+                }
             }
         };
         match renames {
@@ -147,6 +174,32 @@ fn is_relation(kind: pg_sys::ObjectType::Type) -> bool {
         O::OBJECT_SEQUENCE,
     ]
     .contains(&kind)
+}
+
+fn holds_code(kind: pg_sys::ObjectType::Type) -> bool {
+    use pg_sys::ObjectType as O;
+    [
+        O::OBJECT_AGGREGATE,
+        O::OBJECT_COLLATION,
+        O::OBJECT_DOMAIN,
+        O::OBJECT_FUNCTION,
+        O::OBJECT_OPERATOR,
+        O::OBJECT_PROCEDURE,
+        O::OBJECT_ROUTINE,
+        O::OBJECT_TYPE,
+    ]
+    .contains(&kind)
+}
+
+/// Whether a role becomes a superuser, or is one no more and keeps its code.
+unsafe fn makes_superuser(statement: &pg_sys::AlterRoleStmt) -> bool {
+    // SAFETY: a list of DefElems with names (gram.y).
+    unsafe {
+        names::members(statement.options).into_iter().any(|option| {
+            let name = (*option.cast::<pg_sys::DefElem>()).defname;
+            !name.is_null() && std::ffi::CStr::from_ptr(name) == c"superuser"
+        })
+    }
 }
 
 unsafe fn renames(statement: &pg_sys::RenameStmt) -> Renames {
@@ -335,10 +388,17 @@ pub fn settle() {
             if catalog::relation_facts(one.relation).is_none() {
                 continue;
             }
-            let text = one.kept.expression().text();
+            let expression = one.kept.expression();
+            // Before anything is read anew: reading the literal of an array or a row runs constraints of domains in it.
             match one.what {
-                Stored::Mask(id) => store::set_expression(id, &text)?,
-                Stored::Filter(id) => store::rewrite_filter(id, &text)?,
+                Stored::Mask(id) => {
+                    expression.check(&format!("mask on {}", named(one.relation)))?;
+                    store::set_expression(id, &expression.text())?;
+                }
+                Stored::Filter(id) => {
+                    expression.check(&format!("row filter on {}", named(one.relation)))?;
+                    store::rewrite_filter(id, &expression.text())?;
+                }
             }
         }
         for (child, parents) in &leaving {
@@ -358,6 +418,10 @@ pub fn settle() {
     if let Err(error) = outcome {
         pgrx::pg_sys::panic::ErrorReport::from(error).report(pgrx::PgLogLevel::ERROR);
     }
+}
+
+fn named(relation: pg_sys::Oid) -> String {
+    catalog::relation_object(relation).map(|object| object.to_string()).unwrap_or_default()
 }
 
 /// Runs the extension's own work as its owner, under pinned settings, past its hooks.

@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 use super::approvals;
 use super::checkpoint::Checkpoints;
 use super::encoding::ServerText;
+use super::express::Queue;
 use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
 use super::launcher::{asked_to_end, attach_signals, serve, wait};
@@ -24,21 +25,22 @@ use super::segment_indexes::make_one;
 use super::segments::Segments;
 use super::shmem::{self, RingBytes, is_set};
 use super::slot::{Slot, writer_state};
+use super::{standby, standby_writer};
 use crate::audit::record::{self, OwnedEvent};
 use crate::audit::ring::{self, Batch, Budget, Position};
 
 /// What one transaction takes.
-const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
+pub const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
 /// How long events gather after the first one has woken the writer.
-const GATHER: Duration = Duration::from_millis(10);
+pub const GATHER: Duration = Duration::from_millis(10);
 /// A writer that has had nothing to do for so long leaves, so that its slot and its connection are free.
-const REST_AFTER: Duration = Duration::from_secs(60);
+pub const REST_AFTER: Duration = Duration::from_secs(60);
 /// An idle writer looks after the trail so often.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long a writer that is to end waits for events of statements that are ending too.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
+pub const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// How long it waits before it tries again what failed for a reason outside the events.
-const RETRY: Duration = Duration::from_millis(500);
+pub const RETRY: Duration = Duration::from_millis(500);
 
 pub struct Writer {
     n: usize,
@@ -48,7 +50,8 @@ pub struct Writer {
     pub(super) journal: Option<Journal>,
     checkpoints: Checkpoints,
     batch: Batch,
-    rows: Vec<(u64, OwnedEvent)>,
+    pub(super) rows: Vec<(u64, OwnedEvent)>,
+    pub(super) queue: Queue,
     stuck_since: Option<Instant>,
     /// When an index could not be made.
     held_up_at: Option<Instant>,
@@ -101,6 +104,12 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
     pin_settings();
     slot.writers.fetch_add(1, Ordering::SeqCst);
     slot.leave.store(0, Ordering::SeqCst);
+    if standby::is_one() {
+        if !standby_writer::run(n, slot) {
+            leave_for_good(n, slot);
+        }
+        return;
+    }
     match in_transaction(|| {
         let segments = Segments::locate().map_err(|e| Trouble::Outside(e.to_string()))?;
         Ok((segments, ServerText::of_database(), Checkpoints::of_database()))
@@ -109,6 +118,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
             let (journal, stuck_since, held_up_at) = (None, None, None);
+            let queue = Queue::default();
             let said_blocked = false;
             let mut writer = Writer {
                 n,
@@ -119,6 +129,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 checkpoints,
                 batch,
                 rows,
+                queue,
                 stuck_since,
                 held_up_at,
                 said_blocked,
@@ -303,7 +314,8 @@ impl Writer {
                 self.slot.leave.store(0, Ordering::SeqCst);
                 ending = None;
             } else if back.at != front.at {
-                if self.take(back, front) {
+                self.gather_waiting();
+                if self.take(back, self.slot.front(self.n)) {
                     quiet_since = Instant::now();
                 } else if asked_to_end() {
                     return;
@@ -414,6 +426,8 @@ impl Writer {
 
     /// Leaves the database if nobody counts on this writer; false if somebody does.
     fn rest(&self) -> bool {
+        // The launcher sends for a writer when that is too old.
+        self.slot.oldest_at.store(self.segments.oldest_at(), Ordering::SeqCst);
         self.slot.wanted.store(0, Ordering::SeqCst);
         self.slot.ready.store(0, Ordering::SeqCst);
         let due = ledger_store::is_due(self.slot);
@@ -455,6 +469,7 @@ impl Writer {
             self.rows.push((seq, fault(seq, &format!("the ring is damaged; {lost} events are lost"))));
             end = front;
         }
+        self.express(end.number);
         let all = self.rows.len();
         // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
         let probed = if self.stuck_since.is_some() { 1.min(all) } else { 0 };
@@ -466,7 +481,7 @@ impl Writer {
                 if self.stuck_since.is_none() {
                     warning!("a batch of audit events failed and is stored one by one: {why}");
                 }
-                self.one_by_one(&mut faults)
+                self.withdraw().and_then(|()| self.one_by_one(&mut faults))
             }
             other => other,
         };
@@ -492,6 +507,7 @@ impl Writer {
     /// Puts what is committed into the journal. What fails here is tried again with the next batch; should the writer die
     /// before, its successor finds it in the table.
     fn keep(&mut self) -> Result<(), Trouble> {
+        self.agree()?;
         let sealer = &mut self.inserter.sealer;
         let (records, before) = sealer.pending();
         if let Some(journal) = &mut self.journal

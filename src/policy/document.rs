@@ -27,7 +27,7 @@ const RECORDING_KEYS: [&str; 3] = ["results", "max_rows", "max_bytes"];
 /// The keys of a row filter in a document.
 const FILTER_KEYS: [&str; 2] = ["relation", "predicate"];
 /// The keys of a rule in a document.
-const RULE_KEYS: [&str; 12] = [
+const RULE_KEYS: [&str; 13] = [
     "effect",
     "actions",
     "objects",
@@ -40,6 +40,7 @@ const RULE_KEYS: [&str; 12] = [
     "approvals",
     "approval_ttl",
     "allow_granter",
+    "max_wait",
 ];
 /// PostgreSQL's NAMEDATALEN - 1: policy names are shown beside identifiers and kept as short.
 const MAX_NAME: usize = 63;
@@ -161,6 +162,9 @@ impl WrittenRule {
             map.insert("approval_ttl".to_owned(), approval::duration(approval.ttl).into());
             if approval.granter {
                 map.insert("allow_granter".to_owned(), true.into());
+            }
+            if let Some(wait) = approval.wait {
+                map.insert("max_wait".to_owned(), approval::duration(wait).into());
             }
         }
         if let Some(note) = &self.note {
@@ -595,7 +599,8 @@ fn written_approval(map: &Map<String, Value>) -> Result<Option<Approval>, RuleEr
     let approvals = optional(map, "approvals", whole_number)?;
     let ttl = optional(map, "approval_ttl", length)?;
     let granter = optional(map, "allow_granter", boolean)?;
-    if approvers.is_none() && approvals.is_none() && ttl.is_none() && granter.is_none() {
+    let wait = optional(map, "max_wait", length)?;
+    if approvers.is_none() && approvals.is_none() && ttl.is_none() && granter.is_none() && wait.is_none() {
         return Ok(None);
     }
     Ok(Some(Approval {
@@ -604,6 +609,7 @@ fn written_approval(map: &Map<String, Value>) -> Result<Option<Approval>, RuleEr
         approvals: approvals.map_or(approval::DEFAULT_APPROVALS, |count| i32::try_from(count).unwrap_or(0)),
         ttl: ttl.unwrap_or(approval::DEFAULT_TTL),
         granter: granter.unwrap_or(false),
+        wait,
     }))
 }
 

@@ -18,7 +18,7 @@ const WHOLE: &str = r#"{"name": "reporting", "description": "d", "mode": "observ
        "max_rows": 10, "statement_pattern": "^update"},
       {"effect": "deny", "actions": ["*"], "objects": ["schema secret"]},
       {"effect": "approve", "actions": ["drop"], "approvers": ["dba", "lead"], "approvals": 2,
-       "approval_ttl": "90 min", "allow_granter": true}]}"#;
+       "approval_ttl": "90 min", "allow_granter": true, "max_wait": "2 min"}]}"#;
 
 #[test]
 fn a_document_reads_canonically() {
@@ -31,6 +31,7 @@ fn a_document_reads_canonically() {
     let approval = document.rules[3].raw.approval.as_ref().unwrap();
     assert_eq!(approval.approvers, ["dba", "lead"]);
     assert_eq!((approval.approvals, approval.ttl, approval.granter), (2, 5400, true));
+    assert_eq!(approval.wait, Some(120));
 }
 
 #[test]
@@ -93,9 +94,11 @@ fn errors_carry_the_path() {
     assert_eq!(approve(r#", "approvers": ["a"], "approvals": 4294967297"#), "rules[0].approvals");
     assert_eq!(approve(r#", "approvers": ["a"], "approval_ttl": "soon""#), "rules[0].approval_ttl");
     assert_eq!(approve(r#", "approvers": ["a"], "approval_ttl": "0 s""#), "rules[0].approval_ttl");
+    assert_eq!(approve(r#", "approvers": ["a"], "max_wait": "2 hours""#), "rules[0].max_wait");
     assert_eq!(approve(r#", "approvers": ["a"], "max_rows": 1"#), "rules[0].max_rows");
     assert_eq!(approve(r#", "approvers": ["a"], "require_where": true"#), "rules[0].require_where");
     assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "approvers": ["a"]"#), "rules[0].approvers");
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "max_wait": "0 s""#), "rules[0].approvers");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub mod builtin;
 pub mod document;
 pub mod explain;
+pub mod lint;
 pub mod near;
 pub mod rule;
 pub mod scope;

@@ -240,7 +240,7 @@ impl Rule {
                 return error(
                     "approvers",
                     format!("approvers on a rule that says {}", effect.word()),
-                    "Approvers, approvals and approval_ttl belong to rules with the effect approve.",
+                    "Approvers, approvals, approval_ttl and max_wait belong to rules with the effect approve.",
                 );
             }
             (None, _) => {}

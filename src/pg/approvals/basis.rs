@@ -12,7 +12,7 @@ use super::super::policies::Policy;
 use super::super::scan::{self, Key};
 use super::super::session::{self, Session};
 use super::super::statement;
-use super::super::{calls, catalog, rows, withhold};
+use super::super::{calls, catalog, rows, secrets, withhold};
 use super::Asked;
 use crate::approval::Fingerprint;
 use crate::request::ObjectClass;
@@ -37,11 +37,15 @@ const REWRITE_BY_RELATION: u32 = 2693;
 const TRIGGER: u32 = 2620;
 const TRIGGER_BY_RELATION: u32 = 2701;
 
-/// Whether texts and parameters can be shown to people: inside a trigger of a masked table they are withheld.
+/// Whether texts and parameters are what they are, for people and for the hash: inside a trigger of a masked table they are
+/// withheld, and tokens are masked, in the place of which another text could stand.
 pub fn printable(chain: &[Asked], own: Option<&[Option<String>]>) -> bool {
     let fine = |list: &[Option<String>]| list.iter().all(|value| value.as_deref() != Some(rows::UNPRINTABLE));
-    let shown =
-        |asked: &Asked| &*asked.text != withhold::TEXT && asked.parameters.as_deref().is_none_or(fine);
+    let shown = |asked: &Asked| {
+        &*asked.text != withhold::TEXT
+            && !secrets::was_masked(&asked.text)
+            && asked.parameters.as_deref().is_none_or(fine)
+    };
     chain.iter().all(shown) && own.is_none_or(fine)
 }
 

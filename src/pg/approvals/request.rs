@@ -1,7 +1,9 @@
 //! A request on its way: from the agent through the ring to the writer and its table, and the words that the agent reads.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use super::super::session::Session;
 use super::super::store::approval as store;
 use super::super::{record, trail};
 use super::table::{self, Found};
-use super::{Asked, basis};
+use super::{Asked, basis, plan};
 use crate::audit::event::{AuditDecision, EventKind, prefix};
 use crate::audit::record::{MAX_REQUEST, OwnedEvent};
 use crate::audit::redact::redact;
@@ -43,6 +45,8 @@ pub struct Basis<'a> {
     pub objects: &'a [String],
     pub found: &'a [String],
     pub parameters: Option<Vec<Option<String>>>,
+    /// The query that is held, its executor started; null for any other statement.
+    pub query: *mut pg_sys::QueryDesc,
 }
 
 /// How much of a statement's text is shown; all of it is in the hash.
@@ -75,7 +79,7 @@ pub fn make(
     let (pid, application) = unsafe {
         (pg_sys::MyProcPid, super::super::catalog::text(pg_sys::application_name).unwrap_or_default())
     };
-    let request = json!({
+    let mut request = json!({
         "request_id": uuid(&id),
         "request_key": uuid(&table::key(&basis.fingerprint)),
         "fingerprint": hex(&basis.fingerprint),
@@ -99,7 +103,18 @@ pub fn make(
         "search_path": basis::setting(c"search_path"),
         "rule_ids": rules,
     });
-    let text = request.to_string();
+    let without_plan = request.to_string();
+    // A secret in a condition would go past redaction, as the numbers of its bytes.
+    let secret = chain.iter().any(|asked| hides(&asked.text, asked.parameters.as_deref()))
+        || hides("", basis.parameters.as_deref());
+    if let (false, Some(parts)) = (basis.query.is_null() || secret, request.as_object_mut()) {
+        // SAFETY: the query's executor has started.
+        let (explained, changes) = unsafe { (plan::explained(basis.query), plan::changes(basis.query)) };
+        parts.insert("plan".to_owned(), explained.into());
+        parts.insert("changes".to_owned(), changes.into());
+    }
+    let with_plan = request.to_string();
+    let text = if with_plan.len() <= MAX_REQUEST { with_plan } else { without_plan };
     let room = text.len() <= MAX_REQUEST;
     let message = format!("approval asked for: request {}", uuid(&id));
     if !room
@@ -115,6 +130,12 @@ pub fn make(
             && found.known.objects == basis.objects
             && found.known.found == basis.found
     }))
+}
+
+/// Whether a text or one of its parameters holds what is to be redacted.
+fn hides(text: &str, parameters: Option<&[Option<String>]>) -> bool {
+    let secret = |text: &str| matches!(redact(text), Cow::Owned(_));
+    secret(text) || parameters.unwrap_or_default().iter().flatten().any(|value| secret(value))
 }
 
 /// A random uuid of version 4.
@@ -151,10 +172,27 @@ pub fn store_requests<'a>(events: impl Iterator<Item = &'a OwnedEvent>) -> Admin
             "policy": request.get("policy"),
             "command": request.get("command"),
         }))?;
+        remove_ended()?;
         // SAFETY: sets a flag of the open transaction.
         unsafe { pg_sys::ForceSyncCommit() };
     }
     Ok(())
+}
+
+/// How often a writer looks for requests that ended too long ago, at most.
+const LOOK_AFTER: Duration = Duration::from_secs(60);
+
+static LOOKED_AT: PerProcess<Cell<Option<Instant>>> = PerProcess::new(Cell::new(None));
+
+/// Old requests go where new ones come, so that the table does not grow for ever. A look that is rolled back with its batch
+/// is made up for by a later one.
+fn remove_ended() -> AdminResult<()> {
+    let Some(retention) = super::wait::retention() else { return Ok(()) };
+    if LOOKED_AT.get().is_some_and(|at| at.elapsed() < LOOK_AFTER.min(retention)) {
+        return Ok(());
+    }
+    LOOKED_AT.set(Some(Instant::now()));
+    store::remove_ended(retention.as_secs_f64())
 }
 
 /// What an approver did, for whoever listens.
@@ -230,17 +268,20 @@ fn held(
     }
 }
 
-/// The request that a statement of this session was last refused with.
-static LAST_ASKED: PerProcess<Cell<Option<[u8; 16]>>> = PerProcess::new(Cell::new(None));
+/// A request, and how long a session may wait for it, as far as the rules say.
+pub type Awaited = ([u8; 16], Option<Duration>);
 
 /// The request that a statement of this session was last refused with.
-pub fn last_asked() -> Option<[u8; 16]> {
+static LAST_ASKED: PerProcess<Cell<Option<Awaited>>> = PerProcess::new(Cell::new(None));
+
+/// The request that a statement of this session was last refused with.
+pub fn last_asked() -> Option<Awaited> {
     LAST_ASKED.get()
 }
 
 /// Somebody has yet to decide.
 pub fn pending(words: Refusal, found: &Found) -> Refusal {
-    LAST_ASKED.set(Some(found.id));
+    LAST_ASKED.set(Some((found.id, found.max_wait)));
     let more = format!("{} of {} approvals are given.", found.given, found.needed);
     held(
         words,

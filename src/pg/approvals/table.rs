@@ -3,7 +3,9 @@
 //! Past SPI and the transaction's snapshot, as `scan` says. The mark is an ordinary update of the row: a rolled back
 //! transaction or savepoint gives the approval back, a committed one has used it up, and a crash leaves one of the two.
 
-use pgrx::datum::TimestampWithTimeZone;
+use std::time::Duration;
+
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
 use super::super::own;
@@ -33,6 +35,7 @@ mod column {
     pub const DECIDED_AT: usize = 15;
     pub const COMMENT: usize = 16;
     pub const USED_BY: usize = 31;
+    pub const MAX_WAIT: usize = 32;
 }
 
 /// A request that was found.
@@ -47,6 +50,8 @@ pub struct Found {
     pub needed: i32,
     /// What somebody said.
     pub comment: Option<String>,
+    /// How long a session may wait for it, as far as the rules say.
+    pub max_wait: Option<Duration>,
 }
 
 /// The key that requests of one hash are looked for by.
@@ -85,6 +90,9 @@ fn found(row: &Row<'_>) -> Option<Found> {
         given: row.column(column::GIVEN)?,
         needed: row.column(column::NEEDED)?,
         comment: row.column(column::COMMENT),
+        max_wait: row
+            .column::<Interval>(column::MAX_WAIT)
+            .map(|wait| Duration::from_micros(u64::try_from(wait.as_micros()).unwrap_or(0))),
     })
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::approvals;
 use crate::pg::epoch;
+use crate::pg::scan;
 use crate::pg::session;
 use crate::pg::store::approval::{self as store, Request};
 use crate::pg::text_datum::{Text, Texts};
@@ -191,6 +192,17 @@ fn count(request: Uuid, found: &Request, comment: Option<&str>) -> AdminResult<S
     let (state, ttl) = if given >= needed { ("approved", Some(shortest(&rules))) } else { ("pending", None) };
     store::decided(request, state, given, needed, ttl, comment)?;
     Ok(state.to_owned())
+}
+
+/// Rows of a relation, or those of them that stored conditions match; NULL where they cannot be counted. The owner's alone.
+#[pg_extern(sql = false)]
+fn exact_rows(
+    relation: Option<pg_sys::Oid>,
+    conditions: Option<&str>,
+    until: Option<TimestampWithTimeZone>,
+) -> Option<i64> {
+    let until = pg_sys::TimestampTz::from(until?).saturating_add(scan::POSTGRES_EPOCH_MICROS);
+    approvals::exact::rows(relation?, conditions, until)
 }
 
 /// The requests of this session's agent.

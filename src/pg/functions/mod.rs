@@ -10,6 +10,7 @@ mod check;
 mod delegate;
 mod keys;
 mod limits;
+mod lint;
 mod mask;
 mod mask_document;
 pub mod masking;

@@ -15,7 +15,7 @@ use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
 use crate::pg::text_datum::{Document, Text, Texts};
-use crate::pg::{encoding, epoch, pinned, reconcile};
+use crate::pg::{encoding, epoch, pinned, reconcile, standby};
 use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
 use crate::policy::rule::RawRule;
 
@@ -61,7 +61,9 @@ fn drop_policy(name: Option<Text>) -> Result<(), ErrorReport> {
             )
             .hint("Revoke them first: SELECT agent_guard.revoke_window(window_id) FROM agent_guard.windows WHERE policy = '<policy>' AND state = 'active'."));
         }
+        let former = approval::approvers(policy.id)?;
         store::remove_policy(policy.id)?;
+        approval::let_no_more(&former)?;
         done("drop_policy", format!("policy {name}"));
         Ok(())
     };
@@ -138,6 +140,7 @@ fn require_approval(
     statement_pattern: Option<Text>,
     note: Option<Text>,
     allow_granter: Option<bool>,
+    max_wait: Option<Interval>,
 ) -> Result<i64, ErrorReport> {
     let (policy, statement_pattern, note) =
         (policy.as_deref(), statement_pattern.as_deref(), note.as_deref());
@@ -155,6 +158,7 @@ fn require_approval(
                 approvals: given(approvals, "approvals")?,
                 ttl: approval::whole_seconds(given(approval_ttl, "approval_ttl")?)?,
                 granter: given(allow_granter, "allow_granter")?,
+                wait: max_wait.map(approval::whole_seconds).transpose()?,
             }),
             ..RawRule::default()
         };
@@ -174,8 +178,9 @@ fn drop_rule(id: Option<i64>) -> Result<(), ErrorReport> {
         };
         // The policy first, as everywhere: two changes that lock in different orders would wait for each other.
         let policy = store::policy_of_rule(id)?.ok_or_else(unknown)?;
-        locked(&policy)?;
+        let former = approval::approvers(locked(&policy)?.id)?;
         let changed = store::remove_rule(id)?.ok_or_else(unknown)?;
+        approval::let_no_more(&former)?;
         store::policy_changed(changed)?;
         done("drop_rule", format!("rule {id} of policy {policy}"));
         Ok(())
@@ -314,6 +319,7 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
         *slot = bound.bindings;
     }
     let change = difference(&present, &wanted);
+    let former = approval::approvers(policy.id)?;
     if !change.superfluous.is_empty() {
         store::remove_rules(&change.superfluous)?;
     }
@@ -327,6 +333,7 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
             told("added rule", format!("{id}: {}", rule.summary()));
         }
     }
+    approval::let_no_more(&former)?;
     if let Some(filters) = &document.row_filters {
         changes.extend(mask_document::apply_filters(policy.id, filters)?);
     }
@@ -364,6 +371,7 @@ pub extern "C" fn pg_finfo_policy_changed_trigger() -> &'static pg_sys::Pg_finfo
 #[pg_guard]
 pub extern "C-unwind" fn policy_changed_trigger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     epoch::policy_changes_at_commit();
+    standby::tell();
     // AFTER triggers return nothing; a NULL pointer without the NULL flag says so.
     pg_sys::Datum::null()
 }

@@ -19,7 +19,7 @@ use crate::report;
 /// Reads a json argument.
 pub(super) fn document<T: DeserializeOwned>(argument: Option<Untouched>, name: &str) -> AdminResult<T> {
     let Untouched(datum) = given(argument, name)?;
-    // SAFETY: sql/replay.sql and sql/reach.sql declare the parameter as json, which is what json_out takes.
+    // SAFETY: sql/replay.sql, sql/reach.sql and sql/lint.sql declare the parameter as json, which is what json_out takes.
     let text: Option<&std::ffi::CStr> =
         unsafe { pgrx::direct_function_call(pg_sys::json_out, &[Some(datum)]) };
     let text = text.map(encoding::from_server).unwrap_or_default();

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use super::super::catalog::{self, FIRST_NORMAL, RelationFacts};
 use super::super::enforce::{Target, Wanted};
 use super::super::policies::{self, Policy};
+use super::super::substitute::Mark;
 use super::super::{calls, own, quick};
 use crate::policy::builtin::{self, Guarded};
 use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
@@ -22,6 +23,8 @@ pub struct Entry {
     relid: pg_sys::Oid,
     required: u32,
     check_as: pg_sys::Oid,
+    /// The server checks the owner of the generated view: the role itself may only read that (`substitute::generated`).
+    lent: bool,
     selected: *mut pg_sys::Bitmapset,
     inserted: *mut pg_sys::Bitmapset,
     updated: *mut pg_sys::Bitmapset,
@@ -39,7 +42,7 @@ impl Asked {
     pub fn of(entry: &Entry) -> Option<Asked> {
         // SAFETY: the entry's own sets, valid as long as the list that it was taken from.
         let columns = entry.sets().map(|set| unsafe { quick::words(set) }.into());
-        let named = entry.check_as == pg_sys::InvalidOid;
+        let named = entry.check_as == pg_sys::InvalidOid && !entry.lent;
         named.then_some(Asked { relid: entry.relid, required: entry.required, columns })
     }
 
@@ -48,6 +51,7 @@ impl Asked {
         self.relid == entry.relid
             && self.required == entry.required
             && entry.check_as == pg_sys::InvalidOid
+            && !entry.lent
             // SAFETY: as above.
             && self.columns.iter().zip(entry.sets()).all(|(own, set)| **own == *unsafe { quick::words(set) })
     }
@@ -66,6 +70,17 @@ impl Entry {
     /// The columns that it reads; `None` where it reads nothing.
     pub fn read(&self) -> Option<Columns> {
         (self.required & pg_sys::ACL_SELECT != 0).then(|| columns(self.selected))
+    }
+
+    /// Whether the role reads it by a privilege on its generated view alone, which nobody has checked yet.
+    pub fn is_lent(&self) -> bool {
+        self.lent
+    }
+
+    /// Takes what the generated view lends for what it is: read by the agent itself.
+    fn mark_lent(&mut self) {
+        self.lent = true;
+        self.check_as = pg_sys::InvalidOid;
     }
 
     /// Whether it inserts or changes rows.
@@ -107,10 +122,16 @@ pub unsafe fn entries_into(list: *mut pg_sys::List, entries: &mut Vec<Entry>) {
                     relid: entry.relid,
                     required: entry.requiredPerms,
                     check_as: entry.checkAsUser,
+                    lent: false,
                     selected: entry.selectedCols,
                     inserted: entry.insertedCols,
                     updated: entry.updatedCols,
                 });
+                if matches!(Mark::of(entry), Some(Mark::Lent(_)))
+                    && let Some(last) = entries.last_mut()
+                {
+                    last.mark_lent();
+                }
             }
             #[cfg(not(feature = "pg15"))]
             {
@@ -119,6 +140,7 @@ pub unsafe fn entries_into(list: *mut pg_sys::List, entries: &mut Vec<Entry>) {
                     relid: entry.relid,
                     required: u32::try_from(entry.requiredPerms).unwrap_or(u32::MAX),
                     check_as: entry.checkAsUser,
+                    lent: false,
                     selected: entry.selectedCols,
                     inserted: entry.insertedCols,
                     updated: entry.updatedCols,
@@ -127,6 +149,32 @@ pub unsafe fn entries_into(list: *mut pg_sys::List, entries: &mut Vec<Entry>) {
         }
     }
     entries.retain(|entry| entry.required != 0);
+}
+
+/// Marks what generated views lend: from 16 on the marks stand in the range table, apart from the permissions.
+///
+/// # Safety
+/// Both are the hook's own arguments.
+#[cfg(not(feature = "pg15"))]
+pub unsafe fn mark_lent(range_table: *mut pg_sys::List, infos: *mut pg_sys::List, entries: &mut [Entry]) {
+    // SAFETY: lists of range table entries and permission infos.
+    unsafe {
+        let infos = super::names::members(infos);
+        for node in super::names::members(range_table) {
+            let entry = &*node.cast::<pg_sys::RangeTblEntry>();
+            if !matches!(Mark::of(entry), Some(Mark::Lent(_))) {
+                continue;
+            }
+            let at = usize::try_from(entry.perminfoindex).unwrap_or(0);
+            let Some(info) = at.checked_sub(1).and_then(|at| infos.get(at)) else { continue };
+            let check_as = (*info.cast::<pg_sys::RTEPermissionInfo>()).checkAsUser;
+            // A view of the same owner's over the same relation is then taken for the agent's own reading: the stricter side.
+            entries
+                .iter_mut()
+                .filter(|one| one.relid == entry.relid && one.check_as == check_as)
+                .for_each(Entry::mark_lent);
+        }
+    }
 }
 
 /// The entries of one query level before it is planned.

@@ -9,7 +9,7 @@ use super::super::gather::masked_reads;
 use super::super::gather::relations::{self, Entry};
 use super::super::process::PerProcess;
 use super::super::raise::{self, Raised};
-use super::super::{enforce, guc, policies, repeated, rows, session, statement};
+use super::super::{enforce, guc, policies, repeated, rows, session, statement, substitute};
 use super::{guarded, object_access, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Form, Verb};
@@ -37,7 +37,7 @@ unsafe extern "C-unwind" fn check15(range_table: *mut pg_sys::List, raises: bool
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
         if guc::guarded() {
-            let refused = guarded(|| before(range_table));
+            let refused = guarded(|| before(range_table, range_table));
             if refused.is_some() {
                 if !raises {
                     return false;
@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn check16(
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
         if guc::guarded() {
-            let refused = guarded(|| before(infos));
+            let refused = guarded(|| before(range_table, infos));
             if refused.is_some() {
                 if !raises {
                     return false;
@@ -76,8 +76,8 @@ unsafe extern "C-unwind" fn check16(
     }
 }
 
-fn before(list: *mut pg_sys::List) -> Option<Raised> {
-    decide(list).err().map(|refusal| raise::prepare(&refusal))
+fn before(range_table: *mut pg_sys::List, list: *mut pg_sys::List) -> Option<Raised> {
+    decide(range_table, list).err().map(|refusal| raise::prepare(&refusal))
 }
 
 fn fills_new_table(wanted: &Wanted) -> bool {
@@ -93,10 +93,15 @@ fn fills_new_table(wanted: &Wanted) -> bool {
 static BUFFERS: PerProcess<Cell<(Vec<Entry>, Vec<Wanted>)>> =
     PerProcess::new(Cell::new((Vec::new(), Vec::new())));
 
-fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
+#[cfg_attr(feature = "pg15", expect(unused_variables, reason = "it is the list itself"))]
+fn decide(range_table: *mut pg_sys::List, list: *mut pg_sys::List) -> Result<(), Refusal> {
     let (mut entries, mut wanted) = BUFFERS.take();
-    // SAFETY: the hook's own argument.
-    unsafe { relations::entries_into(list, &mut entries) };
+    // SAFETY: the hook's own arguments.
+    unsafe {
+        relations::entries_into(list, &mut entries);
+        #[cfg(not(feature = "pg15"))]
+        relations::mark_lent(range_table, list, &mut entries);
+    }
     // Whatever is decided here must depend on nothing but what `repeated` compares.
     let decided = entries.is_empty() || repeated::note(&entries);
     let outcome = if decided { Ok(()) } else { decide_entries(&entries, &mut wanted) };
@@ -107,12 +112,17 @@ fn decide(list: *mut pg_sys::List) -> Result<(), Refusal> {
 }
 
 fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Refusal> {
+    // Before anything else: the server checks another role in its place.
+    for entry in entries.iter().filter(|entry| entry.is_lent()) {
+        substitute::may_read(entry.relation()).inspect_err(enforce::note_refusal)?;
+    }
     // Checked when the statement was opened, a moment ago.
     let (known, form) =
         statement::with_current(|open| (open.session(), open.form)).unwrap_or((None, Form::Plain));
     let session = match known.map_or_else(session::current, Ok) {
         Ok(session) => session,
-        Err(_) if guc::observing() => return Ok(()),
+        // Denials are recorded; masks are none.
+        Err(_) if guc::observing() => return masked_reads::check(entries, None, form),
         Err(refusal) => return Err(refusal),
     };
     let policy = policies::policy(session.policy_id)?;
@@ -123,7 +133,7 @@ fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Ref
         return Ok(());
     }
     enforce::enforce_under(&session, &policy, wanted, form)?;
-    masked_reads::check(entries, &policy, form)?;
+    masked_reads::check(entries, Some(&policy), form)?;
     if form == Form::Copy {
         rows::refuse_plain_copy()?;
     }

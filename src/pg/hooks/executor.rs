@@ -56,12 +56,24 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
         if guard {
             raise_if(checked(|| before_start(query)));
         }
+        start_executor(query, flags);
+        if guard && (meter::limited() || !statement::has_started(key(query))) {
+            let mut waited = false;
+            raise_if(checked(|| after_start(query, Some(&raw mut waited))));
+            if waited {
+                start_executor(query, flags);
+                raise_if(checked(|| after_start(query, None)));
+            }
+        }
+    }
+}
+
+unsafe fn start_executor(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
         match PREV_START {
             Some(previous) => previous(query, flags),
             None => raw_start(query, flags),
-        }
-        if guard && (meter::limited() || !statement::has_started(key(query))) {
-            raise_if(checked(|| after_start(query)));
         }
     }
 }
@@ -123,15 +135,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         told = raw
             || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
     })?;
-    if masks::any() {
-        // SAFETY: the plan is complete.
-        let texts = unsafe { second_line::check(plan, false) };
-        let texts = texts.inspect_err(|refusal| {
-            statement::with_key(key, |open| open.refuse(refusal, false));
-        })?;
-        statement::with_key(key, |open| (open.texts, open.masked) = (texts, true));
-        withhold::begin(texts);
-    }
+    look_at_masks(query)?;
     if !told {
         // With the statement open, so that an error of an output function is recorded as the statement's.
         // SAFETY: as above.
@@ -150,13 +154,42 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn after_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+/// Proves that the plan reads nothing past masks and row filters, and notes which texts are withheld for it.
+fn look_at_masks(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
+    if masks::any() {
+        let key = key(query);
+        // SAFETY: the plan is complete.
+        let texts = unsafe { second_line::check((*query).plannedstmt, false) };
+        let texts = texts.inspect_err(|refusal| {
+            statement::with_key(key, |open| open.refuse(refusal, false));
+        })?;
+        statement::with_key(key, |open| (open.texts, open.masked) = (texts, true));
+        withhold::begin(texts);
+    }
+    Ok(())
+}
+
+/// `waited`, the outer frame's local, is missing where it has waited once. True in it asks for the executor to be started again.
+fn after_start(query: *mut pg_sys::QueryDesc, waited: Option<*mut bool>) -> Result<(), Refusal> {
     let held = statement::with_key(key(query), |open| {
         open.starting = false;
         open.held.is_some()
     });
-    if held == Some(true) {
-        approvals::started(query)?;
+    if held == Some(true)
+        && let Err(refusal) = approvals::started(query)
+    {
+        let Some(waited) = waited else { return Err(refusal) };
+        let again = approvals::query_until_decided(query, key(query), &refusal);
+        let again = again.inspect_err(|refusal| {
+            statement::with_key(key(query), |open| open.refuse(refusal, false));
+        })?;
+        if !again {
+            return Err(refusal);
+        }
+        look_at_masks(query)?;
+        // SAFETY: the outer frame's local.
+        unsafe { *waited = true };
+        return Ok(());
     }
     let obligations = statement::with_key(key(query), |open| {
         open.set_suspended();

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{door, encoding, guc, raise, results, secrets, statement, synced, text, warden, withhold};
+use super::super::{
+    door, encoding, guc, held, raise, results, secrets, statement, synced, text, warden, withhold,
+};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -116,9 +118,9 @@ fn answer_when_recorded(data: &mut pg_sys::ErrorData) {
     // SAFETY: an error that reaches this hook has reached the top, and the first thing that the server does with it
     // afterwards is this (AbortTransaction in xact.c). Nothing may be held while the writer is waited for.
     unsafe { pg_sys::LWLockReleaseAll() };
-    if let Err(refusal) = synced::wait() {
-        let raised = raise::prepare(&refusal);
-        raised.replace(data);
+    match synced::wait() {
+        Ok(()) => held::release(),
+        Err(refusal) => raise::prepare(&refusal).replace(data),
     }
 }
 

@@ -13,6 +13,7 @@ use pgrx::pg_sys;
 use super::super::enforce::{Target, Wanted};
 use super::super::fault;
 use super::super::gather::functions::{self, Execution};
+use super::super::gather::names;
 use super::super::gather::relations;
 use super::super::own::{self, StandIns};
 use super::super::{calls, catalog, enforce, guc, masks, policies, secrets, session, substitute};
@@ -90,18 +91,25 @@ struct Walk {
     foreign_operator: bool,
     /// The permission entries of every query level.
     entries: Vec<relations::Entry>,
+    /// The relations of every level that a mask or filter could bear on.
+    relations: Vec<pg_sys::Oid>,
 }
 
 fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     let Some(own) = own::own() else { return Ok(()) };
-    let mut walk =
-        Walk { stand_ins: own.stand_ins, server_only: None, foreign_operator: false, entries: Vec::new() };
+    let mut walk = Walk {
+        stand_ins: own.stand_ins,
+        server_only: None,
+        foreign_operator: false,
+        entries: Vec::new(),
+        relations: Vec::new(),
+    };
     // SAFETY: the planner may scribble on its input (planner.c), so may we; the walker visits valid nodes.
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
     if walk.foreign_operator {
         may_read(&walk.entries)?;
     }
-    put_masks(query)?;
+    put_masks(query, &walk.relations)?;
     match walk.server_only {
         None => Ok(()),
         Some(function) => {
@@ -114,9 +122,14 @@ fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     }
 }
 
-/// Puts masks and row filters in. The server's own look-ups for foreign keys compare raw values.
-fn put_masks(query: *mut pg_sys::Query) -> Result<(), Refusal> {
-    if !masks::any() || calls::in_foreign_key() || fault::skips_substitution() {
+/// Puts masks and row filters in, where one of the query's relations has some. The server's own look-ups for foreign keys
+/// compare raw values.
+fn put_masks(query: *mut pg_sys::Query, relations: &[pg_sys::Oid]) -> Result<(), Refusal> {
+    if !masks::any()
+        || !relations.iter().any(|relation| masks::concern(*relation))
+        || calls::in_foreign_key()
+        || fault::skips_substitution()
+    {
         return Ok(());
     }
     // SAFETY: as above.
@@ -152,7 +165,12 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
         match (*node).type_ {
             pg_sys::NodeTag::T_Query => {
                 let query = node.cast::<pg_sys::Query>();
-                (*context.cast::<Walk>()).entries.extend(relations::entries_of(query));
+                let walk = &mut *context.cast::<Walk>();
+                walk.entries.extend(relations::entries_of(query));
+                walk.relations.extend(names::members((*query).rtable).into_iter().filter_map(|entry| {
+                    let entry = &*entry.cast::<pg_sys::RangeTblEntry>();
+                    substitute::may_concern(entry).then_some(entry.relid)
+                }));
                 pg_sys::query_tree_walker(query, Some(visit), context, 0)
             }
             tag => {

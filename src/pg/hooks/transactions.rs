@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::super::{
-    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, statement, upkeep,
-    withhold,
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement,
+    upkeep, withhold,
 };
 use super::{checked, object_access, raise_if};
 
@@ -25,6 +25,16 @@ pub fn init() {
         ] {
             let cache = i32::try_from(cache).unwrap_or(0);
             pg_sys::CacheRegisterSyscacheCallback(cache, Some(catalogue_changed), pg_sys::Datum::from(0));
+        }
+        // What an expression of a mask or filter uses besides functions, and whose it is.
+        for cache in [
+            pg_sys::SysCacheIdentifier::TYPEOID,
+            pg_sys::SysCacheIdentifier::CONSTROID,
+            pg_sys::SysCacheIdentifier::OPEROID,
+            pg_sys::SysCacheIdentifier::COLLOID,
+        ] {
+            let cache = i32::try_from(cache).unwrap_or(0);
+            pg_sys::CacheRegisterSyscacheCallback(cache, Some(code_changed), pg_sys::Datum::from(0));
         }
     }
 }
@@ -74,9 +84,17 @@ unsafe extern "C-unwind" fn subtransaction(
     }
 }
 
-unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    approvals::relation_changed(relation);
+    standby::relation_changed(relation);
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
+        masks::forget_compiled();
+    }
+}
+
+unsafe extern "C-unwind" fn code_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    if guc::guarded() || guc::suspended() {
         masks::forget_compiled();
     }
 }
@@ -85,6 +103,7 @@ unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i
     // Administrative functions ask for our own objects too, in sessions that are not guarded.
     if u32::try_from(cache) != Ok(pg_sys::SysCacheIdentifier::AUTHOID) {
         own::forget();
+        approvals::catalogue_changed();
     }
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();

@@ -1,7 +1,8 @@
 //! One relation's masks and filters as expression trees: its own ones, those of its parents, and those of its children.
 //!
 //! A mask on a parent covers every partition and child that is read directly, one on a child covers the column of the
-//! parent. A child's filter holds, when the parent is read, for the rows of that child.
+//! parent. A child's filter holds, when the parent is read, for the rows of that child. An expression that uses code of a role
+//! that is no superuser is not put in force.
 
 use std::hash::{Hash, Hasher};
 
@@ -9,7 +10,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
-use super::super::{catalog, encoding};
+use super::super::{catalog, encoding, expression_check};
 use super::{Declared, copies, predicate, unusable};
 use crate::refusal::Refusal;
 
@@ -27,6 +28,10 @@ pub struct Masked {
     pub leaks_in_errors: bool,
     /// The relation has row security of its own.
     pub row_security: bool,
+    /// Its own generated view, where it has one.
+    pub view: Option<pg_sys::Oid>,
+    /// The target list of that view, as it is stored.
+    shown: *mut pg_sys::List,
     /// One target entry for each attribute number, dropped ones included.
     targets: *mut pg_sys::List,
     /// Target entries of the masked columns alone.
@@ -61,6 +66,15 @@ impl Masked {
     /// A copy of the entries of the masked columns, for entry `index` of a range table.
     pub fn masked_targets(&self, index: i32) -> *mut pg_sys::List {
         renumbered(copy(self.masked_targets), index)
+    }
+
+    /// Whether a target list is that of the relation's own generated view.
+    ///
+    /// # Safety
+    /// `list` is a valid target list.
+    pub unsafe fn shows(&self, list: *mut pg_sys::List) -> bool {
+        // SAFETY: the caller's promise; both are only compared.
+        !self.shown.is_null() && unsafe { pg_sys::equal(self.shown.cast(), list.cast()) }
     }
 
     /// A copy of the predicates, for entry `index` of a range table.
@@ -161,6 +175,8 @@ pub fn compile(declared: &Declared, relation: pg_sys::Oid) -> Result<Option<Mask
             withheld,
             leaks_in_errors: false,
             row_security: (*(*opened.0).rd_rel).relrowsecurity,
+            view: None,
+            shown: std::ptr::null_mut(),
             targets: std::ptr::null_mut(),
             masked_targets: std::ptr::null_mut(),
             filters: std::ptr::null_mut(),
@@ -170,7 +186,7 @@ pub fn compile(declared: &Declared, relation: pg_sys::Oid) -> Result<Option<Mask
         let old = pg_sys::MemoryContextSwitchTo(context);
         let _back = Back(old);
         for (nth, source) in sources.iter().enumerate() {
-            masks_of(declared, &opened, *source, &mut expressions)?;
+            masks_of(declared, &opened, *source, &mut expressions, &mut built)?;
             filters_of(declared, &opened, *source, nth >= above, &mut built.filters)?;
         }
         expressions.sort_by_key(|(number, _)| *number);
@@ -195,6 +211,7 @@ unsafe fn masks_of(
     opened: &Opened,
     source: pg_sys::Oid,
     expressions: &mut Vec<(i16, *mut pg_sys::Node)>,
+    built: &mut Masked,
 ) -> Result<(), Refusal> {
     // SAFETY: the view's query belongs to its open cache entry and is copied from.
     unsafe {
@@ -216,6 +233,10 @@ unsafe fn masks_of(
         let Some(base) = base_entry(query, source).filter(|_| entries.len() == live) else {
             return Err(unusable(relation, "Its generated view is out of date."));
         };
+        if source == relation {
+            built.view = Some((*view.0).rd_id);
+            built.shown = copy((*query).targetList);
+        }
         for number in numbers {
             let Some(name) = from.name(number) else {
                 return Err(unusable(relation, "A masked column is gone."));
@@ -238,6 +259,8 @@ unsafe fn masks_of(
             if base != 1 {
                 pg_sys::ChangeVarNodes(expression, base, 1, 0);
             }
+            let collation = from.attributes().iter().find(|one| one.attnum == number);
+            in_trusted_hands(relation, source, expression, collation.map(|one| one.attcollation))?;
             let attribute = opened.attributes().iter().find(|one| one.attnum == own);
             let Some(attribute) = attribute else {
                 return Err(unusable(relation, "A masked column is gone."));
@@ -258,6 +281,19 @@ unsafe fn masks_of(
         }
         Ok(())
     }
+}
+
+/// What an expression uses was checked when it was written, and DDL that gives it away is refused. What no DDL here shows (a
+/// role that is no superuser any more, an object made anew under the old name) is found now.
+fn in_trusted_hands(
+    relation: pg_sys::Oid,
+    source: pg_sys::Oid,
+    expression: *mut pg_sys::Node,
+    collation: Option<pg_sys::Oid>,
+) -> Result<(), Refusal> {
+    let collation = collation.unwrap_or(pg_sys::InvalidOid);
+    expression_check::check(source, expression, collation, "its expression")
+        .map_err(|error| unusable(relation, &format!("It uses what it may not: {}.", error.message())))
 }
 
 /// The entry of the masked relation in its generated view's query: the one in FROM.
@@ -296,6 +332,7 @@ unsafe fn filters_of(
             let Some(mut condition) = predicate::parsed(text, &from) else {
                 return Err(unusable(relation, "A row filter is no single condition over the row."));
             };
+            in_trusted_hands(relation, source, condition, None)?;
             let carried = source == relation || predicate::carry(condition, &from, opened);
             if !carried {
                 condition = pg_sys::makeBoolConst(false, false);

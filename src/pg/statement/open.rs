@@ -79,6 +79,8 @@ pub struct Open {
     pub observed: bool,
     /// Whether `max_rows` rides on an allow to change rows.
     pub changes_limited: bool,
+    /// An event of kind `begun` is on disk, or on its way: its rows need not wait for its end.
+    pub begun: bool,
     /// Rows handed to the client so far.
     pub sent: i64,
     /// Rows that it and what it called have changed so far, where a limit counts them.
@@ -140,6 +142,7 @@ impl Open {
             has_run: false,
             observed: false,
             changes_limited: false,
+            begun: false,
             sent: 0,
             changed: 0,
             form: Form::Plain,
@@ -165,7 +168,7 @@ impl Open {
         (self.decision, self.rule, self.decided_by) = (AuditDecision::Allow, None, None);
         (self.policy_version, self.rows) = (0, -1);
         self.obligations = Obligations::default();
-        (self.has_run, self.observed, self.changes_limited) = (false, false, false);
+        (self.has_run, self.observed, self.changes_limited, self.begun) = (false, false, false, false);
         (self.sent, self.changed, self.node) = (0, 0, 0);
         (self.texts, self.masked) = (Texts::PLAIN, false);
     }
@@ -271,6 +274,7 @@ impl Open {
     /// Back to how it was when it was opened: what was decided so far is decided anew.
     pub fn begin_again(&mut self) {
         self.accesses.clear();
+        self.repeated = None;
         self.where_required.clear();
         (self.decision, self.rule, self.failure, self.held) = (AuditDecision::Allow, None, None, None);
         self.obligations = Obligations::default();

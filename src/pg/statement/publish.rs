@@ -4,9 +4,10 @@ use std::rc::Rc;
 
 use super::super::decided::Decided;
 use super::super::known::Ending;
-use super::super::{connection, epoch, quick, record, trail};
+use super::super::trail::{self, Waiting};
+use super::super::{connection, epoch, quick, record};
 use super::open::Open;
-use crate::audit::event::{AuditDecision, EventKind, bounded_text, length};
+use crate::audit::event::{AuditDecision, AuditEvent, EventKind, bounded_text, length};
 use crate::audit::record::{Head, Tail};
 
 /// Publishes it; what was reserved for it is given back with that.
@@ -59,7 +60,25 @@ fn publish_again(open: &Open) -> Option<()> {
     trail::publish_again(&head, &ending.tail, open.reservation).then_some(())
 }
 
+/// Publishes that the statement has begun to return rows. Waits for room; false where there is none.
+pub fn begun(open: &Open) -> bool {
+    whole(open, |event| {
+        let event = AuditEvent {
+            kind: EventKind::Begun,
+            rows: -1,
+            duration_us: -1,
+            message: "rows of it leave before it has ended",
+            ..event
+        };
+        trail::publish_unreserved(&event, Waiting::Allowed)
+    })
+}
+
 fn publish_whole(open: &Open) {
+    whole(open, |event| trail::publish(&event, open.reservation));
+}
+
+fn whole<R>(open: &Open, publish: impl FnOnce(AuditEvent<'_>) -> R) -> R {
     let refused = match &open.failure {
         Some((sqlstate, message)) => (Some(*sqlstate), message.as_str()),
         None => (None, ""),
@@ -89,5 +108,5 @@ fn publish_whole(open: &Open) {
     (event.sqlstate, event.message) = refused;
     event.policy_version = open.policy_version;
     event.decided_by = open.decided_by;
-    trail::publish(&event, open.reservation);
+    publish(event)
 }

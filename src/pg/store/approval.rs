@@ -6,13 +6,14 @@ use pgrx::spi::quote_identifier;
 use serde_json::Value;
 
 use crate::pg::admin_error::AdminResult;
+use crate::pg::store::policy::PolicyId;
 use crate::pg::store::{row, rows, run};
 use crate::pg::text_datum::Document;
 
 /// What approvers are granted, whom a rule names; the functions ask for the membership themselves.
 const GRANTS: [&str; 2] = [
     "EXECUTE ON FUNCTION agent_guard.approve(pg_catalog.uuid, pg_catalog.text),
-        agent_guard.reject(pg_catalog.uuid, pg_catalog.text), agent_guard.approval_impact(pg_catalog.uuid)",
+        agent_guard.reject(pg_catalog.uuid, pg_catalog.text), agent_guard.approval_impact(pg_catalog.uuid, pg_catalog.bool)",
     "SELECT ON TABLE agent_guard.approval_requests",
 ];
 
@@ -20,6 +21,49 @@ const GRANTS: [&str; 2] = [
 pub fn let_approve(role: &str) -> AdminResult<()> {
     for what in GRANTS {
         run(&format!("GRANT {what} TO {}", quote_identifier(role)), &[])?;
+    }
+    Ok(())
+}
+
+/// The roles that the rules of a policy name as approvers. Asked before rules go: where there are any, no other session
+/// writes rules until this transaction ends. Otherwise two could each take one of the last two rules that name a role, and
+/// neither see that none is left.
+pub fn approvers(policy: PolicyId) -> AdminResult<Vec<Oid>> {
+    let named = named_approvers(policy)?;
+    if named.is_empty() {
+        return Ok(named);
+    }
+    run("LOCK TABLE agent_guard.rule IN SHARE ROW EXCLUSIVE MODE", &[])?;
+    named_approvers(policy)
+}
+
+fn named_approvers(policy: PolicyId) -> AdminResult<Vec<Oid>> {
+    rows(
+        "SELECT DISTINCT a.oid::pg_catalog.oid
+         FROM agent_guard.rule r CROSS JOIN LATERAL pg_catalog.unnest(r.approvers) a (oid)
+         WHERE r.policy_id OPERATOR(pg_catalog.=) $1",
+        &[policy.0.into()],
+        |row| row.need(1),
+    )
+}
+
+/// Takes from these roles what approvers call, where no rule of any policy names them any more.
+pub fn let_no_more(former: &[Oid]) -> AdminResult<()> {
+    if former.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = rows(
+        "SELECT a.rolname::pg_catalog.text FROM pg_catalog.pg_roles a
+         WHERE a.oid OPERATOR(pg_catalog.=) ANY ($1)
+           AND NOT EXISTS (SELECT FROM agent_guard.rule r
+               WHERE a.oid::pg_catalog.regrole OPERATOR(pg_catalog.=) ANY (r.approvers))",
+        &[former.to_vec().into()],
+        |row| row.need(1),
+    )?;
+    for name in names {
+        for what in GRANTS {
+            run(&format!("REVOKE {what} FROM {}", quote_identifier(&name)), &[])?;
+        }
     }
     Ok(())
 }
@@ -46,6 +90,21 @@ pub fn whole_seconds(interval: Interval) -> AdminResult<i64> {
     Ok(seconds.unwrap_or(-1))
 }
 
+/// Removes requests that ended longer ago than that, with their votes; a pending one ends with its window. What an agent is
+/// using at this moment stays.
+pub fn remove_ended(seconds: f64) -> AdminResult<()> {
+    run(
+        "DELETE FROM agent_guard.approval_request WHERE request_id OPERATOR(pg_catalog.=) ANY (ARRAY(
+             SELECT r.request_id FROM agent_guard.approval_request r
+             LEFT JOIN agent_guard.window_grant w ON w.window_id OPERATOR(pg_catalog.=) r.window_id
+             WHERE COALESCE(r.used_at, r.expires_at, LEAST(w.revoked_at, w.expires_at), r.requested_at)
+                 OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp()
+                     OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => $1))
+             LIMIT 10000 FOR UPDATE OF r SKIP LOCKED))",
+        &[seconds.into()],
+    )
+}
+
 /// How many requests of one window may be pending at a time.
 pub const PENDING_MAX: i64 = 100;
 
@@ -57,7 +116,9 @@ pub fn add_request(request: &Value) -> AdminResult<()> {
                      'approvers', pg_catalog.to_jsonb(r.approvers::pg_catalog.oid[]), 'approvals', r.approvals,
                      'ttl', EXTRACT(epoch FROM r.approval_ttl), 'granter', r.allow_granter) ORDER BY r.id)
                  FROM agent_guard.rule r WHERE r.id OPERATOR(pg_catalog.=) ANY (n.rule_ids)
-                   AND r.effect OPERATOR(pg_catalog.=) 'approve' AND r.approvers IS NOT NULL) AS rules
+                   AND r.effect OPERATOR(pg_catalog.=) 'approve' AND r.approvers IS NOT NULL) AS rules,
+                 (SELECT pg_catalog.min(r.max_wait) FROM agent_guard.rule r
+                  WHERE r.id OPERATOR(pg_catalog.=) ANY (n.rule_ids)) AS max_wait
              FROM pg_catalog.jsonb_to_record($1) AS n (request_id pg_catalog.uuid, request_key pg_catalog.uuid,
                  fingerprint pg_catalog.text, objects pg_catalog.text[], found pg_catalog.text[],
                  window_id pg_catalog.uuid, block_id pg_catalog.text, statement pg_catalog.text,
@@ -65,16 +126,18 @@ pub fn add_request(request: &Value) -> AdminResult<()> {
                  client_addr pg_catalog.text, application_name pg_catalog.text, pid pg_catalog.int4,
                  policy pg_catalog.text, policy_version pg_catalog.int8, command pg_catalog.text,
                  statement_length pg_catalog.int8, parameters pg_catalog.text[], context pg_catalog.text[],
-                 search_path pg_catalog.text, rule_ids pg_catalog.int8[]))
+                 search_path pg_catalog.text, rule_ids pg_catalog.int8[], plan pg_catalog.text, changes pg_catalog.jsonb))
          INSERT INTO agent_guard.approval_request (request_id, request_key, fingerprint, state, requested_at, objects, found,
              window_id, block_id, statement, needed, session_id, lineage, role, client_addr, application_name, pid, policy,
-             policy_version, command, statement_length, parameters, context, search_path, rules)
+             policy_version, command, statement_length, parameters, context, search_path, rules, max_wait, plan,
+             changes)
          SELECT request_id, request_key, pg_catalog.decode(fingerprint, 'hex'), 'pending', pg_catalog.clock_timestamp(),
              objects, found, window_id, block_id, statement,
              (SELECT pg_catalog.max((rule OPERATOR(pg_catalog.->>) 'approvals')::pg_catalog.int4)
                  FROM pg_catalog.jsonb_array_elements(rules) rule),
              session_id, lineage, role, client_addr, application_name, pid, policy, policy_version, command,
-             statement_length, parameters, context, search_path, rules
+             statement_length, parameters, context, search_path, rules, max_wait, plan,
+             CASE WHEN pg_catalog.jsonb_typeof(changes) OPERATOR(pg_catalog.=) 'object' THEN changes END
          FROM new
          WHERE pg_catalog.jsonb_array_length(rules) OPERATOR(pg_catalog.=) pg_catalog.cardinality(rule_ids)
            AND NOT EXISTS (SELECT FROM agent_guard.approval_request o

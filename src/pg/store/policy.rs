@@ -234,12 +234,13 @@ pub fn add_rule(policy: PolicyId, rule: &WrittenRule, bindings: &[NewBinding]) -
     let raw = &rule.raw;
     let id: Option<RuleId> = row(
         "INSERT INTO agent_guard.rule (policy_id, effect, actions, objects, columns, require_where, max_rows,
-             statement_pattern, note, approvers, approvals, approval_ttl, allow_granter)
+             statement_pattern, note, approvers, approvals, approval_ttl, allow_granter, max_wait)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
              CASE WHEN $10 IS NOT NULL THEN
                  ARRAY(SELECT a.oid::pg_catalog.regrole FROM pg_catalog.unnest($10::pg_catalog.text[]) n (name)
                      JOIN pg_catalog.pg_roles a ON a.rolname OPERATOR(pg_catalog.=) n.name::pg_catalog.name) END,
-             $11, pg_catalog.make_interval(secs => $12::pg_catalog.float8), $13) RETURNING id",
+             $11, pg_catalog.make_interval(secs => $12::pg_catalog.float8), $13,
+             pg_catalog.make_interval(secs => $14::pg_catalog.float8)) RETURNING id",
         &[
             policy.0.into(),
             raw.effect.clone().into(),
@@ -254,6 +255,7 @@ pub fn add_rule(policy: PolicyId, rule: &WrittenRule, bindings: &[NewBinding]) -
             raw.approval.as_ref().map(|approval| approval.approvals).into(),
             raw.approval.as_ref().map(|approval| approval.ttl).into(),
             raw.approval.as_ref().is_some_and(|approval| approval.granter).into(),
+            raw.approval.as_ref().and_then(|approval| approval.wait).into(),
         ],
         |row| row.need(1),
     )?;
@@ -322,7 +324,8 @@ pub fn rules(policy: PolicyId) -> AdminResult<Vec<WrittenRule>> {
                      FROM pg_catalog.unnest(approvers) WITH ORDINALITY n (oid, ord)
                      LEFT JOIN pg_catalog.pg_roles a ON a.oid OPERATOR(pg_catalog.=) n.oid::pg_catalog.oid
                      ORDER BY n.ord) END,
-             approvals, pg_catalog.round(EXTRACT(epoch FROM approval_ttl))::pg_catalog.int8, allow_granter
+             approvals, pg_catalog.round(EXTRACT(epoch FROM approval_ttl))::pg_catalog.int8, allow_granter,
+             pg_catalog.round(EXTRACT(epoch FROM max_wait))::pg_catalog.int8
          FROM agent_guard.rule WHERE policy_id OPERATOR(pg_catalog.=) $1 ORDER BY id",
         &[policy.0.into()],
         |row| {
@@ -342,6 +345,7 @@ pub fn rules(policy: PolicyId) -> AdminResult<Vec<WrittenRule>> {
                         approvals: row.need(11)?,
                         ttl: row.need(12)?,
                         granter: row.need(13)?,
+                        wait: row.may(14)?,
                     }),
                 },
             };

@@ -1,0 +1,167 @@
+"""With `agent_guard.journal = sync` a client sees nothing of a result before an event of its statement is on disk, however the
+result is asked for and however large it is.
+"""
+
+import os
+import signal
+import socket
+import struct
+
+import guard
+import scene
+from guard import eventually
+from scene import Agent
+
+CONF = ["agent_guard.journal = sync", "agent_guard.audit_timeout = '20s'"]
+RULES = [("allow", ["select", "insert", "update"], "app.*"), ("allow", ["execute"], "function app.*")]
+LARGE = "select repeat('x', 1000), n from generate_series(1, 300) n"
+SMALL = "select id, v from app.open"
+
+
+def setup(server):
+    scene.setup(server)
+    server.run("create function app.noisy() returns setof int language plpgsql as 'begin for n in 1 .. 3 loop return next n; end loop; raise notice ''told''; end'")
+
+
+class Stopped:
+    """The writer stands still."""
+
+    def __init__(self, server):
+        self.pid = eventually(lambda: server.value("select writer_pid from agent_guard.stat"), "a writer")
+
+    def __enter__(self):
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def __exit__(self, *_):
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def patience(server, time):
+    server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
+    server.run("select pg_reload_conf()")
+    eventually(lambda: server.value("show agent_guard.audit_timeout") == time, "reloaded")
+
+
+def query(text):
+    return lambda wire: wire.send("Q", text.encode() + b"\0")
+
+
+def extended(text, max_rows=0):
+    def send(wire):
+        wire.parse(text)
+        wire.bind()
+        wire.execute(max_rows=max_rows)
+        wire.send("S")
+
+    return send
+
+
+WAYS = {
+    "small, simple": query(SMALL),
+    "large, simple": query(LARGE),
+    "small, extended": extended(SMALL),
+    "large, extended": extended(LARGE),
+    "in pieces": extended(LARGE, 5),
+    "RETURNING": query("update app.open set v = v returning id, v"),
+    "small COPY": query("copy app.open to stdout"),
+    "large COPY": query(f"copy ({LARGE}) to stdout"),
+    "with a notice": query("select * from app.noisy()"),
+    "fails at its last row": query("select 10 / (n - 50) from generate_series(1, 50) n"),
+    "fails late": query("select repeat('x', 1000), 10 / (n - 300) from generate_series(1, 300) n"),
+    "SHOW": query("show work_mem"),
+    "EXPLAIN": query("explain select * from app.open"),
+    "cursor": query("begin; declare c cursor for select id, v from app.open; fetch all from c"),
+}
+
+
+def seen_of(wire):
+    """The codes of what arrives of a result for a while; the description of its columns is none of it."""
+    wire.socket.settimeout(0.3)
+    try:
+        seen = wire.socket.recv(1 << 20)
+    except socket.timeout:
+        seen = b""
+    wire.socket.settimeout(30)
+    wire.buffer += seen
+    codes = ""
+    while seen:
+        codes += seen[:1].decode()
+        seen = seen[1 + struct.unpack("!i", seen[1:5])[0] :]
+    return codes.replace("T", "")
+
+
+def test_nothing_arrives_while_the_writer_stands_still(server):
+    wrong = []
+    with Agent(server, *RULES) as agent:
+        for name, send in WAYS.items():
+            wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+            assert not wire.query("select 1").errors
+            with Stopped(server):
+                send(wire)
+                seen = seen_of(wire)
+            if seen:
+                wrong.append(f"{name}: {seen}")
+            reply = wire.until("Z")
+            answered = reply.rows or reply.copied
+            if "fails" in name:
+                if reply.sqlstate != "22012":
+                    wrong.append(f"{name}: {reply.sqlstate}")
+            elif reply.errors or not answered:
+                wrong.append(f"{name}: no answer afterwards, {reply}")
+            wire.close()
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_a_result_that_cannot_be_recorded_is_not_seen(server):
+    patience(server, "300ms")
+    wrong = []
+    try:
+        with Agent(server, *RULES) as agent:
+            for name, send in WAYS.items():
+                wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+                assert not wire.query("select 1").errors
+                with Stopped(server):
+                    send(wire)
+                    reply = wire.until("Z")
+                if reply.sqlstate != "53100" or reply.rows or reply.copied:
+                    wrong.append(f"{name}: {reply.sqlstate} with {len(reply.rows)} rows and {len(reply.copied)} lines")
+                wire.close()
+    finally:
+        patience(server, "20s")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_large_results_are_whole_and_say_that_they_began(server):
+    with Agent(server, *RULES) as agent:
+        agent.connection.execute("select 1")
+        rows = agent.connection.execute(f"{LARGE} /* large */").fetchall()
+        assert rows == [("x" * 1000, n) for n in range(1, 301)], "every row, once, in order"
+        assert agent.connection.execute(f"{SMALL} /* small */").fetchall() == server.rows(SMALL)
+        with agent.connection.cursor().copy(f"copy ({LARGE}) to stdout") as copy:
+            assert len(list(copy)) > 0
+        wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        pieces = []
+        wire.query("begin")
+        wire.parse(LARGE + " /* pieces */")
+        wire.bind()
+        for _ in range(4):
+            wire.execute(max_rows=100)
+            wire.flush()
+            reply = wire.until("sC")
+            pieces.append(len(reply.rows))
+        assert wire.sync().status == "T"
+        assert pieces == [100, 100, 100, 0], pieces
+        wire.query("commit")
+        wire.close()
+    events = server.audit("statement like %s", "%/* large */", columns="event, rows, decision, level")
+    assert events == [("begun", None, "allow", 0), ("statement", 300, "allow", 0)], events
+    assert server.audit("statement like %s", "%/* small */", columns="event") == [("statement",)]
+    assert [event for (event,) in server.audit("statement like %s", "%/* pieces */", columns="event")] == ["begun", "statement"]
+    steps = server.rows("select event, effect from agent_guard.replay((select session_id from agent_guard.audit where statement like %s limit 1)) where statement like %s", "%/* large */", "%/* large */")
+    assert len(steps) == 2, steps
+    with server.connect() as connection:
+        assert connection.execute("select intact from agent_guard.verify_audit()").fetchone() == (True,)
+
+
+if __name__ == "__main__":
+    guard.run(globals(), conf=CONF)
