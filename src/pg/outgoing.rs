@@ -61,7 +61,8 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
         if looks(kind) && !passes(kind, body, length) {
             return 0;
         }
-        let outcome = if waits(kind, body, length) {
+        let waiting = waits(kind, body, length);
+        let outcome = if waiting {
             // It goes when its statement's event is on disk.
             0
         } else {
@@ -71,7 +72,7 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
             }
         };
         if outcome == 0 && results::is_watched() {
-            guarded(|| results::after(kind.to_ne_bytes()[0], body, length));
+            guarded(|| results::after(kind.to_ne_bytes()[0], body, length, waiting));
         }
         outcome
     }
