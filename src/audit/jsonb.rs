@@ -372,7 +372,7 @@ mod tests {
         let bytes = accesses(&[], |name| name.as_bytes().into());
         assert_eq!(text(&[]), None);
         assert_eq!(text(&bytes[..3]), None);
-        assert_eq!(text(&(OBJECT | 0).to_ne_bytes()), None);
+        assert_eq!(text(&OBJECT.to_ne_bytes()), None);
         assert_eq!(text(&(ARRAY | 1).to_ne_bytes()), None);
         assert_eq!(text(&(ARRAY | 0x1000_0000).to_ne_bytes()), None, "a scalar");
     }
