@@ -32,7 +32,10 @@ CREATE TABLE agent_guard.policy (
     rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
     bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
     statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
-    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval)
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval),
+    record_results text NOT NULL DEFAULT 'none' CHECK (record_results IN ('none', 'digest', 'rows')),
+    record_max_rows bigint CHECK (record_max_rows BETWEEN 1 AND 9007199254740991),
+    record_max_bytes bigint CHECK (record_max_bytes BETWEEN 1 AND 9007199254740991)
 );
 COMMENT ON TABLE agent_guard.policy IS 'Named sets of rules; written through create_policy, apply_policy and drop_policy';
 
@@ -382,7 +385,7 @@ COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, begun, bind, unbind, handshake_refused, approval_request, approval, fault, chain_begin, admin.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, begun, bind, unbind, handshake_refused, approval_request, approval, results (see audit_results), fault, chain_begin, admin.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
 COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
@@ -392,6 +395,50 @@ COMMENT ON COLUMN agent_guard.audit.block_ids IS 'The blocks of the session''s t
 COMMENT ON COLUMN agent_guard.audit.decided_by IS 'What of a token refused: window, or the id of the block.';
 COMMENT ON COLUMN agent_guard.audit.hash IS 'SHA-256 over the event and the hash of the event before it.';
 REVOKE ALL ON agent_guard.audit FROM PUBLIC;
+
+-- A result is one or more events of the kind results: texts in parameters, the first of each saying what the others are
+-- (src/audit/results.rs), and in message what is known of the whole so far (src/pg/results.rs).
+CREATE VIEW agent_guard.audit_results AS
+SELECT
+    r.session_id,
+    r.at,
+    r.first_seq,
+    r.last_seq,
+    r.command,
+    (r.told OPERATOR(pg_catalog.->>) 'rows')::pg_catalog.int8 AS row_count,
+    (r.told OPERATOR(pg_catalog.->>) 'bytes')::pg_catalog.int8 AS byte_count,
+    (r.told OPERATOR(pg_catalog.->>) 'recorded')::pg_catalog.int8 AS recorded,
+    r.told OPERATOR(pg_catalog.->>) 'state' AS state,
+    r.told OPERATOR(pg_catalog.->>) 'sha256' AS sha256,
+    r.head OPERATOR(pg_catalog.->>) 'shape' AS shape,
+    pg_catalog.pg_encoding_to_char((r.head OPERATOR(pg_catalog.->>) 'encoding')::pg_catalog.int4)::pg_catalog.text AS encoding,
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', c.value OPERATOR(pg_catalog.->>) 'name',
+            'type', pg_catalog.format_type((c.value OPERATOR(pg_catalog.->>) 'type')::pg_catalog.oid, NULL),
+            'format', c.value OPERATOR(pg_catalog.->>) 'format') ORDER BY c.ordinality)
+        FROM pg_catalog.json_array_elements(r.head OPERATOR(pg_catalog.->) 'columns') WITH ORDINALITY c) AS columns,
+    r.rows
+FROM (
+    SELECT e.session_id, e.at, pg_catalog.min(e.seq) AS first_seq, pg_catalog.max(e.seq) AS last_seq,
+        pg_catalog.min(e.command) AS command,
+        (pg_catalog.array_agg(e.message ORDER BY e.seq DESC))[1]::pg_catalog.json AS told,
+        (pg_catalog.array_agg(e.parameters[1] ORDER BY e.seq) FILTER (WHERE e.parameters IS NOT NULL))[1]::pg_catalog.json AS head,
+        pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.array_to_string(e.parameters[2:], ','), ',' ORDER BY e.seq)
+            FILTER (WHERE pg_catalog.cardinality(e.parameters) OPERATOR(pg_catalog.>) 1), ']')::pg_catalog.json AS rows
+    FROM agent_guard.audit_segment e
+    WHERE e.event OPERATOR(pg_catalog.=) 'results'
+    GROUP BY e.session_id, e.at
+) r;
+COMMENT ON VIEW agent_guard.audit_results IS 'What statements returned, where their policy records it: one row for each result; session_id and at are those of the statement''s own event at level 0.';
+COMMENT ON COLUMN agent_guard.audit_results.row_count IS 'Rows that left for the client.';
+COMMENT ON COLUMN agent_guard.audit_results.byte_count IS 'Bytes of these rows, as the protocol has them.';
+COMMENT ON COLUMN agent_guard.audit_results.recorded IS 'Rows that are kept, from the first one on.';
+COMMENT ON COLUMN agent_guard.audit_results.state IS 'complete; error (it ended in one); suspended (the client has not asked for the rest), sending (nor has the rest left), connection ended.';
+COMMENT ON COLUMN agent_guard.audit_results.sha256 IS 'SHA-256 over the bodies of the messages that held the rows; with recording of digests.';
+COMMENT ON COLUMN agent_guard.audit_results.shape IS 'rows; copy (lines of text), copy binary, call (of the fast-path interface): one value for each message.';
+COMMENT ON COLUMN agent_guard.audit_results.encoding IS 'The encoding in which the client received texts.';
+COMMENT ON COLUMN agent_guard.audit_results.columns IS 'Name, type and format of each column.';
+COMMENT ON COLUMN agent_guard.audit_results.rows IS 'An array for each row: texts and nulls; {"hex": ...} for what has no text, {"cut": ...} behind a row that is longer than what is kept.';
+REVOKE ALL ON agent_guard.audit_results FROM PUBLIC;
 
 -- Logged, unlike the segments. Written by the audit writer alone.
 CREATE TABLE agent_guard.audit_anchor (
@@ -594,6 +641,14 @@ CREATE FUNCTION agent_guard.set_limits(policy text, rows_per_statement bigint DE
 COMMENT ON FUNCTION agent_guard.set_limits(text, bigint, bigint, bigint, bigint, bigint, interval) IS
     'Replaces the limits of a policy: totals for each window of it, over all sessions and children, and for each statement; NULL is none';
 
+CREATE FUNCTION agent_guard.set_recording(policy text, results text DEFAULT 'rows', max_rows bigint DEFAULT NULL,
+        max_bytes bigint DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'set_recording_wrapper';
+COMMENT ON FUNCTION agent_guard.set_recording(text, text, bigint, bigint) IS
+    'What the audit trail keeps of the results that agents under a policy receive: rows (of each statement the first max_rows, 10000, in max_bytes, 1 MiB), digest (their number, bytes and SHA-256), or none';
+
 -- Windows and keys.
 
 CREATE FUNCTION agent_guard.grant_window(policy text, role regrole, agent text, ttl interval, max_depth integer DEFAULT 0,
@@ -759,9 +814,11 @@ CREATE VIEW agent_guard.policies AS
         p.created_by, p.created_at, p.changed_at,
         pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('rows_per_statement', p.rows_per_statement,
             'rows_read', p.rows_read, 'rows_written', p.rows_written, 'bytes_read', p.bytes_read,
-            'statements', p.statements, 'statement_timeout', p.statement_timeout)) AS limits
+            'statements', p.statements, 'statement_timeout', p.statement_timeout)) AS limits,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('results', p.record_results,
+            'max_rows', p.record_max_rows, 'max_bytes', p.record_max_bytes)) AS recording
     FROM agent_guard.policy p;
-COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows, and their limits';
+COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows, their limits and what they record of results';
 
 CREATE VIEW agent_guard.rules AS
     SELECT r.id, p.name AS policy, r.effect, r.actions, r.objects, r.columns, r.require_where, r.max_rows,
@@ -1488,32 +1545,45 @@ CREATE FUNCTION agent_guard.session_events(session_id uuid, max_events bigint DE
     LANGUAGE sql STABLE PARALLEL RESTRICTED
     SET search_path = pg_catalog, pg_temp
     AS $$
+    WITH e AS MATERIALIZED (SELECT * FROM agent_guard.audit x WHERE x.session_id = $1),
+    r AS MATERIALIZED (SELECT * FROM agent_guard.audit_results x WHERE x.session_id = $1),
+    stray AS (
+        SELECT r.first_seq FROM r
+        WHERE NOT EXISTS (SELECT FROM e s WHERE s.event = 'statement' AND s.level = 0 AND s.at = r.at)
+    )
     SELECT COALESCE(json_agg(json_build_object(
             'seq', a.seq, 'at', (extract(epoch FROM a.at) * 1000000)::int8,
             'duration', (extract(epoch FROM a.duration) * 1000000)::int8, 'level', a.level, 'event', a.event,
             'command', a.command, 'statement', a.statement, 'statement_length', a.statement_length,
-            'parameters', a.parameters, 'accesses', a.accesses, 'decision', a.decision, 'rule_id', a.rule_id,
-            'rows', a.rows, 'sqlstate', a.sqlstate, 'message', a.message, 'xid', a.xid::text,
+            'parameters', CASE WHEN a.event <> 'results' THEN a.parameters END,
+            'accesses', a.accesses, 'decision', a.decision, 'rule_id', a.rule_id,
+            'rows', a.rows, 'sqlstate', a.sqlstate,
+            'message', CASE WHEN a.event = 'results' THEN 'rows of a cursor or of a call' ELSE a.message END,
+            'xid', a.xid::text,
             -- A transaction that runs may be beyond every snapshot; pg_xact_status refuses what is beyond the counter.
             'xact', CASE WHEN a.xid >= pg_snapshot_xmax(pg_current_snapshot()) THEN 'in progress'
                 ELSE pg_xact_status(a.xid) END,
-            'truncated', a.truncated) ORDER BY a.seq), '[]')
-    FROM (SELECT * FROM agent_guard.audit e WHERE e.session_id = $1 ORDER BY e.seq LIMIT $2) a
+            'truncated', a.truncated, 'results', to_json(r)) ORDER BY a.seq), '[]')
+    FROM (SELECT * FROM e WHERE e.event <> 'results' OR e.seq IN (SELECT first_seq FROM stray) ORDER BY e.seq LIMIT $2) a
+    LEFT JOIN r ON r.at = a.at AND (a.event = 'results' OR a.event = 'statement' AND a.level = 0)
     $$;
 COMMENT ON FUNCTION agent_guard.session_events(uuid, bigint) IS 'What the trail holds of a session, as replay reads it';
 
 CREATE FUNCTION agent_guard.replay(session_id uuid) RETURNS TABLE (step integer, seq bigint, at timestamptz,
         since_start interval, depth integer, parent bigint, event text, command text, statement text, parameters text[],
         decision text, rule_id bigint, rows bigint, duration interval, effect text, sqlstate text, message text,
-        accesses jsonb, truncated text[])
+        accesses jsonb, truncated text[], results json)
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET jit = off
     AS $$
     SELECT s.step, a.seq, a.at, a.at - min(a.at) OVER (), s.depth, s.parent, a.event, a.command, a.statement,
-        a.parameters, a.decision, a.rule_id, a.rows, a.duration, s.effect, a.sqlstate, a.message, a.accesses, a.truncated
+        CASE WHEN a.event <> 'results' THEN a.parameters END, a.decision, a.rule_id, a.rows, a.duration, s.effect,
+        a.sqlstate, CASE WHEN a.event <> 'results' THEN a.message END, a.accesses, a.truncated, to_json(r)
     FROM agent_guard.replay_steps(agent_guard.session_events($1)) s
     JOIN agent_guard.audit a ON a.seq = s.seq AND a.session_id = $1
+    LEFT JOIN (SELECT * FROM agent_guard.audit_results x WHERE x.session_id = $1) r
+        ON r.at = a.at AND (a.event = 'results' OR a.event = 'statement' AND a.level = 0)
     ORDER BY s.step
     $$;
 COMMENT ON FUNCTION agent_guard.replay(uuid) IS

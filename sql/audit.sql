@@ -253,7 +253,7 @@ COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, begun, bind, unbind, handshake_refused, approval_request, approval, fault, chain_begin, admin.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, begun, bind, unbind, handshake_refused, approval_request, approval, results (see audit_results), fault, chain_begin, admin.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
 COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
@@ -263,6 +263,50 @@ COMMENT ON COLUMN agent_guard.audit.block_ids IS 'The blocks of the session''s t
 COMMENT ON COLUMN agent_guard.audit.decided_by IS 'What of a token refused: window, or the id of the block.';
 COMMENT ON COLUMN agent_guard.audit.hash IS 'SHA-256 over the event and the hash of the event before it.';
 REVOKE ALL ON agent_guard.audit FROM PUBLIC;
+
+-- A result is one or more events of the kind results: texts in parameters, the first of each saying what the others are
+-- (src/audit/results.rs), and in message what is known of the whole so far (src/pg/results.rs).
+CREATE VIEW agent_guard.audit_results AS
+SELECT
+    r.session_id,
+    r.at,
+    r.first_seq,
+    r.last_seq,
+    r.command,
+    (r.told OPERATOR(pg_catalog.->>) 'rows')::pg_catalog.int8 AS row_count,
+    (r.told OPERATOR(pg_catalog.->>) 'bytes')::pg_catalog.int8 AS byte_count,
+    (r.told OPERATOR(pg_catalog.->>) 'recorded')::pg_catalog.int8 AS recorded,
+    r.told OPERATOR(pg_catalog.->>) 'state' AS state,
+    r.told OPERATOR(pg_catalog.->>) 'sha256' AS sha256,
+    r.head OPERATOR(pg_catalog.->>) 'shape' AS shape,
+    pg_catalog.pg_encoding_to_char((r.head OPERATOR(pg_catalog.->>) 'encoding')::pg_catalog.int4)::pg_catalog.text AS encoding,
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', c.value OPERATOR(pg_catalog.->>) 'name',
+            'type', pg_catalog.format_type((c.value OPERATOR(pg_catalog.->>) 'type')::pg_catalog.oid, NULL),
+            'format', c.value OPERATOR(pg_catalog.->>) 'format') ORDER BY c.ordinality)
+        FROM pg_catalog.json_array_elements(r.head OPERATOR(pg_catalog.->) 'columns') WITH ORDINALITY c) AS columns,
+    r.rows
+FROM (
+    SELECT e.session_id, e.at, pg_catalog.min(e.seq) AS first_seq, pg_catalog.max(e.seq) AS last_seq,
+        pg_catalog.min(e.command) AS command,
+        (pg_catalog.array_agg(e.message ORDER BY e.seq DESC))[1]::pg_catalog.json AS told,
+        (pg_catalog.array_agg(e.parameters[1] ORDER BY e.seq) FILTER (WHERE e.parameters IS NOT NULL))[1]::pg_catalog.json AS head,
+        pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.array_to_string(e.parameters[2:], ','), ',' ORDER BY e.seq)
+            FILTER (WHERE pg_catalog.cardinality(e.parameters) OPERATOR(pg_catalog.>) 1), ']')::pg_catalog.json AS rows
+    FROM agent_guard.audit_segment e
+    WHERE e.event OPERATOR(pg_catalog.=) 'results'
+    GROUP BY e.session_id, e.at
+) r;
+COMMENT ON VIEW agent_guard.audit_results IS 'What statements returned, where their policy records it: one row for each result; session_id and at are those of the statement''s own event at level 0.';
+COMMENT ON COLUMN agent_guard.audit_results.row_count IS 'Rows that left for the client.';
+COMMENT ON COLUMN agent_guard.audit_results.byte_count IS 'Bytes of these rows, as the protocol has them.';
+COMMENT ON COLUMN agent_guard.audit_results.recorded IS 'Rows that are kept, from the first one on.';
+COMMENT ON COLUMN agent_guard.audit_results.state IS 'complete; error (it ended in one); suspended (the client has not asked for the rest), sending (nor has the rest left), connection ended.';
+COMMENT ON COLUMN agent_guard.audit_results.sha256 IS 'SHA-256 over the bodies of the messages that held the rows; with recording of digests.';
+COMMENT ON COLUMN agent_guard.audit_results.shape IS 'rows; copy (lines of text), copy binary, call (of the fast-path interface): one value for each message.';
+COMMENT ON COLUMN agent_guard.audit_results.encoding IS 'The encoding in which the client received texts.';
+COMMENT ON COLUMN agent_guard.audit_results.columns IS 'Name, type and format of each column.';
+COMMENT ON COLUMN agent_guard.audit_results.rows IS 'An array for each row: texts and nulls; {"hex": ...} for what has no text, {"cut": ...} behind a row that is longer than what is kept.';
+REVOKE ALL ON agent_guard.audit_results FROM PUBLIC;
 
 -- Logged, unlike the segments. Written by the audit writer alone.
 CREATE TABLE agent_guard.audit_anchor (

@@ -113,6 +113,14 @@ CREATE FUNCTION agent_guard.set_limits(policy text, rows_per_statement bigint DE
 COMMENT ON FUNCTION agent_guard.set_limits(text, bigint, bigint, bigint, bigint, bigint, interval) IS
     'Replaces the limits of a policy: totals for each window of it, over all sessions and children, and for each statement; NULL is none';
 
+CREATE FUNCTION agent_guard.set_recording(policy text, results text DEFAULT 'rows', max_rows bigint DEFAULT NULL,
+        max_bytes bigint DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'set_recording_wrapper';
+COMMENT ON FUNCTION agent_guard.set_recording(text, text, bigint, bigint) IS
+    'What the audit trail keeps of the results that agents under a policy receive: rows (of each statement the first max_rows, 10000, in max_bytes, 1 MiB), digest (their number, bytes and SHA-256), or none';
+
 -- Windows and keys.
 
 CREATE FUNCTION agent_guard.grant_window(policy text, role regrole, agent text, ttl interval, max_depth integer DEFAULT 0,

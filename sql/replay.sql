@@ -26,32 +26,45 @@ CREATE FUNCTION agent_guard.session_events(session_id uuid, max_events bigint DE
     LANGUAGE sql STABLE PARALLEL RESTRICTED
     SET search_path = pg_catalog, pg_temp
     AS $$
+    WITH e AS MATERIALIZED (SELECT * FROM agent_guard.audit x WHERE x.session_id = $1),
+    r AS MATERIALIZED (SELECT * FROM agent_guard.audit_results x WHERE x.session_id = $1),
+    stray AS (
+        SELECT r.first_seq FROM r
+        WHERE NOT EXISTS (SELECT FROM e s WHERE s.event = 'statement' AND s.level = 0 AND s.at = r.at)
+    )
     SELECT COALESCE(json_agg(json_build_object(
             'seq', a.seq, 'at', (extract(epoch FROM a.at) * 1000000)::int8,
             'duration', (extract(epoch FROM a.duration) * 1000000)::int8, 'level', a.level, 'event', a.event,
             'command', a.command, 'statement', a.statement, 'statement_length', a.statement_length,
-            'parameters', a.parameters, 'accesses', a.accesses, 'decision', a.decision, 'rule_id', a.rule_id,
-            'rows', a.rows, 'sqlstate', a.sqlstate, 'message', a.message, 'xid', a.xid::text,
+            'parameters', CASE WHEN a.event <> 'results' THEN a.parameters END,
+            'accesses', a.accesses, 'decision', a.decision, 'rule_id', a.rule_id,
+            'rows', a.rows, 'sqlstate', a.sqlstate,
+            'message', CASE WHEN a.event = 'results' THEN 'rows of a cursor or of a call' ELSE a.message END,
+            'xid', a.xid::text,
             -- A transaction that runs may be beyond every snapshot; pg_xact_status refuses what is beyond the counter.
             'xact', CASE WHEN a.xid >= pg_snapshot_xmax(pg_current_snapshot()) THEN 'in progress'
                 ELSE pg_xact_status(a.xid) END,
-            'truncated', a.truncated) ORDER BY a.seq), '[]')
-    FROM (SELECT * FROM agent_guard.audit e WHERE e.session_id = $1 ORDER BY e.seq LIMIT $2) a
+            'truncated', a.truncated, 'results', to_json(r)) ORDER BY a.seq), '[]')
+    FROM (SELECT * FROM e WHERE e.event <> 'results' OR e.seq IN (SELECT first_seq FROM stray) ORDER BY e.seq LIMIT $2) a
+    LEFT JOIN r ON r.at = a.at AND (a.event = 'results' OR a.event = 'statement' AND a.level = 0)
     $$;
 COMMENT ON FUNCTION agent_guard.session_events(uuid, bigint) IS 'What the trail holds of a session, as replay reads it';
 
 CREATE FUNCTION agent_guard.replay(session_id uuid) RETURNS TABLE (step integer, seq bigint, at timestamptz,
         since_start interval, depth integer, parent bigint, event text, command text, statement text, parameters text[],
         decision text, rule_id bigint, rows bigint, duration interval, effect text, sqlstate text, message text,
-        accesses jsonb, truncated text[])
+        accesses jsonb, truncated text[], results json)
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET jit = off
     AS $$
     SELECT s.step, a.seq, a.at, a.at - min(a.at) OVER (), s.depth, s.parent, a.event, a.command, a.statement,
-        a.parameters, a.decision, a.rule_id, a.rows, a.duration, s.effect, a.sqlstate, a.message, a.accesses, a.truncated
+        CASE WHEN a.event <> 'results' THEN a.parameters END, a.decision, a.rule_id, a.rows, a.duration, s.effect,
+        a.sqlstate, CASE WHEN a.event <> 'results' THEN a.message END, a.accesses, a.truncated, to_json(r)
     FROM agent_guard.replay_steps(agent_guard.session_events($1)) s
     JOIN agent_guard.audit a ON a.seq = s.seq AND a.session_id = $1
+    LEFT JOIN (SELECT * FROM agent_guard.audit_results x WHERE x.session_id = $1) r
+        ON r.at = a.at AND (a.event = 'results' OR a.event = 'statement' AND a.level = 0)
     ORDER BY s.step
     $$;
 COMMENT ON FUNCTION agent_guard.replay(uuid) IS

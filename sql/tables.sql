@@ -15,7 +15,10 @@ CREATE TABLE agent_guard.policy (
     rows_written bigint CHECK (rows_written BETWEEN 1 AND 9007199254740991),
     bytes_read bigint CHECK (bytes_read BETWEEN 1 AND 9007199254740991),
     statements bigint CHECK (statements BETWEEN 1 AND 9007199254740991),
-    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval)
+    statement_timeout interval CHECK (statement_timeout OPERATOR(pg_catalog.>=) '1 ms'::pg_catalog.interval),
+    record_results text NOT NULL DEFAULT 'none' CHECK (record_results IN ('none', 'digest', 'rows')),
+    record_max_rows bigint CHECK (record_max_rows BETWEEN 1 AND 9007199254740991),
+    record_max_bytes bigint CHECK (record_max_bytes BETWEEN 1 AND 9007199254740991)
 );
 COMMENT ON TABLE agent_guard.policy IS 'Named sets of rules; written through create_policy, apply_policy and drop_policy';
 

@@ -34,9 +34,11 @@ CREATE VIEW agent_guard.policies AS
         p.created_by, p.created_at, p.changed_at,
         pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('rows_per_statement', p.rows_per_statement,
             'rows_read', p.rows_read, 'rows_written', p.rows_written, 'bytes_read', p.bytes_read,
-            'statements', p.statements, 'statement_timeout', p.statement_timeout)) AS limits
+            'statements', p.statements, 'statement_timeout', p.statement_timeout)) AS limits,
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('results', p.record_results,
+            'max_rows', p.record_max_rows, 'max_bytes', p.record_max_bytes)) AS recording
     FROM agent_guard.policy p;
-COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows, and their limits';
+COMMENT ON VIEW agent_guard.policies IS 'Policies, with the number of their rules and open windows, their limits and what they record of results';
 
 CREATE VIEW agent_guard.rules AS
     SELECT r.id, p.name AS policy, r.effect, r.actions, r.objects, r.columns, r.require_where, r.max_rows,

@@ -35,6 +35,8 @@ pub fn is_hidden(c: char) -> bool {
                 | 0xFFA0
                 | 0xFFF0..=0xFFFB
                 | 0xE0000..=0xE0FFF
+                // What stands for a byte that is part of no character (lossless).
+                | 0x10FF00..=0x10FFFF
         )
 }
 
@@ -58,10 +60,20 @@ pub fn pieces(text: &str, keep: fn(char) -> bool) -> impl Iterator<Item = Piece<
 /// The name of a hidden character: `^[` for the ASCII controls, as terminals print them, `U+202E` for the others.
 pub fn name(c: char) -> String {
     match u32::from(c) {
+        byte @ 0x10FF00..=0x10FFFF => format!("\\x{:02x}", byte & 0xFF),
         code @ 0..=0x1F => format!("^{}", char::from_u32(code + 0x40).unwrap_or('?')),
         0x7F => "^?".to_owned(),
         code => format!("U+{code:04X}"),
     }
+}
+
+/// How many places a text takes, with what is hidden shown by name.
+pub fn width(text: &str, keep: fn(char) -> bool) -> usize {
+    let one = |piece| match piece {
+        Piece::Plain(plain) => plain.chars().count(),
+        Piece::Hidden(c) => name(c).len(),
+    };
+    pieces(text, keep).map(one).sum()
 }
 
 #[cfg(test)]

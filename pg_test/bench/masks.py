@@ -44,6 +44,7 @@ MASKED, HAND = "bench.masked", "bench.hand"
 SCAN = "select count(*), sum(length(email)), sum(length(phone)) from {}"
 FILTERED = "select count(*) from {} where name like '%99%'"
 POINT = "select email, phone, name from {} where id = %s"
+INLINE = f"select {EMAIL} as email, {PHONE} as phone, name from bench.copy where id = %s"
 PLAIN = "select name from {} where id = %s"
 
 # A built-in mask, and what somebody would write in SQL for the same.
@@ -146,6 +147,8 @@ def run(server: guard.Server, measure) -> None:
     bench.compared("scan of all rows, both masks", sides, lambda relation: bench.each(SCAN.format(relation), 1), 1.03)
     bench.compared("scan on an unmasked column", sides, lambda relation: bench.each(FILTERED.format(relation), 1), 1.03)
     bench.compared("point read, prepared", sides, lambda relation: bench.each(POINT.format(relation), measure.times, values=True, prepare=True), 1.03)
+    bench.compared("point read, prepared, against the same written into the statement over an unmasked table", {"masked": POINT.format(MASKED), "written out": INLINE},
+                   lambda statement: bench.each(statement, measure.times, values=True, prepare=True))
     bench.compared("point read, planned each time", sides, lambda relation: bench.each(POINT.format(relation), measure.times, values=True, prepare=False))
     after, masked = bench.plain("bench.free"), bench.plain("bench.masked")
     print(f"planned each time, no masked column named: an unmasked relation {middle(after) - middle(before):+,.2f} {unit} (at most 2 us), "

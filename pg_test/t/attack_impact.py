@@ -19,7 +19,7 @@ LAB = """
     drop schema if exists lab cascade;
     create schema lab authorization owner;
     set role owner;
-    create table lab.people (id int primary key, email text, city text, n int);
+    create table lab.people (id int primary key, email text, city text, n int, doc jsonb);
     insert into lab.people select i, 'p' || i || '@example.org', 'town', i from generate_series(1, 1000) i;
     create table lab.big as select i as n from generate_series(1, 2000) i;
     create table lab.parted (id int) partition by range (id);
@@ -92,6 +92,8 @@ def test_exact_is_what_happens(server):
             "update lab.people set n = 0 where id between 10 and 20",
             "update lab.people set n = 0 where id = 7",
             "update lab.people set n = 0 where coalesce(n, 0) % 7 = 1 and not (id > 500)",
+            "update lab.people set n = 0 where n::numeric / 3 > 100.5 and upper(email) > 'P5' and n <> all ('{600, 601}'::bigint[])",
+            "update lab.people set n = 0 where (city > 'tow' or id < 7) and date '2024-01-01' + n < '2025-01-01'",
             "update lab.people set n = 0",
             "delete from lab.visit where false",
             "delete from lab.parted where id >= 95",
@@ -120,6 +122,12 @@ def test_what_cannot_be_counted_so_is_not_guessed(server):
             "update lab.people set n = 1 where email ~ '^(a+)+$'",
             "update lab.people set n = 1 where length(repeat(email, n)) > 5",
             "update lab.people set n = 1 where random() < 2",
+            "update lab.people set n = 1 where jsonb_build_object('a', n) @? '$.a ? (@ > 3)'",
+            "update lab.people set n = 1 where doc @? '$.a ? (@ like_regex \"(x+x+)+y\")'",
+            "update lab.people set n = 1 where to_tsvector('simple', email) @@ to_tsquery('simple', 'p1')",
+            "update lab.people set n = 1 where (n::numeric ^ 200) > 1",
+            "update lab.people set n = 1 where current_setting('work_mem') = '4MB'",
+            "update lab.people set n = 1 where (city, id) > ('tow', 5)",
             "update lab.people set n = 1 where ctid = '(0,1)'",
             "update lab.people set n = 1 where (id, n) = (select 1, 1)",
             "update lab.people set n = 1 where (people).id = 3 and people is not null",

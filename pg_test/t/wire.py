@@ -213,7 +213,7 @@ def _columns(body: bytes) -> list[str]:
     names, at = [], 2
     for _ in range(struct.unpack("!h", body[:2])[0]):
         end = body.index(b"\0", at)
-        names.append(body[at:end].decode())
+        names.append(body[at:end].decode(errors="replace"))
         at = end + 19
     return names
 

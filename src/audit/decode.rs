@@ -64,6 +64,7 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
         message: rest.text()?,
         statement: rest.text()?,
         accesses: rest.accesses()?,
+        results: if kind == EventKind::Results { rest.bytes()?.to_vec() } else { Vec::new() },
         cut: Cut { parameters: has(CUT_PARAMETERS), accesses: has(CUT_ACCESSES), other: has(CUT_OTHER) },
     };
     if rest.0.is_empty() { Ok(event) } else { Err(Malformed::Trailing) }
@@ -89,6 +90,11 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<String, Malformed> {
         self.optional_text()?.ok_or(Malformed::Value)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = u32::from_le_bytes(self.array()?);
+        self.take(usize::try_from(length).map_err(|_| Malformed::Short)?)
     }
 
     fn optional_text(&mut self) -> Result<Option<String>, Malformed> {

@@ -60,6 +60,8 @@ bytes_and_words! {
         Approval = 17, Some("approval");
         /// A hash chain begins, because nothing of an earlier one is at hand.
         ChainBegin = 32, Some("chain_begin");
+        /// Rows of a statement as they left for the client, or how many there were.
+        Results = 64, Some("results");
         /// Somebody administered agent_guard: a policy, a role, a window, a key.
         Admin = 48, Some("admin");
     }
@@ -155,6 +157,8 @@ pub struct AuditEvent<'a> {
     pub policy_version: i64,
     /// Which part of the token decided, where it was the token that did.
     pub decided_by: Option<Decider>,
+    /// A part of a result, as `results` lays it out; only of the kind `Results`.
+    pub results: &'a [u8],
 }
 
 impl<'a> AuditEvent<'a> {
@@ -186,6 +190,7 @@ impl<'a> AuditEvent<'a> {
             message: "",
             policy_version: 0,
             decided_by: None,
+            results: &[],
         }
     }
 

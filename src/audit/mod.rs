@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod binary_text;
 pub mod chain;
 pub mod crc32c;
 pub mod decode;
@@ -12,5 +13,6 @@ pub mod jsonb;
 pub mod line;
 pub mod record;
 pub mod redact;
+pub mod results;
 pub mod ring;
 pub mod stored;

@@ -6,7 +6,7 @@
 //! ```text
 //! head  version kind decision flags decider  at pid xid level rows duration policy_version statement_len
 //!       [rule_id] [sqlstate] [statement_sha256] [parameters]                                  (by flags)
-//! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses
+//! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses [results]
 //! ```
 //!
 //! A text is a u32 length and its bytes, with u32::MAX as the length of NULL; a list has a u16 count in front. The
@@ -20,6 +20,7 @@ pub use crate::audit::decode::{Malformed, decode};
 use crate::audit::event::{
     AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, prefix,
 };
+use crate::audit::results::MAX_PART;
 pub use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
 use crate::refusal::Decider;
 
@@ -49,6 +50,7 @@ struct Caps {
     statement: usize,
     parameters: usize,
     accesses: usize,
+    results: usize,
     lineage: usize,
     message: usize,
     name: usize,
@@ -59,24 +61,36 @@ const FULL: Caps = Caps {
     statement: MAX_STATEMENT,
     parameters: 8 * 1024,
     accesses: 12 * 1024,
+    results: 0,
     lineage: 4 * 1024,
     message: 2 * 1024,
     name: 256,
 };
 
 /// Together below `MIN_EVENT`.
-const LEAST: Caps = Caps { statement: 128, parameters: 0, accesses: 0, lineage: 128, message: 128, name: 64 };
+const LEAST: Caps =
+    Caps { statement: 128, parameters: 0, accesses: 0, results: 0, lineage: 128, message: 128, name: 64 };
 
 /// A request for approval is carried by the parameters; what would be cut is not asked for.
 const REQUEST: Caps = Caps { statement: 8 * 1024, parameters: MAX_REQUEST + 16, accesses: 0, ..FULL };
+
+/// A part of a result is whole or not there: what makes it has reserved the room.
+const RESULTS: Caps = Caps { statement: 0, parameters: 0, accesses: 0, results: MAX_PART, ..FULL };
 
 /// The most bytes of a request for approval.
 pub const MAX_REQUEST: usize = 40 * 1024;
 
 /// Appends the event to `out`, cutting each part at its cap; at most `MAX_EVENT` bytes.
 pub fn encode(event: &AuditEvent, out: &mut Vec<u8>) {
-    let caps = if event.kind == EventKind::ApprovalRequest { &REQUEST } else { &FULL };
-    encode_capped(event, caps, out);
+    encode_capped(event, &caps_of(event.kind), out);
+}
+
+fn caps_of(kind: EventKind) -> Caps {
+    match kind {
+        EventKind::ApprovalRequest => REQUEST,
+        EventKind::Results => RESULTS,
+        _ => FULL,
+    }
 }
 
 /// Appends the event to `out` in at most `limit` bytes (not below `MIN_EVENT`): first parameters give way, then
@@ -84,7 +98,7 @@ pub fn encode(event: &AuditEvent, out: &mut Vec<u8>) {
 pub fn encode_within(event: &AuditEvent, limit: usize, out: &mut Vec<u8>) {
     let start = out.len();
     let limit = limit.clamp(MIN_EVENT, MAX_EVENT);
-    let mut caps = FULL;
+    let mut caps = Caps { results: caps_of(event.kind).results, ..FULL };
     for step in 0..5 {
         out.truncate(start);
         encode_capped(event, &caps, out);
@@ -208,6 +222,12 @@ fn put_tail(event: &AuditEvent, statement: &str, caps: &Caps, out: &mut Vec<u8>)
     put_text(statement, out);
     let mut flags = if event.window_id.is_some() { HAS_WINDOW } else { 0 };
     flags |= if put_accesses(event.accesses, caps.accesses, out) { CUT_ACCESSES } else { 0 };
+    if event.kind == EventKind::Results {
+        let kept = if event.results.len() <= caps.results { event.results } else { &[] };
+        cut |= kept.len() < event.results.len();
+        out.extend_from_slice(&u32::try_from(kept.len()).unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(kept);
+    }
     flags | if cut { CUT_OTHER } else { 0 }
 }
 

@@ -57,6 +57,7 @@ fn borrowed<'a>(
         message: &event.message,
         policy_version: event.policy_version,
         decided_by: event.decided_by,
+        results: &event.results,
     }
 }
 
@@ -100,6 +101,7 @@ prop_compose! {
             role, client_addr, application_name, command, lineage, parameters, accesses,
             message: message.into_iter().collect(),
             statement: statement.into_iter().collect(),
+            results: Vec::new(),
             cut: Cut::default(),
         }
     }
@@ -155,6 +157,29 @@ proptest! {
         let _ = decode(&bytes);
         prop_assert!(decode(&bytes[..at]).is_err());
     }
+}
+
+#[test]
+fn a_part_of_a_result_is_whole_or_not_there() {
+    let lineage = vec!["x".repeat(1000); 40];
+    let part = vec![7; MAX_PART];
+    let event = AuditEvent {
+        lineage: &lineage,
+        message: "{}",
+        results: &part,
+        ..AuditEvent::bare(EventKind::Results, 0, [0; 16])
+    };
+    let mut bytes = Vec::new();
+    encode(&event, &mut bytes);
+    assert!(bytes.len() <= MAX_EVENT, "{}", bytes.len());
+    assert_eq!(decode(&bytes).unwrap().results, part);
+    bytes.clear();
+    encode_within(&event, MAX_EVENT, &mut bytes);
+    assert_eq!(decode(&bytes).unwrap().results, part);
+    bytes.clear();
+    encode_within(&event, 2048, &mut bytes);
+    let back = decode(&bytes).unwrap();
+    assert!(bytes.len() <= 2048 && back.results.is_empty() && back.cut.other);
 }
 
 #[test]

@@ -60,5 +60,6 @@ pub struct OwnedEvent {
     pub message: String,
     pub policy_version: i64,
     pub decided_by: Option<Decider>,
+    pub results: Vec<u8>,
     pub cut: Cut,
 }

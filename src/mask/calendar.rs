@@ -47,9 +47,14 @@ fn begin(day: i64, unit: Unit) -> i64 {
     first_of(year, month).max(FIRST_DAY)
 }
 
-/// Year and month of a day in the Gregorian calendar, counted backwards without end (years from March on, after
-/// Howard Hinnant's days_from_civil).
 fn civil(day: i64) -> (i64, i64) {
+    let (year, month, _) = year_month_day(day);
+    (year, month)
+}
+
+/// Year, month and day of the month of a day since 2000-01-01 in the Gregorian calendar, counted backwards without end (years
+/// from March on, after Howard Hinnant's days_from_civil).
+pub fn year_month_day(day: i64) -> (i64, i64, i64) {
     let day = day + FROM_MARCH_ZERO;
     let era = day.div_euclid(ERA);
     let of_era = day.rem_euclid(ERA);
@@ -57,7 +62,8 @@ fn civil(day: i64) -> (i64, i64) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let from_march = (5 * of_year + 2) / 153;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (year + era * 400 + i64::from(month <= 2), month)
+    let of_month = of_year - (153 * from_march + 2) / 5 + 1;
+    (year + era * 400 + i64::from(month <= 2), month, of_month)
 }
 
 fn first_of(year: i64, month: i64) -> i64 {

@@ -5,6 +5,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::pg::encoding;
 use crate::policy::rule::RuleError;
 use crate::refusal::Refusal;
 
@@ -70,12 +71,12 @@ impl AdminError {
     }
 
     fn report(self) -> ErrorReport {
-        let mut report = ErrorReport::new(self.code, self.message, "agent_guard");
+        let mut report = ErrorReport::new(self.code, printable(self.message), "agent_guard");
         if !self.detail.is_empty() {
-            report = report.set_detail(self.detail);
+            report = report.set_detail(printable(self.detail));
         }
         if !self.hint.is_empty() {
-            report = report.set_hint(self.hint);
+            report = report.set_hint(printable(self.hint));
         }
         report
     }
@@ -84,6 +85,15 @@ impl AdminError {
     pub fn tell(self, level: PgLogLevel) {
         self.report().report(level);
     }
+}
+
+/// pgrx hands texts to the server as UTF-8; where they are not, what is not ASCII is told by number.
+fn printable(text: String) -> String {
+    if text.is_ascii() || encoding::is_utf8() {
+        return text;
+    }
+    let each = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\u{{{:x}}}", u32::from(c)) };
+    text.chars().map(each).collect()
 }
 
 impl From<AdminError> for ErrorReport {

@@ -36,7 +36,8 @@ impl Blocks {
             | EventKind::Bind
             | EventKind::Unbind
             | EventKind::ApprovalRequest
-            | EventKind::Approval => {}
+            | EventKind::Approval
+            | EventKind::Results => {}
         }
         if event.session_id == [0; 16] {
             return &[];

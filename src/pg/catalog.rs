@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pgrx::pg_sys;
 
-use super::scan;
+use super::{encoding, scan};
 use crate::policy::scope::Column;
 use crate::request::{Object, ObjectClass, Oid};
 
@@ -29,7 +29,7 @@ pub fn core_oid(oid: pg_sys::Oid) -> Oid {
 /// `text` is null or NUL-terminated.
 pub unsafe fn text(text: *const c_char) -> Option<String> {
     // SAFETY: the caller's promise.
-    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+    (!text.is_null()).then(|| encoding::from_server(unsafe { CStr::from_ptr(text) }))
 }
 
 /// What pg_class says of a relation.
@@ -164,7 +164,7 @@ pub fn function_facts(oid: pg_sys::Oid) -> Option<FunctionFacts> {
             let facts = FunctionFacts {
                 namespace: row.pronamespace,
                 owner: row.proowner,
-                name: pgrx::name_data_to_str(&row.proname).to_owned(),
+                name: encoding::name(&row.proname),
                 volatility: row.provolatile.cast_unsigned(),
                 kind: row.prokind.cast_unsigned(),
                 takes_internal: types.contains(&pg_sys::INTERNALOID),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::guc_audit;
+use super::{encoding, guc_audit};
 use crate::audit::chain::{Head, hex};
 
 /// How often the clock is worth looking at.
@@ -26,7 +26,7 @@ impl Checkpoints {
         // SAFETY: a catalogue look-up of the database that the process is connected to; a palloc'd name or null.
         let database = unsafe {
             let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-            if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+            if name.is_null() { String::new() } else { encoding::from_server(CStr::from_ptr(name)) }
         };
         let now = Instant::now();
         Checkpoints { database, said: None, said_at: now, looked: now }

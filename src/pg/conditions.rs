@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::gather::names;
+use super::text_datum::Text;
 use super::{catalog, own, settings};
 use crate::refusal::{Place, Refusal, SqlState};
 
@@ -234,6 +235,6 @@ pub unsafe fn constant_text(node: *mut pg_sys::Node) -> Option<String> {
         if constant.consttype != pg_sys::TEXTOID {
             return None;
         }
-        String::from_datum(constant.constvalue, constant.constisnull)
+        Text::from_datum(constant.constvalue, constant.constisnull).map(|text| text.0)
     }
 }

@@ -1,6 +1,7 @@
 //! COPY of a table reads the heap past every plan: where masks or filters apply it is made a COPY of a query, as the server
 //! itself does it for row security (DoCopy in copy.c).
 
+use std::ffi::CStr;
 use std::os::raw::c_char;
 
 use pgrx::pg_sys;
@@ -56,6 +57,24 @@ pub unsafe fn as_query(
         copy.relation = std::ptr::null_mut();
         copy.attlist = std::ptr::null_mut();
         Ok(Some(planned))
+    }
+}
+
+/// The encoding that a COPY to the client asks for itself, by its number.
+///
+/// # Safety
+/// `node` is a valid utility statement.
+pub unsafe fn encoding(node: *mut pg_sys::Node) -> Option<i32> {
+    // SAFETY: the tag decides the cast; options are DefElem nodes.
+    unsafe {
+        if (*node).type_ != T::T_CopyStmt {
+            return None;
+        }
+        let copy = &*node.cast::<pg_sys::CopyStmt>();
+        let options = names::members(copy.options).into_iter().map(|option| option.cast::<pg_sys::DefElem>());
+        let mut named = options.filter(|option| CStr::from_ptr((**option).defname) == c"encoding");
+        let number = pg_sys::pg_char_to_encoding(pg_sys::defGetString(named.next()?));
+        (number >= 0).then_some(number)
     }
 }
 

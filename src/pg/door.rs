@@ -6,13 +6,13 @@
 //! other asides are dropped. Errors pass: `cap_error` has seen to their texts before, in emit_log_hook.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::raw::c_char;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
-use super::{challenge, guc, limit_timer, meter, raise, warden};
+use super::{challenge, encoding, guc, limit_timer, meter, raise, warden};
 use crate::refusal::{Refusal, SqlState};
 
 /// Whether anything is looked at.
@@ -177,9 +177,7 @@ fn is_limit_of_ours(data: &pg_sys::ErrorData) -> bool {
 
 fn replace(data: &mut pg_sys::ErrorData, refusal: &Refusal) {
     // SAFETY: the report's own memory context is current (EmitErrorReport in elog.c), and its texts are freed there.
-    let copy = |text: &str| unsafe {
-        pg_sys::pstrdup(CString::new(text.replace('\0', "")).unwrap_or_default().as_ptr())
-    };
+    let copy = |text: &str| unsafe { pg_sys::pstrdup(encoding::c_string(text).as_ptr()) };
     data.sqlerrcode = raise::sqlstate_number(refusal.sqlstate.code());
     data.message = copy(&refusal.message);
     data.detail = copy(&refusal.full_detail());

@@ -12,8 +12,8 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::admin_error::{AdminError, AdminResult};
-use super::expression_check;
 use super::gather::names;
+use super::{encoding, expression_check};
 
 /// An analysed expression over the columns of a relation. Lives in the memory that was current when it was made.
 #[derive(Clone, Copy)]
@@ -74,7 +74,7 @@ impl Expression {
         unsafe {
             let context = pg_sys::deparse_context_for(pg_sys::get_rel_name(self.relation), self.relation);
             let text = pg_sys::deparse_expression(self.node, context, false, false);
-            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+            encoding::from_server(std::ffi::CStr::from_ptr(text))
         }
     }
 
@@ -134,9 +134,7 @@ fn reads_back(made: Expression, path: Path<'_>) -> AdminResult<Expression> {
 /// The text as an expression of the server's grammar, which ends where the expression does: nothing can follow it.
 fn analysed(relation: pg_sys::Oid, text: &str, path: Path<'_>) -> AdminResult<*mut pg_sys::Node> {
     let invalid = |message: &str, hint: &str| AdminError::invalid(format!("{path}: {message}")).hint(hint);
-    let source = CString::new(text).map_err(|_| {
-        invalid("a NUL character in the expression", "Write one SQL expression over the relation's columns.")
-    })?;
+    let source = encoding::c_string(text);
     // SAFETY: a NUL-terminated text; the trees are palloc'd. The relation stays open for this transaction only by its
     // lock, like in parse analysis.
     unsafe {
@@ -268,7 +266,7 @@ unsafe fn placed(node: *mut pg_sys::Node, place: Place, path: Path<'_>) -> Admin
 /// A type as the server writes it.
 pub fn type_name(oid: pg_sys::Oid) -> String {
     // SAFETY: returns palloc'd text for every OID.
-    unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_be(oid)).to_string_lossy().into_owned() }
+    unsafe { encoding::from_server(std::ffi::CStr::from_ptr(pg_sys::format_type_be(oid))) }
 }
 
 /// Runs what may raise an error of the server, and turns it into a refusal that names the parameter. Whoever gets it has to

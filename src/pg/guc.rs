@@ -6,7 +6,7 @@
 //! hook marks the value's `extra` with a serial number; the assign hook takes effect as a binding only for the
 //! serial that was just checked, and leaves the session unbound for every other one.
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, c_void};
 use std::os::raw::c_char;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ use pgrx::guc::GucEnum;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use super::{challenge, quick, raise, session};
+use super::{challenge, encoding, quick, raise, session};
 use crate::refusal::Refusal;
 
 /// What `agent_guard.enforcement` can be.
@@ -226,7 +226,7 @@ fn initializing_parallel_worker() -> bool {
 /// would print the value.
 fn refuse(refusal: &Refusal) {
     let text = |text: &str| -> *mut c_char {
-        let owned = CString::new(text.replace('\0', "")).unwrap_or_default();
+        let owned = encoding::c_string(text);
         // SAFETY: pstrdup copies; the GUC machinery reads the string before the memory context ends.
         unsafe { pg_sys::pstrdup(owned.as_ptr()) }
     };

@@ -14,7 +14,7 @@ use super::functions::masking::permit;
 use super::gather::names;
 use super::store::mask as store;
 use super::types::{self, Attribute};
-use super::{catalog, own};
+use super::{catalog, encoding, own};
 use crate::mask::quote::identifier;
 use crate::mask::view::{self, Entry, SCHEMA};
 
@@ -130,11 +130,11 @@ fn address(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::ObjectAddress {
 
 /// Runs CREATE VIEW past the utility hook and event triggers.
 fn define(text: &str) -> AdminResult<pg_sys::Oid> {
-    let source = CString::new(text).map_err(|_| AdminError::invalid("a NUL character in a name"))?;
+    let source = encoding::c_string(text);
     // SAFETY: a parsed CREATE VIEW statement and the text that it was parsed from.
     unsafe {
         let statement = view_statement(&source)?;
-        let length = i32::try_from(text.len()).unwrap_or(0);
+        let length = i32::try_from(source.as_bytes().len()).unwrap_or(0);
         // An error becomes a panic, which unwinds to the frame that the server called.
         let made =
             pg_sys::ffi::pg_guard_ffi_boundary(|| raw_define_view(statement, source.as_ptr(), 0, length));
@@ -149,7 +149,7 @@ fn mark_hashes(view: pg_sys::Oid, definition: &str) -> AdminResult<()> {
     if !definition.contains(own::MASK_HASH) {
         return Ok(());
     }
-    let source = CString::new(definition).map_err(|_| AdminError::invalid("a NUL character in a name"))?;
+    let source = encoding::c_string(definition);
     // SAFETY: the text has just made the view; an error of the unguarded function becomes a panic as in `define`.
     unsafe {
         let statement = view_statement(&source)?;

@@ -52,15 +52,18 @@ impl Declared {
     }
 }
 
+/// The epoch and the policy that something was read under.
+type Under = (u64, Option<i64>);
+
 struct Cache {
-    /// What was read, with the epoch and the policy that it was read under.
-    declared: Option<((u64, Option<i64>), Rc<Declared>)>,
+    /// What was read.
+    declared: Option<(Under, Rc<Declared>)>,
     compiled: HashMap<pg_sys::Oid, Option<Rc<Masked>>>,
     generation: u64,
 }
 
 impl Cache {
-    fn is_of(&self, now: (u64, Option<i64>)) -> bool {
+    fn is_of(&self, now: Under) -> bool {
         self.declared.as_ref().is_some_and(|(of, _)| *of == now)
     }
 }
@@ -124,7 +127,7 @@ fn readable() -> bool {
     quick::in_transaction()
 }
 
-fn declared(now: (u64, Option<i64>)) -> Rc<Declared> {
+fn declared(now: Under) -> Rc<Declared> {
     let known = CACHE.with(|cache| {
         let cache = cache.borrow();
         cache.declared.as_ref().filter(|(of, _)| *of == now).map(|(_, declared)| Rc::clone(declared))

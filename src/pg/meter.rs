@@ -15,10 +15,11 @@ use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::session::Session;
 use super::{
-    door, enforce, epoch, handshake, limit_timer, policies, quick, record, standby, statement, text,
+    door, enforce, epoch, handshake, limit_timer, policies, quick, record, results, standby, statement, text,
 };
 use crate::limit::counter::{Due, Unpaid, charge_all};
 use crate::limit::{Holder, METERS, Meter, refusal, totals_of};
+use crate::recording::Recording;
 use crate::refusal::Refusal;
 
 /// A counter with the limit that it has for this session.
@@ -165,6 +166,7 @@ fn resolve(session: &Rc<Session>) -> Result<Option<Rc<Account>>, Refusal> {
 fn adopt(session: &Rc<Session>) -> Result<(), Refusal> {
     let epoch = epoch::policies();
     let account = resolve(session)?;
+    let recording = policies::policy(session.policy_id)?.recording;
     // An error's text finds its bytes marked, as it cannot wait for the writer.
     for line in account.iter().flat_map(|account| account.of(Meter::BytesRead)) {
         let (counter, meter) = (line.tally.counter(Meter::BytesRead.index()), Meter::BytesRead);
@@ -173,7 +175,7 @@ fn adopt(session: &Rc<Session>) -> Result<(), Refusal> {
             mark::reach(line.tally, meter, need, line.limit, Interrupts::Served)?;
         }
     }
-    put(account, (session.serial, epoch));
+    put(account, (session.serial, epoch), recording);
     Ok(())
 }
 
@@ -182,30 +184,31 @@ fn adopt(session: &Rc<Session>) -> Result<(), Refusal> {
 /// # Errors
 /// 53400 where a limit of uses is reached or there is no room to count; 53100 where the use cannot be stored.
 pub fn bind(session: &Rc<Session>) -> Result<(), Refusal> {
-    let (before, resolved) = (account(), RESOLVED.get());
+    let (before, resolved, recording) = (account(), RESOLVED.get(), results::recording());
     let bound = adopt(session).and_then(|()| match account() {
         None => Ok(()),
         Some(account) => account.charge(Meter::Uses, 1, Interrupts::Served),
     });
     // Inside a function that catches the refusal, what it has read goes on being charged as before.
-    bound.inspect_err(|_| put(before, resolved))
+    bound.inspect_err(|_| put(before, resolved, recording))
 }
 
-fn put(account: Option<Rc<Account>>, resolved: (u64, u64)) {
-    let results = account.as_ref().is_some_and(|account| {
+fn put(account: Option<Rc<Account>>, resolved: (u64, u64), recording: Recording) {
+    let counted = account.as_ref().is_some_and(|account| {
         account.rows_per_statement.is_some()
             || account.counts(Meter::RowsRead)
             || account.counts(Meter::BytesRead)
     });
     ACCOUNT.replace(account);
     RESOLVED.set(resolved);
-    door::watch(results);
+    door::watch(counted);
+    results::watch(recording);
 }
 
 /// Nothing is bound, and no statement runs that was: what leaves from here on is nobody's.
 pub fn leave() {
     if RESOLVED.get().0 != 0 {
-        put(None, (0, 0));
+        put(None, (0, 0), Recording::default());
     }
 }
 

@@ -1,5 +1,5 @@
 //! The last look at messages on their way to the client: what was computed while a token was good is not sent after its end,
-//! and what is limited is charged (`door`).
+//! what is limited is charged (`door`), and what is recorded is copied (`results`).
 //!
 //! Rows that the server has stored, those of WITH HOLD cursors and of portals like RETURNING's, pass no hook when they are
 //! fetched by the protocol's Execute. So the message itself is looked at: `PqCommMethods` of a bound session is a copy of the
@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::held::{self, Way};
 use super::hooks::{checked, guarded, raise_if};
-use super::{door, endings, session, warden};
+use super::{door, endings, results, session, warden};
 use crate::refusal::Refusal;
 
 /// `PQcommMethods` (src/include/libpq/libpq.h), the same from 15 to 18.
@@ -57,14 +57,33 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
+    unsafe { if looks(kind) { put_looking(kind, body, length) } else { hand_on(kind, body, length) } }
+}
+
+#[inline]
+unsafe fn hand_on(kind: c_char, body: *const c_char, length: usize) -> c_int {
+    // SAFETY: the server's own function with its own message.
     unsafe {
-        if looks(kind) && !goes(kind, body, length) {
-            return 0;
-        }
         match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
             Some(previous) => previous(kind, body, length),
             None => -1,
         }
+    }
+}
+
+#[inline(never)]
+unsafe fn put_looking(kind: c_char, body: *const c_char, length: usize) -> c_int {
+    // SAFETY: as in `put`.
+    unsafe {
+        if !passes(kind, body, length) {
+            return 0;
+        }
+        // What waits goes when its statement's event is on disk.
+        let outcome = if waits(kind, body, length) { 0 } else { hand_on(kind, body, length) };
+        if outcome == 0 && results::is_watched() {
+            guarded(|| results::after(kind.to_ne_bytes()[0], body, length));
+        }
+        outcome
     }
 }
 
@@ -121,12 +140,12 @@ unsafe fn looks(kind: c_char) -> bool {
     unsafe {
         door::is_watched()
             || held::concerned(kind)
+            || results::is_watched()
             || (held::is_row(kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()))
     }
 }
 
 /// Whether a message that is looked at goes now.
-#[inline(never)]
 unsafe fn goes(kind: c_char, body: *const c_char, length: usize) -> bool {
     // SAFETY: part of the outer frame; the message is the server's.
     unsafe { passes(kind, body, length) && !waits(kind, body, length) }
@@ -142,6 +161,9 @@ unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
         let mut drop = false;
         if door::is_watched() {
             raise_if(checked(|| door::before(kind, body, length, &raw mut drop)));
+        }
+        if results::is_watched() && !drop {
+            raise_if(checked(|| results::before(kind.to_ne_bytes()[0], body, length)));
         }
         !drop
     }

@@ -19,6 +19,7 @@ use super::{catalog, epoch};
 use crate::limit::{self, Limits};
 use crate::policy::rule::{Binding, RawRule, Rule};
 use crate::policy::scope::{ActionScope, Column};
+use crate::recording::{Kept, Recording};
 use crate::refusal::{Refusal, SqlState};
 use crate::request::{Action, Columns, Object, ObjectClass, Oid};
 
@@ -38,6 +39,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// What it limits.
     pub limits: Limits,
+    /// What it records of results.
+    pub recording: Recording,
     /// Whether any of them looks at the statement's text.
     pub has_patterns: bool,
     /// Whether any of them denies built-ins by name.
@@ -59,6 +62,7 @@ impl Policy {
             version: 0,
             rules,
             limits,
+            recording: Recording::default(),
             has_patterns,
             denies_built_ins,
         }
@@ -242,10 +246,11 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
     scan::rows(own.policy, Some((own.policy_pkey, 1, Key::Big(id))), |row| {
         head = (|| {
             let (name, mode) = (row.column::<String>(2)?, row.column::<String>(4)?);
-            Some((name, mode, row.column::<i64>(5)?, limits_at(row, POLICY_LIMITS)))
+            Some((name, mode, row.column::<i64>(5)?, limits_at(row, POLICY_LIMITS), recording_at(row)?))
         })();
     });
-    let (name, mode, version, limits) = head.ok_or_else(|| unreadable(format!("Policy {id} is gone.")))?;
+    let (name, mode, version, limits, recording) =
+        head.ok_or_else(|| unreadable(format!("Policy {id} is gone.")))?;
     let observe = match mode.as_str() {
         "enforce" => false,
         "observe" => true,
@@ -280,11 +285,19 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
     }
     let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
     let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
-    Ok(Policy { epoch, id, name, observe, version, rules, limits, has_patterns, denies_built_ins })
+    Ok(Policy { epoch, id, name, observe, version, rules, limits, recording, has_patterns, denies_built_ins })
 }
 
 /// The first column of the limits in the table policy.
 const POLICY_LIMITS: usize = 9;
+
+/// What a row of policy says of results: record_results, record_max_rows, record_max_bytes. `None` where it cannot be read.
+fn recording_at(row: &scan::Row<'_>) -> Option<Recording> {
+    const FIRST: usize = POLICY_LIMITS + 6;
+    let column = |nth: usize| row.column::<i64>(nth).map(|value| u64::try_from(value).unwrap_or(0));
+    let results = Kept::of_word(&row.column::<String>(FIRST)?)?;
+    Some(Recording { results, max_rows: column(FIRST + 1), max_bytes: column(FIRST + 2) })
+}
 
 /// The limits in a row of policy or window_grant, which have their columns in the same order: rows_per_statement, rows_read,
 /// rows_written, bytes_read, statements, statement_timeout and, in window_grant, uses.

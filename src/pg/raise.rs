@@ -1,10 +1,10 @@
 //! Turns a `Refusal` into an ereport with its SQLSTATE, DETAIL, HINT and object fields. The only place that raises.
 
-use std::ffi::CString;
 use std::os::raw::{c_char, c_int};
 
 use pgrx::pg_sys;
 
+use super::encoding;
 use crate::refusal::Refusal;
 
 unsafe extern "C-unwind" {
@@ -42,8 +42,7 @@ impl Raised {
 
 /// Copies `text` into PostgreSQL's current memory context.
 fn palloc_text(text: &str) -> *const c_char {
-    let clean: Vec<u8> = text.bytes().filter(|byte| *byte != 0).collect();
-    let owned = CString::new(clean).unwrap_or_default();
+    let owned = encoding::c_string(text);
     // SAFETY: pstrdup copies a NUL-terminated string; it lives as long as the current memory context.
     unsafe { pg_sys::pstrdup(owned.as_ptr()) }
 }

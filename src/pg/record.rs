@@ -8,8 +8,8 @@ use pgrx::pg_sys;
 use super::decided::Decided;
 use super::process::PerProcess;
 use super::session::{self, Session};
-use super::trail::{self, Waiting};
-use super::{connection, epoch, quick};
+use super::trail::{self, Reservation, Waiting};
+use super::{connection, epoch, quick, results};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
 use crate::audit::redact::redact;
 use crate::decision::RuleId;
@@ -102,6 +102,20 @@ pub fn record_approval(
     stored
 }
 
+/// Records a part of a statement's results.
+pub fn record_results(
+    session: Option<&Session>,
+    at: i64,
+    command: &str,
+    rows: i64,
+    results: &[u8],
+    told: &str,
+    reservation: Reservation,
+) {
+    let event = who(EventKind::Results, at, session);
+    trail::publish(&AuditEvent { command, rows, results, message: told, ..event }, reservation);
+}
+
 /// Sees to it, once in each process, that the end of a connection whose session is still bound is recorded.
 fn register_connection_end() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
@@ -112,6 +126,7 @@ fn register_connection_end() {
 }
 
 unsafe extern "C-unwind" fn connection_ends(code: i32, _arg: pg_sys::Datum) {
+    results::connection_ends();
     if let Some(session) = session::bound() {
         // proc_exit(0) is the client's going, or its being told to; anything else a FATAL error.
         let message = if code == 0 { "connection closed" } else { "connection ended by an error" };

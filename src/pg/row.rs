@@ -7,11 +7,12 @@ use std::os::raw::c_char;
 use pgrx::prelude::*;
 
 use super::blocks::Blocks;
-use super::encoding::ServerText;
+use super::encoding::{self, ServerText};
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind};
 use crate::audit::jsonb;
 use crate::audit::record::{self, OwnedAccess, OwnedEvent};
 use crate::audit::redact::redact;
+use crate::audit::results;
 use crate::refusal::Decider;
 
 /// Columns of a segment table (sql/audit.sql) without the hash behind them; `fill` is in their order.
@@ -57,6 +58,7 @@ pub fn fault(seq: u64, why: &str) -> OwnedEvent {
         message,
         policy_version: 0,
         decided_by: None,
+        results: Vec::new(),
         cut: record::Cut::default(),
     })
 }
@@ -129,14 +131,27 @@ impl<'a> RowMaker<'a> {
             (!event.lineage.is_empty())
                 .then(|| array(event.lineage.iter().map(|name| Some(name.as_str())), text)),
             (!event.accesses.is_empty()).then(|| self.accesses(&event.accesses)),
-            parameters.map(|list| array(list.iter().map(Option::as_deref), text)),
+            match event.kind {
+                EventKind::Results => self.results(&event.results),
+                _ => parameters.map(|list| array(list.iter().map(Option::as_deref), text)),
+            },
             filled(&redact(&event.message), text),
-            is_statement.then(|| varlena(&text.bytes(&text.clean(&redact(&event.statement))))),
+            is_statement.then(|| varlena(&text.encoded(&redact(&event.statement)))),
             event.statement_sha256.as_ref().map(|digest| varlena(digest)),
             cut(event, text),
             block_ids,
             decided_by.and_then(|name| filled(&name, text)),
         ]
+    }
+
+    /// The rows of a part of a result, secrets taken out of each value.
+    fn results(&self, part: &[u8]) -> Option<pg_sys::Datum> {
+        if part.is_empty() {
+            return None;
+        }
+        let read = |encoding: i32, bytes: &[u8]| encoding::to_utf8(bytes, encoding);
+        let texts = results::texts(part, &read)?;
+        Some(array_of(texts.iter().map(|row| Some(self.text.encoded(row)))))
     }
 
     fn accesses(&mut self, accesses: &'a [OwnedAccess]) -> pg_sys::Datum {
@@ -160,7 +175,7 @@ fn named(decider: Decider, blocks: &[String]) -> String {
 }
 
 fn filled(value: &str, text: &ServerText) -> Option<pg_sys::Datum> {
-    (!value.is_empty()).then(|| varlena(&text.bytes(&text.clean(value))))
+    (!value.is_empty()).then(|| varlena(&text.encoded(value)))
 }
 
 /// A text or bytea datum.
@@ -219,9 +234,7 @@ pub fn input(function: InputFunction, bytes: &[u8]) -> pg_sys::Datum {
 
 /// A text[] datum.
 fn array<'a>(items: impl Iterator<Item = Option<&'a str>>, text: &ServerText) -> pg_sys::Datum {
-    array_of(
-        items.map(|item| item.map(|item| Cow::Owned(text.bytes(&text.clean(&redact(item))).into_owned()))),
-    )
+    array_of(items.map(|item| item.map(|item| Cow::Owned(text.encoded(&redact(item)).into_owned()))))
 }
 
 /// A text[] datum of texts that are the server's already.
@@ -258,7 +271,8 @@ fn cut(event: &OwnedEvent, text: &ServerText) -> Option<pg_sys::Datum> {
         (event.statement_sha256.is_some(), "statement"),
         (event.cut.parameters, "parameters"),
         (event.cut.accesses, "accesses"),
-        (event.cut.other, "message or names"),
+        (event.cut.other && event.kind == EventKind::Results, "parameters"),
+        (event.cut.other && event.kind != EventKind::Results, "message or names"),
     ];
     let names: Vec<&str> = names.into_iter().filter_map(|(cut, name)| cut.then_some(name)).collect();
     (!names.is_empty()).then(|| array(names.into_iter().map(Some), text))

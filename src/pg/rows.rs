@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::encoding;
 use super::raise::{self, Raised};
 use super::statement::{self, Key, Plain};
 use crate::decision::RuleId;
@@ -270,7 +271,7 @@ unsafe fn parameter(value: &pg_sys::ParamExternData) -> Option<String> {
         let mut varlena = false;
         pg_sys::getTypeOutputInfo(value.ptype, &raw mut function, &raw mut varlena);
         let text = pg_sys::OidOutputFunctionCall(function, value.value);
-        let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+        let owned = encoding::from_server(CStr::from_ptr(text));
         pg_sys::pfree(text.cast());
         Some(owned)
     }

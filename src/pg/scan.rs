@@ -6,6 +6,8 @@
 use pgrx::datum::FromDatum;
 use pgrx::pg_sys;
 
+use super::text_datum::Column;
+
 /// A key of an equality search on an index's column.
 pub enum Key {
     /// A bigint.
@@ -31,11 +33,11 @@ impl<'a> Row<'a> {
     }
 
     /// The column of this number (from 1); `None` for NULL.
-    pub fn column<T: FromDatum>(&self, number: usize) -> Option<T> {
+    pub fn column<T: Column>(&self, number: usize) -> Option<T> {
         let index = number.checked_sub(1)?;
         let (value, null) = (self.values.get(index)?, *self.nulls.get(index)?);
         // SAFETY: the caller names the type that the column has (sql/tables.sql, PostgreSQL's catalogues).
-        unsafe { T::from_datum(*value, null) }
+        unsafe { T::Raw::from_datum(*value, null) }.map(T::of)
     }
 
     /// A text[] without its NULL elements.

@@ -5,6 +5,7 @@
 //! past its share; somebody who locks the current segment keeps the writer from writing.
 
 use std::ffi::CString;
+use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 use pgrx::spi::SpiError;
@@ -15,6 +16,8 @@ use super::{anchor, scan, segment_indexes};
 use crate::audit::chain::{Hash, Head};
 
 const SEGMENTS: usize = 16;
+/// A segment whose index could not be made is left alone for so long.
+const INDEX_AGAIN: Duration = Duration::from_secs(5);
 
 /// One segment as the writer knows it; `last` is 0 while it is empty. Times are microseconds since the Unix epoch.
 #[derive(Clone, Copy)]
@@ -27,6 +30,8 @@ struct Segment {
     last_at: i64,
     /// Some of its indexes are yet to be made.
     bare: bool,
+    /// When that was last tried in vain.
+    put_off: Option<Instant>,
 }
 
 /// The time before which events are older than a part of `agent_guard.audit_retention`.
@@ -101,6 +106,7 @@ impl Segments {
             first_at: 0,
             last_at: 0,
             bare: false,
+            put_off: None,
         };
         let mut list = [empty; SEGMENTS];
         for (n, segment) in list.iter_mut().enumerate() {
@@ -170,22 +176,24 @@ impl Segments {
         Written::All
     }
 
-    /// The number and table of a segment whose indexes are to be made: it is full, or large; and how many
-    /// others there are.
+    /// The number and table of a segment whose indexes are to be made: it is full, or large, and was not put off just now;
+    /// and how many others there are.
     pub fn without_indexes(&self) -> Option<(usize, pg_sys::Oid, usize)> {
         let due = |n: usize, segment: &Segment| {
             n != self.current || segment.rows() >= segment_indexes::ROWS_WITHOUT
         };
         let bare = self.list.iter().enumerate().filter(|(_, segment)| segment.bare && segment.last > 0);
-        let mut bare = bare.filter(|(n, segment)| due(*n, segment)).map(|(n, segment)| (n, segment.relation));
-        let (n, relation) = bare.next()?;
-        Some((n, relation, bare.count()))
+        let mut bare = bare.filter(|(n, segment)| {
+            due(*n, segment) && segment.put_off.is_none_or(|since| since.elapsed() >= INDEX_AGAIN)
+        });
+        let (n, segment) = bare.next()?;
+        Some((n, segment.relation, bare.count()))
     }
 
-    /// A segment has all its indexes.
-    pub fn has_indexes(&mut self, n: usize) {
+    /// A segment has all its indexes, or one could not be made.
+    pub fn note_indexes(&mut self, n: usize, made: bool) {
         if let Some(segment) = self.list.get_mut(n) {
-            segment.bare = false;
+            (segment.bare, segment.put_off) = (!made, (!made).then(Instant::now));
         }
     }
 

@@ -14,7 +14,9 @@ use super::handshake::{
 };
 use super::own::own;
 use super::process::PerProcess;
-use super::{bindings, challenge, endings, epoch, guc, meter, outgoing, raise, record, standby, warden};
+use super::{
+    bindings, challenge, encoding, endings, epoch, guc, meter, outgoing, raise, record, standby, warden,
+};
 use crate::limit::{self, Holder, Limits};
 use crate::refusal::{Decider, Refusal};
 use crate::token::refusals::{local_only, no_token};
@@ -302,6 +304,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     if serial == 0 {
         return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token));
     }
+    encoding::prepare();
     let startup = matches!(pending, Some(Pending::Deferred(_)));
     let session = match pending {
         Some(Pending::Verified(session)) => session,

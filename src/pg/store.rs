@@ -12,23 +12,25 @@ pub mod role;
 pub mod trail;
 pub mod window;
 
-use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
+use pgrx::datum::DatumWithOid;
 use pgrx::spi::{Error, Spi, SpiHeapTupleData};
 
 use crate::pg::admin_error::{AdminError, AdminResult};
+use crate::pg::encoding;
+use crate::pg::text_datum::{Column, parameters};
 
 /// One row of a result.
 pub struct Row<'a>(SpiHeapTupleData<'a>);
 
 impl Row<'_> {
     /// The column at `ordinal` (from 1), which the statement makes sure is not NULL.
-    pub fn need<T: IntoDatum + FromDatum>(&self, ordinal: usize) -> AdminResult<T> {
-        self.0.get::<T>(ordinal)?.ok_or_else(|| AdminError::from(Error::InvalidPosition))
+    pub fn need<T: Column>(&self, ordinal: usize) -> AdminResult<T> {
+        self.may::<T>(ordinal)?.ok_or_else(|| AdminError::from(Error::InvalidPosition))
     }
 
     /// The column at `ordinal` (from 1).
-    pub fn may<T: IntoDatum + FromDatum>(&self, ordinal: usize) -> AdminResult<Option<T>> {
-        Ok(self.0.get::<T>(ordinal)?)
+    pub fn may<T: Column>(&self, ordinal: usize) -> AdminResult<Option<T>> {
+        Ok(self.0.get::<T::Raw>(ordinal)?.map(T::of))
     }
 }
 
@@ -39,7 +41,7 @@ fn rows<T>(
     read: impl Fn(Row<'_>) -> AdminResult<T>,
 ) -> AdminResult<Vec<T>> {
     Spi::connect_mut(|client| {
-        let table = client.update(sql, None, args)?;
+        let table = client.update(sql, None, &parameters(args))?;
         table.map(|row| read(Row(row))).collect()
     })
 }
@@ -55,6 +57,8 @@ fn row<T>(
 
 /// Runs a statement for its effect.
 fn run(sql: &str, args: &[DatumWithOid<'_>]) -> AdminResult<()> {
-    Spi::connect_mut(|client| client.update(sql, None, args).map(|_| ()))?;
+    // Only what names a role in its text is not ASCII.
+    let text = encoding::c_string(sql);
+    Spi::connect_mut(|client| client.update(text.as_c_str(), None, &parameters(args)).map(|_| ()))?;
     Ok(())
 }

@@ -5,12 +5,14 @@ use std::os::raw::c_char;
 
 use pgrx::pg_sys;
 
+use super::encoding;
+
 /// The text that the client sent; empty where the server knows none (fast-path calls).
 pub fn current() -> String {
     // SAFETY: NUL-terminated or null; it belongs to the message that is being worked on.
     unsafe {
         let text = pg_sys::debug_query_string;
-        if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+        if text.is_null() { String::new() } else { encoding::from_server(CStr::from_ptr(text)) }
     }
 }
 
@@ -30,5 +32,5 @@ pub unsafe fn statement(source: *const c_char, location: i32, length: i32) -> St
         _ => bytes.len(),
     };
     let part = bytes.get(start..end).unwrap_or(bytes);
-    String::from_utf8_lossy(part).trim().to_owned()
+    encoding::text_of(part.trim_ascii())
 }

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 use super::catalog::with_cached;
+use super::encoding;
 use super::expression::{Place, type_name};
 use crate::mask::rule::{Class, ColumnType};
 
@@ -52,7 +53,7 @@ pub fn type_facts(oid: pg_sys::Oid) -> Option<TypeFacts> {
 /// Owner, schema and name of an operator.
 pub fn operator_facts(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid, String)> {
     with_cached(pg_sys::SysCacheIdentifier::OPEROID, oid, |row: &pg_sys::FormData_pg_operator| {
-        (row.oprowner, row.oprnamespace, pgrx::name_data_to_str(&row.oprname).to_owned())
+        (row.oprowner, row.oprnamespace, encoding::name(&row.oprname))
     })
 }
 
@@ -85,7 +86,7 @@ pub fn attributes(relation: pg_sys::Oid) -> Vec<Attribute> {
         let found = live
             .map(|attribute| Attribute {
                 number: attribute.attnum,
-                name: pgrx::name_data_to_str(&attribute.attname).to_owned(),
+                name: encoding::name(&attribute.attname),
                 place: Place {
                     type_oid: attribute.atttypid,
                     typmod: attribute.atttypmod,

@@ -52,8 +52,6 @@ pub struct Writer {
     pub(super) rows: Vec<(u64, OwnedEvent)>,
     pub(super) queue: Queue,
     stuck_since: Option<Instant>,
-    /// When an index could not be made.
-    held_up_at: Option<Instant>,
     said_blocked: bool,
 }
 
@@ -106,7 +104,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
         Ok((Some(segments), text, checkpoints)) => {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
-            let (journal, stuck_since, held_up_at) = (None, None, None);
+            let (journal, stuck_since) = (None, None);
             let queue = Queue::default();
             let said_blocked = false;
             let mut writer = Writer {
@@ -120,7 +118,6 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 rows,
                 queue,
                 stuck_since,
-                held_up_at,
                 said_blocked,
             };
             if writer.resume() {
@@ -264,7 +261,8 @@ impl Writer {
         }
         self.slot.state.store(writer_state::IDLE, Ordering::SeqCst);
         // INVARIANT: looked at after the state is visible; an append after this look sets the latch.
-        if self.slot.used() == 0 && !ledger_store::is_due(self.slot) {
+        let idle = self.slot.used() == 0 && !ledger_store::is_due(self.slot);
+        if idle && self.segments.without_indexes().is_none() {
             wait(Some(longest.clamp(GATHER, UPKEEP)));
         }
         self.slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
@@ -316,19 +314,18 @@ impl Writer {
         let Some((n, relation, others)) = self.segments.without_indexes() else { return };
         let used = self.slot.used();
         let size = shmem::control().map_or(0, |control| control.ring_size);
-        let busy = used > 0 && (others == 0 || used > size / 8);
-        if busy || self.held_up_at.is_some_and(|since| since.elapsed() < UPKEEP) {
+        if used > 0 && (others == 0 || used > size / 8) {
             return;
         }
-        self.held_up_at = None;
         match in_transaction(|| Ok(make_one(relation))) {
-            Ok(None) => self.segments.has_indexes(n),
+            Ok(None) => self.segments.note_indexes(n, true),
             Ok(Some(Written::All)) => {}
             // Whoever reads the segment is done some time.
-            Ok(Some(Written::Locked | Written::Gone)) => self.held_up_at = Some(Instant::now()),
-            Err(Trouble::Gone) => {}
+            Ok(Some(Written::Locked | Written::Gone)) | Err(Trouble::Gone) => {
+                self.segments.note_indexes(n, false);
+            }
             Err(Trouble::Outside(why) | Trouble::Event(why)) => {
-                self.held_up_at = Some(Instant::now());
+                self.segments.note_indexes(n, false);
                 warning!("an index of the audit trail cannot be made: {why}");
             }
         }

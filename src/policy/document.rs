@@ -14,13 +14,16 @@ use crate::decision::RuleId;
 use crate::limit::{self, Limits, Meter, span};
 use crate::policy::near::nearest;
 use crate::policy::rule::{ActionPattern, Effect, RawRule, Rule, RuleError};
+use crate::recording::{Kept, Recording};
 
 /// The keys of a document.
-const DOCUMENT_KEYS: [&str; 8] =
-    ["name", "description", "mode", "groups", "limits", "rules", "row_filters", "exposed"];
+const DOCUMENT_KEYS: [&str; 9] =
+    ["name", "description", "mode", "groups", "limits", "recording", "rules", "row_filters", "exposed"];
 /// The keys of the limits in a document: numbers, and a length of time at the end.
 const LIMIT_KEYS: [&str; 6] =
     ["rows_per_statement", "rows_read", "rows_written", "bytes_read", "statements", "statement_timeout"];
+/// The keys of what is recorded.
+const RECORDING_KEYS: [&str; 3] = ["results", "max_rows", "max_bytes"];
 /// The keys of a row filter in a document.
 const FILTER_KEYS: [&str; 2] = ["relation", "predicate"];
 /// The keys of a rule in a document.
@@ -188,6 +191,8 @@ pub struct PolicyDocument {
     pub mode: Mode,
     /// What the policy limits.
     pub limits: Limits,
+    /// What the policy records of results.
+    pub recording: Recording,
     /// The rules, in canonical spelling and the document's order.
     pub rules: Vec<WrittenRule>,
     /// The row filters; `None` where the document does not speak of them, so that they stay as they are.
@@ -236,6 +241,10 @@ impl PolicyDocument {
             Some(value) => limits(value)?,
             None => Limits::default(),
         };
+        let recording = match document.get("recording") {
+            Some(value) => recording(value)?,
+            None => Recording::default(),
+        };
         let Some(list) = document.get("rules") else {
             return wrong(
                 "rules",
@@ -250,7 +259,7 @@ impl PolicyDocument {
             .collect::<Result<Vec<_>, _>>()?;
         let row_filters = document.get("row_filters").map(row_filters).transpose()?;
         let exposed = optional(document, "exposed", strings)?;
-        Ok(PolicyDocument { name, description, mode, limits, rules, row_filters, exposed })
+        Ok(PolicyDocument { name, description, mode, limits, recording, rules, row_filters, exposed })
     }
 
     /// Writes the document; `parse` reads it back.
@@ -261,6 +270,9 @@ impl PolicyDocument {
         map.insert("mode".to_owned(), self.mode.word().into());
         if !self.limits.is_none() {
             map.insert("limits".to_owned(), Value::Object(limits_json(&self.limits)));
+        }
+        if self.recording.wanted() {
+            map.insert("recording".to_owned(), recording_json(&self.recording));
         }
         map.insert("rules".to_owned(), self.rules.iter().map(WrittenRule::to_json).collect());
         if let Some(filters) = &self.row_filters {
@@ -329,6 +341,40 @@ fn limits(value: &Value) -> Result<Limits, RuleError> {
         limits.statement_timeout = Some(milliseconds.saturating_mul(1000));
     }
     Ok(limits)
+}
+
+fn recording_json(recording: &Recording) -> Value {
+    let mut map = Map::new();
+    map.insert("results".to_owned(), recording.results.word().into());
+    for (name, value) in [("max_rows", recording.max_rows), ("max_bytes", recording.max_bytes)] {
+        if let Some(value) = value {
+            map.insert(name.to_owned(), value.into());
+        }
+    }
+    Value::Object(map)
+}
+
+fn recording(value: &Value) -> Result<Recording, RuleError> {
+    let map = object(value, "recording")?;
+    known_keys(map, &RECORDING_KEYS, "recording")?;
+    let path = "recording.results";
+    let word = match map.get("results") {
+        Some(value) => string(value, path)?,
+        None => return wrong(path, "what is to be recorded is missing", "Write rows, digest or none."),
+    };
+    let Some(results) = Kept::of_word(&word) else {
+        let message = format!("\"{word}\" is nothing that can be recorded of results");
+        return wrong(path, message, "Write rows, digest or none.");
+    };
+    let limit = |name: &str| -> Result<Option<u64>, RuleError> {
+        let Some(value) = map.get(name) else { return Ok(None) };
+        Ok(Some(u64::try_from(whole_number(value, &child("recording", name))?).unwrap_or(0)))
+    };
+    let recording = Recording { results, max_rows: limit("max_rows")?, max_bytes: limit("max_bytes")? };
+    recording.proper().or_else(|(name, fact)| {
+        wrong(child("recording", name), format!("{name} {fact}"), "Leave the key out for the default.")
+    })?;
+    Ok(recording)
 }
 
 impl WrittenFilter {

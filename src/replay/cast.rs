@@ -1,7 +1,7 @@
 //! A session as an asciicast v2: played in a terminal as if somebody had typed it in psql.
 //!
 //! The statements are the agent's words: what is typed and printed passes `visible`, so the only escape sequences in the
-//! recording are this file's. Result rows are not recorded, so their number is all that is printed of them.
+//! recording are this file's. Result rows are printed where they are recorded (`table`), else their number alone.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use super::event::Event;
 use super::order::{self, Effect, Step};
+use super::table::{self, Cell};
 use crate::ascii_json::push_string;
 use crate::visible::{self, Piece};
 
@@ -122,6 +123,7 @@ impl Player<'_> {
             let colour = if event.is_denied() { RED } else { GREEN };
             let what = event.message.as_deref().unwrap_or(&event.event);
             self.print(&format!("{colour}-- {}: {}{RESET}\r\n", shown(&event.event, ""), shown(what, "")));
+            self.results(event);
             return;
         }
         let mark = match self.prompt {
@@ -192,6 +194,7 @@ impl Player<'_> {
         if !event.is_statement() {
             return;
         }
+        self.results(event);
         let failed = event.sqlstate.is_some() || event.is_denied();
         if failed {
             let code = event.sqlstate.as_deref().unwrap_or("");
@@ -223,6 +226,20 @@ impl Player<'_> {
             );
         }
         self.prompt = self.prompt_after(event, failed);
+    }
+
+    /// The rows that are recorded, as psql prints them.
+    fn results(&mut self, event: &Event) {
+        let Some(results) = &event.results else { return };
+        let cell = |text: &str| Cell { width: visible::width(text, |_| false), shown: shown_in_line(text) };
+        let lines = table::lines(results, cell);
+        for line in lines {
+            self.printed.push_str(&line);
+            self.printed.push_str("\r\n");
+        }
+        if let Some(remark) = results.remark() {
+            self.print(&format!("{DIM}-- {}{RESET}\r\n", shown(&remark, "")));
+        }
     }
 
     fn prompt_after(&self, event: &Event, failed: bool) -> Prompt {
@@ -275,6 +292,20 @@ fn shown(text: &str, continued: &str) -> String {
                     out.push_str(&line.replace('\t', "    "));
                 }
             }
+            Piece::Hidden(c) => {
+                let _ = write!(out, "{INVERSE}{}{NOT_INVERSE}", visible::name(c));
+            }
+        }
+    }
+    out
+}
+
+/// A recorded text as it is printed within a line.
+fn shown_in_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for piece in visible::pieces(text, |_| false) {
+        match piece {
+            Piece::Plain(plain) => out.push_str(plain),
             Piece::Hidden(c) => {
                 let _ = write!(out, "{INVERSE}{}{NOT_INVERSE}", visible::name(c));
             }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// An event. Times are microseconds since the Unix epoch.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -28,6 +29,88 @@ pub struct Event {
     /// What pg_xact_status says of the transaction: `committed`, `aborted`, `in progress`; `None` where it is too old.
     pub xact: Option<String>,
     pub truncated: Option<Vec<String>>,
+    pub results: Option<Results>,
+}
+
+/// What a statement returned, as the view `audit_results` has it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the fields are the columns of the view audit_results")]
+pub struct Results {
+    pub row_count: i64,
+    pub byte_count: i64,
+    pub recorded: i64,
+    pub state: String,
+    pub sha256: Option<String>,
+    pub shape: Option<String>,
+    pub columns: Option<Vec<Column>>,
+    pub rows: Option<Vec<Vec<Value>>>,
+}
+
+/// A column of a result.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the fields are the keys of the column columns")]
+pub struct Column {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub of_type: String,
+}
+
+impl Column {
+    /// Whether psql sets its values to the right.
+    pub fn is_number(&self) -> bool {
+        let numbers = [
+            "smallint",
+            "integer",
+            "bigint",
+            "oid",
+            "real",
+            "double precision",
+            "numeric",
+            "money",
+            "xid",
+            "cid",
+        ];
+        numbers.contains(&self.of_type.as_str())
+    }
+}
+
+impl Results {
+    /// The rows that are kept, each value as text; `None` for NULL.
+    pub fn rows(&self) -> impl Iterator<Item = Vec<Option<String>>> {
+        self.rows.iter().flatten().map(|row| row.iter().map(shown).collect())
+    }
+
+    /// What is to be told of the result beside its rows; nothing where all of it is there.
+    pub fn remark(&self) -> Option<String> {
+        let bytes = self.byte_count;
+        match (&self.sha256, self.state.as_str()) {
+            (Some(digest), _) => Some(format!("{} rows, {bytes} bytes, SHA-256 {digest}", self.row_count)),
+            (None, "complete") if self.recorded == self.row_count => None,
+            (None, state) => {
+                let kept =
+                    format!("{} of {} rows recorded, {bytes} bytes in all", self.recorded, self.row_count);
+                Some(if state == "complete" { kept } else { format!("{kept}, {state}") })
+            }
+        }
+    }
+}
+
+/// A recorded value as text.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Object(map) => Some(match (map.get("hex"), map.get("cut"), map.get("sha256")) {
+            (Some(Value::String(hex)), ..) => format!("(binary) \\x{hex}"),
+            (_, Some(length), Some(Value::String(digest))) => {
+                format!("(cut here; {length} bytes in all, SHA-256 {digest})")
+            }
+            _ => value.to_string(),
+        }),
+        other => Some(other.to_string()),
+    }
 }
 
 /// One access of a statement.

@@ -8,3 +8,4 @@
 pub mod cast;
 pub mod event;
 pub mod order;
+pub mod table;

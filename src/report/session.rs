@@ -282,6 +282,7 @@ fn article(number: i64, step: &Step, event: &Event, since: i64, body: &mut Html)
     parameters(event, body);
     error(event, body);
     came_back(step, event, body);
+    results(event, body);
     accesses(event, body);
     body.raw("</article>\n");
 }
@@ -336,6 +337,50 @@ fn came_back(step: &Step, event: &Event, body: &mut Html) {
         body.raw(" &middot; ").text(&amount(length)).raw(" bytes of text in all");
     }
     body.raw("</div>\n");
+}
+
+/// More rows of one statement than these are left out of the page.
+const ROWS_MAX: usize = 200;
+
+fn results(event: &Event, body: &mut Html) {
+    let Some(results) = &event.results else { return };
+    let remark = results.remark();
+    body.raw("<details class=\"result\"><summary>").text(&amount(results.row_count));
+    body.raw(if results.row_count == 1 { " row received" } else { " rows received" });
+    if let Some(remark) = &remark {
+        body.raw(": ").isolated(remark);
+    }
+    body.raw("</summary>\n<div class=\"scroll\"><table>");
+    let columns = results.columns.as_deref().unwrap_or(&[]);
+    if !columns.is_empty() {
+        body.raw("<tr>");
+        for column in columns {
+            body.raw(if column.is_number() { "<th class=\"num\">" } else { "<th>" });
+            body.isolated(&column.name).raw("</th>");
+        }
+        body.raw("</tr>\n");
+    }
+    let kept = results.rows.as_ref().map_or(0, Vec::len);
+    for values in results.rows().take(ROWS_MAX) {
+        body.raw("<tr>");
+        for (n, value) in values.iter().enumerate() {
+            let number = columns.get(n).is_some_and(crate::replay::event::Column::is_number);
+            body.raw(if number { "<td class=\"mono num\">" } else { "<td class=\"mono\">" });
+            match value {
+                Some(value) => body.isolated(value),
+                None => body.raw("<span class=\"soft\">NULL</span>"),
+            };
+            body.raw("</td>");
+        }
+        body.raw("</tr>\n");
+    }
+    body.raw("</table></div>");
+    if let Some(more) = kept.checked_sub(ROWS_MAX).filter(|more| *more > 0) {
+        body.raw("<p class=\"soft\">")
+            .text(&amount(i64::try_from(more).unwrap_or(i64::MAX)))
+            .raw(" more rows are in the trail.</p>");
+    }
+    body.raw("</details>\n");
 }
 
 fn accesses(event: &Event, body: &mut Html) {

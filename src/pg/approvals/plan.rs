@@ -55,7 +55,7 @@ unsafe fn constants_built_in(plan: *mut pg_sys::PlannedStmt) -> bool {
     let Some(pattern) = TYPE.as_ref() else { return false };
     pattern.captures_iter(&text).all(|found| {
         let number = found.get(1).and_then(|number| number.as_str().parse::<u32>().ok());
-        number.is_some_and(|number| plain_type(pg_sys::Oid::from(number)))
+        number.is_some_and(|number| built_in(pg_sys::Oid::from(number)))
     })
 }
 
@@ -161,21 +161,62 @@ unsafe extern "C-unwind" fn not_plain(node: *mut pg_sys::Node, context: *mut c_v
             _ => false,
         };
         !fine
-            || !plain_type(pg_sys::exprType(node))
+            || !TYPES.contains(&pg_sys::exprType(node))
             || pg_sys::check_functions_in_node(node, Some(not_quick), std::ptr::null_mut())
             || pg_sys::expression_tree_walker(node, Some(not_plain), context)
     }
 }
 
-/// A built-in base type, or an array of one. A record is neither: comparing one calls functions of its columns' types.
-fn plain_type(of: pg_sys::Oid) -> bool {
+/// The types of which conditions may be. What is missing (json, text search, bit strings, ranges, records) has
+/// functions that are not quick, or calls those of other types.
+const TYPES: [pg_sys::Oid; 36] = [
+    pg_sys::BOOLOID,
+    pg_sys::INT2OID,
+    pg_sys::INT4OID,
+    pg_sys::INT8OID,
+    pg_sys::FLOAT4OID,
+    pg_sys::FLOAT8OID,
+    pg_sys::NUMERICOID,
+    pg_sys::MONEYOID,
+    pg_sys::OIDOID,
+    pg_sys::CHAROID,
+    pg_sys::NAMEOID,
+    pg_sys::TEXTOID,
+    pg_sys::VARCHAROID,
+    pg_sys::BPCHAROID,
+    pg_sys::BYTEAOID,
+    pg_sys::UUIDOID,
+    pg_sys::DATEOID,
+    pg_sys::TIMEOID,
+    pg_sys::TIMETZOID,
+    pg_sys::TIMESTAMPOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::INTERVALOID,
+    pg_sys::INETOID,
+    pg_sys::CIDROID,
+    pg_sys::BOOLARRAYOID,
+    pg_sys::INT2ARRAYOID,
+    pg_sys::INT4ARRAYOID,
+    pg_sys::INT8ARRAYOID,
+    pg_sys::FLOAT8ARRAYOID,
+    pg_sys::NUMERICARRAYOID,
+    pg_sys::TEXTARRAYOID,
+    pg_sys::VARCHARARRAYOID,
+    pg_sys::UUIDARRAYOID,
+    pg_sys::DATEARRAYOID,
+    pg_sys::TIMESTAMPARRAYOID,
+    pg_sys::TIMESTAMPTZARRAYOID,
+];
+
+/// A built-in base type, or an array of one: its output function is the server's own. That of a record calls others.
+fn built_in(of: pg_sys::Oid) -> bool {
     const BASE: u8 = b'b';
     // SAFETY: reads the type cache; 0 for a type that is gone.
     of.to_u32() < BUILT_IN && unsafe { pg_sys::get_typtype(of) }.cast_unsigned() == BASE
 }
 
 /// Built-in and immutable, and yet not quick: what their cost depends on is a number or a pattern, not the row.
-const SLOW: [u32; 30] = [
+const SLOW: [u32; 38] = [
     pg_sys::F_REPEAT,
     pg_sys::F_LPAD_TEXT_INT4_TEXT,
     pg_sys::F_RPAD_TEXT_INT4_TEXT,
@@ -185,6 +226,14 @@ const SLOW: [u32; 30] = [
     pg_sys::F_NUMERIC_EXP,
     pg_sys::F_EXP_NUMERIC,
     pg_sys::F_FACTORIAL,
+    pg_sys::F_LN_NUMERIC,
+    pg_sys::F_LOG_NUMERIC,
+    pg_sys::F_LOG_NUMERIC_NUMERIC,
+    pg_sys::F_NUMERIC_LN,
+    pg_sys::F_NUMERIC_LOG,
+    pg_sys::F_SQRT_NUMERIC,
+    pg_sys::F_NUMERIC_SQRT,
+    pg_sys::F_FORMAT_TEXT_ANY,
     pg_sys::F_TEXTREGEXEQ,
     pg_sys::F_TEXTREGEXNE,
     pg_sys::F_TEXTICREGEXEQ,

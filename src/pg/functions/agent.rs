@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::scan::POSTGRES_EPOCH_MICROS;
 use super::super::session::{self, Session};
+use super::super::text_datum::{Text, Texts};
 use super::super::{catalog, meter, policies};
 use crate::policy::rule::Rule;
 use crate::request::{Action, Columns, Form, Verb};
@@ -28,11 +29,11 @@ fn whoami() -> TableIterator<
     (
         name!(session_id, Option<Uuid>),
         name!(window_id, Option<Uuid>),
-        name!(agent, Option<String>),
-        name!(lineage, Option<Vec<String>>),
-        name!(policy, Option<String>),
+        name!(agent, Option<Text>),
+        name!(lineage, Option<Texts>),
+        name!(policy, Option<Text>),
         name!(mode, Option<String>),
-        name!(role, Option<String>),
+        name!(role, Option<Text>),
         name!(expires_at, Option<TimestampWithTimeZone>),
         name!(remaining_depth, Option<i32>),
         name!(token, Option<String>),
@@ -45,11 +46,11 @@ fn whoami() -> TableIterator<
         (
             Some(Uuid::from_bytes(session.id)),
             Some(Uuid::from_bytes(*token.window())),
-            token.lineage().last().cloned(),
-            Some(token.lineage().to_vec()),
-            Some(session.policy.clone()),
+            token.lineage().last().cloned().map(Text),
+            Some(token.lineage().to_vec().into()),
+            Some(Text(session.policy.clone())),
             Some(if observes { "observe" } else { "enforce" }.to_owned()),
-            Some(session.role.clone()),
+            Some(Text(session.role.clone())),
             timestamp(token.expires_at().saturating_mul(1_000_000)),
             Some(i32::from(token.remaining_depth())),
             Some(token.public_id()),
@@ -68,11 +69,11 @@ fn session_policy() -> TableIterator<
         name!(rule_id, i64),
         name!(effect, String),
         name!(actions, Vec<String>),
-        name!(objects, Vec<String>),
-        name!(columns, Vec<String>),
+        name!(objects, Texts),
+        name!(columns, Texts),
         name!(require_where, bool),
         name!(max_rows, Option<i64>),
-        name!(statement_pattern, Option<String>),
+        name!(statement_pattern, Option<Text>),
     ),
 > {
     let policy = bound().and_then(|session| policies::policy(session.policy_id).ok());
@@ -81,11 +82,11 @@ fn session_policy() -> TableIterator<
             rule.id,
             rule.effect.word().to_owned(),
             rule.actions.iter().map(|action| action.text()).collect(),
-            rule.objects.iter().map(|object| object.pattern.to_string()).collect(),
-            rule.columns.clone(),
+            rule.objects.iter().map(|object| object.pattern.to_string()).collect::<Vec<_>>().into(),
+            rule.columns.clone().into(),
             rule.require_where,
             rule.max_rows,
-            rule.statement_pattern.as_ref().map(|pattern| pattern.as_str().to_owned()),
+            rule.statement_pattern.as_ref().map(|pattern| Text::from(pattern.as_str())),
         )
     };
     let rows: Vec<_> = policy.map(|policy| policy.rules.iter().map(row).collect()).unwrap_or_default();
@@ -102,10 +103,10 @@ fn describe_access(
     (
         name!(action, String),
         name!(allowed, bool),
-        name!(denied_columns, Vec<String>),
+        name!(denied_columns, Texts),
         name!(require_where, bool),
         name!(max_rows, Option<i64>),
-        name!(reason, Option<String>),
+        name!(reason, Option<Text>),
     ),
 > {
     let rows = bound()
@@ -117,7 +118,7 @@ fn describe_access(
     TableIterator::new(rows)
 }
 
-type Described = (String, bool, Vec<String>, bool, Option<i64>, Option<String>);
+type Described = (String, bool, Texts, bool, Option<i64>, Option<Text>);
 
 fn describe(session: &Session, policy: &policies::Policy, relation: pg_sys::Oid) -> Vec<Described> {
     let columns = catalog::columns(relation);
@@ -134,10 +135,10 @@ fn describe(session: &Session, policy: &policies::Policy, relation: pg_sys::Oid)
         (
             verb.word().to_owned(),
             outcome.refusal.is_none(),
-            denied.map(|(_, name)| name.clone()).collect(),
+            denied.map(|(_, name)| name.clone()).collect::<Vec<_>>().into(),
             outcome.obligations.require_where.is_some(),
             outcome.obligations.max_rows.map(|limit| limit.0),
-            outcome.refusal.map(|refusal| refusal.message),
+            outcome.refusal.map(|refusal| Text(refusal.message)),
         )
     };
     verbs.into_iter().map(each).collect()

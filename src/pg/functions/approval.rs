@@ -12,9 +12,11 @@ use crate::pg::epoch;
 use crate::pg::scan;
 use crate::pg::session;
 use crate::pg::store::approval::{self as store, Request};
+use crate::pg::text_datum::{Text, Texts};
 
 #[pg_extern(sql = false)]
-fn approve(request_id: Option<Uuid>, comment: Option<&str>) -> Result<String, ErrorReport> {
+fn approve(request_id: Option<Uuid>, comment: Option<Text>) -> Result<String, ErrorReport> {
+    let comment = comment.as_deref();
     let approve = || -> AdminResult<String> {
         let (request, voter, found) = decidable(request_id)?;
         match found.state.as_str() {
@@ -44,7 +46,8 @@ fn approve(request_id: Option<Uuid>, comment: Option<&str>) -> Result<String, Er
 }
 
 #[pg_extern(sql = false)]
-fn reject(request_id: Option<Uuid>, comment: Option<&str>) -> Result<String, ErrorReport> {
+fn reject(request_id: Option<Uuid>, comment: Option<Text>) -> Result<String, ErrorReport> {
+    let comment = comment.as_deref();
     let reject = || -> AdminResult<String> {
         let (request, voter, found) = decidable(request_id)?;
         if !matches!(found.state.as_str(), "pending" | "approved") {
@@ -210,15 +213,15 @@ fn my_approvals() -> TableIterator<
     (
         name!(request_id, Uuid),
         name!(state, String),
-        name!(statement, String),
-        name!(objects, Vec<String>),
+        name!(statement, Text),
+        name!(objects, Texts),
         name!(given, i32),
         name!(needed, i32),
         name!(requested_at, Option<TimestampWithTimeZone>),
         name!(decided_at, Option<TimestampWithTimeZone>),
         name!(expires_at, Option<TimestampWithTimeZone>),
         name!(used_at, Option<TimestampWithTimeZone>),
-        name!(comment, Option<String>),
+        name!(comment, Option<Text>),
     ),
 > {
     let listed =
@@ -227,15 +230,15 @@ fn my_approvals() -> TableIterator<
         (
             Uuid::from_bytes(one.id),
             one.state,
-            one.statement,
-            one.objects,
+            Text(one.statement),
+            one.objects.into(),
             one.given,
             one.needed,
             one.requested_at,
             one.decided_at,
             one.expires_at,
             one.used_at,
-            one.comment,
+            one.comment.map(Text),
         )
     }))
 }

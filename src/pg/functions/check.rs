@@ -13,20 +13,21 @@ use pgrx::prelude::*;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::{names, query, utility};
 use super::super::policies::Policy;
-use super::super::{redecide, session};
+use super::super::text_datum::{Text, Texts};
+use super::super::{encoding, redecide, session};
 use super::administrator;
-use crate::pg::admin_error::{AdminError, AdminResult, given};
+use crate::pg::admin_error::{AdminResult, given};
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, Verb};
 
 /// decision, rule_id, action, object, masked_columns, reason.
-type Checked = (String, Option<i64>, String, Option<String>, Vec<String>, Option<String>);
+type Checked = (String, Option<i64>, String, Option<Text>, Texts, Option<Text>);
 
 #[pg_extern(sql = false)]
 #[expect(clippy::type_complexity, reason = "the columns of the function's result")]
 fn check_statement(
-    policy: Option<String>,
-    statement: Option<String>,
+    policy: Option<Text>,
+    statement: Option<Text>,
     as_role: Option<pg_sys::Oid>,
 ) -> Result<
     TableIterator<
@@ -35,9 +36,9 @@ fn check_statement(
             name!(decision, String),
             name!(rule_id, Option<i64>),
             name!(action, String),
-            name!(object, Option<String>),
-            name!(masked_columns, Vec<String>),
-            name!(reason, Option<String>),
+            name!(object, Option<Text>),
+            name!(masked_columns, Texts),
+            name!(reason, Option<Text>),
         ),
     >,
     ErrorReport,
@@ -55,9 +56,7 @@ fn check_statement(
 }
 
 fn check(policy: &Policy, statement: &str, as_role: Option<pg_sys::Oid>) -> AdminResult<Vec<Checked>> {
-    let Ok(text) = CString::new(statement) else {
-        return Err(AdminError::invalid("the statement holds a NUL byte"));
-    };
+    let text = encoding::c_string(statement);
     let mut user = pg_sys::InvalidOid;
     let mut context = 0;
     // SAFETY: the user id is switched while names are resolved, as the role would resolve them; an error puts it back
@@ -88,20 +87,27 @@ fn check(policy: &Policy, statement: &str, as_role: Option<pg_sys::Oid>) -> Admi
             None,
             "none".to_owned(),
             None,
-            Vec::new(),
-            Some("ordinary: needs no rule".to_owned()),
+            Vec::new().into(),
+            Some("ordinary: needs no rule".into()),
         )]);
     }
     Ok(wanted.iter().map(|(one, form)| row(policy, one, *form, statement)).collect())
 }
 
 fn refused_row(refusal: Refusal) -> Checked {
-    ("deny".to_owned(), refusal.rule, "system".to_owned(), None, Vec::new(), Some(refusal.message))
+    (
+        "deny".to_owned(),
+        refusal.rule,
+        "system".to_owned(),
+        None,
+        Vec::new().into(),
+        Some(Text(refusal.message)),
+    )
 }
 
 fn row(policy: &Policy, wanted: &Wanted, form: Form, statement: &str) -> Checked {
     let outcome = enforce::decide_under(None, policy, wanted, form, statement);
-    let name = (!outcome.decided.name.is_empty()).then(|| outcome.decided.name.to_string());
+    let name = (!outcome.decided.name.is_empty()).then(|| Text::from(&*outcome.decided.name));
     let obligations = {
         let mut words = Vec::new();
         if outcome.obligations.require_where.is_some() {
@@ -117,8 +123,8 @@ fn row(policy: &Policy, wanted: &Wanted, form: Form, statement: &str) -> Checked
         outcome.decided.rule,
         wanted.action.to_string(),
         name,
-        Vec::new(),
-        outcome.refusal.map(|refusal| refusal.message).or(obligations),
+        Vec::new().into(),
+        outcome.refusal.map(|refusal| refusal.message).or(obligations).map(Text),
     )
 }
 

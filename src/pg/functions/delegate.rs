@@ -1,22 +1,23 @@
 //! delegate: a child's token, the same as its parent would derive offline.
 
-use pgrx::datum::{Array, Interval};
+use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::limits::number;
 use super::{optional_texts, window};
 use crate::pg::admin_error::{AdminError, AdminResult, given};
+use crate::pg::text_datum::{Text, Texts};
 use crate::pg::{epoch, handshake, session};
 use crate::token::{Act, Claims, RelationPattern, fresh_jti};
 
 #[pg_extern(sql = false)]
 #[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
 fn delegate(
-    agent: Option<&str>,
+    agent: Option<Text>,
     ttl: Option<Interval>,
-    actions: Option<Array<'_, &str>>,
-    objects: Option<Array<'_, &str>>,
+    actions: Option<Texts>,
+    objects: Option<Texts>,
     max_depth: Option<i32>,
     require_proof: Option<bool>,
     rows: Option<i64>,
@@ -25,6 +26,7 @@ fn delegate(
     uses: Option<i64>,
     sessions: Option<i64>,
 ) -> Result<String, ErrorReport> {
+    let agent = agent.as_deref();
     let derive = || -> AdminResult<String> {
         let parent = session::current()?;
         let agent = window::agent_name(given(agent, "agent")?)?;

@@ -1,4 +1,4 @@
-//! set_limits, list_ledger, and the limits that grant_window and delegate take.
+//! set_limits, set_recording, list_ledger, and the limits that grant_window and delegate take.
 
 use pgrx::datum::{Interval, Uuid};
 use pgrx::iter::TableIterator;
@@ -9,7 +9,9 @@ use crate::limit::{self, Limits, Meter, span};
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::functions::{administrator, done, policy};
 use crate::pg::store::policy as store;
+use crate::pg::text_datum::Text;
 use crate::pg::{handshake, ledger, policies};
+use crate::recording::{Kept, Recording};
 
 /// A limit as an argument; NULL is none.
 pub(super) fn number(value: Option<i64>, name: &str) -> AdminResult<Option<u64>> {
@@ -60,7 +62,7 @@ pub(super) fn limits(
 
 #[pg_extern(sql = false)]
 fn set_limits(
-    policy: Option<&str>,
+    policy: Option<Text>,
     rows_per_statement: Option<i64>,
     rows_read: Option<i64>,
     rows_written: Option<i64>,
@@ -68,6 +70,7 @@ fn set_limits(
     statements: Option<i64>,
     statement_timeout: Option<Interval>,
 ) -> Result<(), ErrorReport> {
+    let policy = policy.as_deref();
     let set = || -> AdminResult<()> {
         administrator()?;
         let limits =
@@ -77,6 +80,36 @@ fn set_limits(
         store::set_limits(policy.id, &limits)?;
         store::policy_changed(policy.id)?;
         done("set_limits", format!("policy {name}"));
+        Ok(())
+    };
+    Ok(set()?)
+}
+
+#[pg_extern(sql = false)]
+fn set_recording(
+    policy: Option<Text>,
+    results: Option<Text>,
+    max_rows: Option<i64>,
+    max_bytes: Option<i64>,
+) -> Result<(), ErrorReport> {
+    let (policy, results) = (policy.as_deref(), results.as_deref());
+    let set = || -> AdminResult<()> {
+        administrator()?;
+        let word = given(results, "results")?;
+        let results = Kept::of_word(word).ok_or_else(|| {
+            AdminError::invalid(format!("\"{word}\" is nothing that can be recorded of results"))
+                .hint("Pass rows, digest (their number, bytes and SHA-256) or none.")
+        })?;
+        let limit = |value: Option<i64>| value.map(|value| u64::try_from(value).unwrap_or(0));
+        let recording = Recording { results, max_rows: limit(max_rows), max_bytes: limit(max_bytes) };
+        recording.proper().map_err(|(name, fact)| {
+            AdminError::invalid(format!("{name} {fact}")).hint("Leave it NULL for the default.")
+        })?;
+        let name = given(policy, "policy")?;
+        let policy = policy::locked(name)?;
+        store::set_recording(policy.id, &recording)?;
+        store::policy_changed(policy.id)?;
+        done("set_recording", format!("policy {name}: {}", recording.text()));
         Ok(())
     };
     Ok(set()?)

@@ -2,17 +2,17 @@
 
 use std::ffi::CStr;
 
-use pgrx::datum::Array;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::mask::rule::{Mask, Options};
 use crate::pattern::{ObjectPattern, Part};
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::functions::{administrator, optional_texts, texts};
+use crate::pg::functions::{administrator, done, optional_texts, texts};
 use crate::pg::store::{catalogue, mask as store, policy};
+use crate::pg::text_datum::{Text, Texts};
 use crate::pg::types::{self, Attribute};
-use crate::pg::{catalog, expression, keys, masked_view, own, pinned, reconcile};
+use crate::pg::{catalog, encoding, expression, keys, masked_view, own, pinned, reconcile};
 use crate::policy::near::nearest;
 
 #[pg_extern(sql = false)]
@@ -20,14 +20,15 @@ use crate::policy::near::nearest;
 fn mask_column(
     relation: Option<pg_sys::Oid>,
     column_name: Option<&CStr>,
-    mask: Option<&str>,
-    expression: Option<&str>,
+    mask: Option<Text>,
+    expression: Option<Text>,
     prefix: Option<i32>,
-    pad: Option<&str>,
+    pad: Option<Text>,
     suffix: Option<i32>,
     size: Option<AnyNumeric>,
-    keys: Option<Array<'_, &str>>,
-) -> Result<String, ErrorReport> {
+    keys: Option<Texts>,
+) -> Result<Text, ErrorReport> {
+    let (mask, expression, pad) = (mask.as_deref(), expression.as_deref(), pad.as_deref());
     let write = || -> AdminResult<String> {
         administrator()?;
         let _settings = pinned::Settings::begin();
@@ -81,9 +82,10 @@ fn mask_column(
             expression: &made,
         })?;
         masked_view::refresh(relation)?;
+        done("mask_column", format!("{}.{}: {made}", named(relation), attribute.name));
         Ok(made)
     };
-    Ok(write()?)
+    Ok(Text(write()?))
 }
 
 #[pg_extern(sql = false)]
@@ -92,34 +94,39 @@ fn unmask_column(relation: Option<pg_sys::Oid>, column_name: Option<&CStr>) -> R
         administrator()?;
         let _settings = pinned::Settings::begin();
         let relation = locked(given(relation, "relation")?)?;
-        let name = given(column_name, "column_name")?.to_string_lossy();
+        let name = encoding::from_server(given(column_name, "column_name")?);
         // By the name that is stored: after a restore there may be no such column any more.
         if !store::remove_mask_named(relation, &name)? {
             return Err(not_masked(relation, &column(relation, &name)?.name));
         }
-        reconcile::relation(relation)
+        reconcile::relation(relation)?;
+        done("unmask_column", format!("{}.{name}", named(relation)));
+        Ok(())
     };
     Ok(remove()?)
 }
 
 #[pg_extern(sql = false)]
-fn expose_columns(policy: Option<&str>, columns: Option<Array<'_, &str>>) -> Result<i64, ErrorReport> {
+fn expose_columns(policy: Option<Text>, columns: Option<Texts>) -> Result<i64, ErrorReport> {
+    let policy = policy.as_deref();
     let write = || each_exposure(given(policy, "policy")?, texts(columns, "columns")?, Exposure::Given);
     Ok(write()?)
 }
 
 #[pg_extern(sql = false)]
-fn hide_columns(policy: Option<&str>, columns: Option<Array<'_, &str>>) -> Result<i64, ErrorReport> {
+fn hide_columns(policy: Option<Text>, columns: Option<Texts>) -> Result<i64, ErrorReport> {
+    let policy = policy.as_deref();
     let write = || each_exposure(given(policy, "policy")?, texts(columns, "columns")?, Exposure::TakenBack);
     Ok(write()?)
 }
 
 #[pg_extern(sql = false)]
 fn filter_rows(
-    policy: Option<&str>,
+    policy: Option<Text>,
     relation: Option<pg_sys::Oid>,
-    predicate: Option<&str>,
-) -> Result<String, ErrorReport> {
+    predicate: Option<Text>,
+) -> Result<Text, ErrorReport> {
+    let (policy, predicate) = (policy.as_deref(), predicate.as_deref());
     let write = || -> AdminResult<String> {
         administrator()?;
         let _settings = pinned::Settings::begin();
@@ -131,13 +138,15 @@ fn filter_rows(
         store::put_filter(policy.id, relation, &predicate)?;
         policy::policy_changed(policy.id)?;
         masked_view::announce(relation);
+        done("filter_rows", format!("policy {name}: {} where {predicate}", named(relation)));
         Ok(predicate)
     };
-    Ok(write()?)
+    Ok(Text(write()?))
 }
 
 #[pg_extern(sql = false)]
-fn unfilter_rows(policy: Option<&str>, relation: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
+fn unfilter_rows(policy: Option<Text>, relation: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
+    let policy = policy.as_deref();
     let remove = || -> AdminResult<()> {
         administrator()?;
         let _settings = pinned::Settings::begin();
@@ -153,6 +162,7 @@ fn unfilter_rows(policy: Option<&str>, relation: Option<pg_sys::Oid>) -> Result<
         }
         policy::policy_changed(policy.id)?;
         masked_view::announce(relation);
+        done("unfilter_rows", format!("policy {name}: {}", named(relation)));
         Ok(())
     };
     Ok(remove()?)
@@ -164,7 +174,9 @@ fn rebuild_masks() -> Result<i64, ErrorReport> {
         administrator()?;
         let _settings = pinned::Settings::begin();
         keys::make_mask_key()?;
-        reconcile::rebuild()
+        let rebuilt = reconcile::rebuild()?;
+        done("rebuild_masks", format!("{rebuilt} relations"));
+        Ok(rebuilt)
     };
     Ok(rebuild()?)
 }
@@ -235,7 +247,7 @@ fn maskable(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
 
 /// The column of a parameter of the type name, which is NUL-terminated bytes.
 fn named_column(relation: pg_sys::Oid, name: Option<&CStr>) -> AdminResult<Attribute> {
-    column(relation, &given(name, "column_name")?.to_string_lossy())
+    column(relation, &encoding::from_server(given(name, "column_name")?))
 }
 
 fn column(relation: pg_sys::Oid, name: &str) -> AdminResult<Attribute> {
@@ -290,17 +302,22 @@ fn each_exposure(name: &str, patterns: Vec<String>, way: Exposure) -> AdminResul
                 Exposure::TakenBack => column(locked(relation)?, &name),
             }
             .map_err(|error| error.at(&format!("columns[{i}]")))?;
-            let done = match way {
+            let moved = match way {
                 Exposure::Given => store::expose(policy.id, relation, attribute.number, &attribute.name)?,
                 Exposure::TakenBack => store::hide(policy.id, relation, attribute.number)?,
             };
-            changed += i64::from(done);
+            changed += i64::from(moved);
         }
         relations.push(relation);
     }
     if changed > 0 {
         policy::policy_changed(policy.id)?;
         relations.into_iter().for_each(masked_view::announce);
+        let action = match way {
+            Exposure::Given => "expose_columns",
+            Exposure::TakenBack => "hide_columns",
+        };
+        done(action, format!("policy {name}: {}", patterns.join(", ")));
     }
     Ok(changed)
 }

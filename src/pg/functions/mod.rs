@@ -27,10 +27,11 @@ mod window;
 use std::ffi::CStr;
 
 use pgrx::callconv::{Arg, ArgAbi};
-use pgrx::datum::{Array, DatumWithOid, FromDatum};
+use pgrx::datum::{DatumWithOid, FromDatum};
 use pgrx::pg_sys;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
+use crate::pg::text_datum::Texts;
 use crate::pg::{epoch, record};
 
 /// Refuses in a guarded session: an agent administers nothing, whatever it has been granted.
@@ -60,22 +61,22 @@ fn setting(name: &CStr) -> Option<i32> {
 }
 
 /// A list of texts without NULLs.
-fn texts(list: Option<Array<'_, &str>>, name: &str) -> AdminResult<Vec<String>> {
+fn texts(list: Option<Texts>, name: &str) -> AdminResult<Vec<String>> {
     optional_texts(list, name).and_then(|list| given(list, name))
 }
 
 /// A list of texts without NULLs, or none.
-fn optional_texts(list: Option<Array<'_, &str>>, name: &str) -> AdminResult<Option<Vec<String>>> {
+fn optional_texts(list: Option<Texts>, name: &str) -> AdminResult<Option<Vec<String>>> {
     let Some(list) = list else {
         return Ok(None);
     };
-    let each = |(i, text): (usize, Option<&str>)| {
-        text.map(str::to_owned).ok_or_else(|| {
+    let each = |(i, text): (usize, Option<String>)| {
+        text.ok_or_else(|| {
             AdminError::invalid(format!("{name}[{i}]: NULL in the list"))
                 .hint("Leave the element out; elements are counted from 0.")
         })
     };
-    list.iter().enumerate().map(each).collect::<AdminResult<Vec<_>>>().map(Some)
+    list.0.into_iter().enumerate().map(each).collect::<AdminResult<Vec<_>>>().map(Some)
 }
 
 /// An argument of a type that pgrx does not know: passed on to SPI or to an output function as it came.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use pgrx::datum::{Array, Interval, JsonB};
+use pgrx::datum::Interval;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -14,16 +14,18 @@ use crate::pg::functions::{Untouched, administrator, done, mask_document, option
 use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
-use crate::pg::{epoch, pinned, reconcile, standby};
+use crate::pg::text_datum::{Document, Text, Texts};
+use crate::pg::{encoding, epoch, pinned, reconcile, standby};
 use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
 use crate::policy::rule::RawRule;
 
 #[pg_extern(sql = false)]
 fn create_policy(
-    name: Option<&str>,
-    description: Option<&str>,
-    mode: Option<&str>,
+    name: Option<Text>,
+    description: Option<Text>,
+    mode: Option<Text>,
 ) -> Result<(), ErrorReport> {
+    let (name, description, mode) = (name.as_deref(), description.as_deref(), mode.as_deref());
     let create = || -> AdminResult<()> {
         administrator()?;
         let name = given(name, "name")?;
@@ -45,7 +47,8 @@ fn create_policy(
 }
 
 #[pg_extern(sql = false)]
-fn drop_policy(name: Option<&str>) -> Result<(), ErrorReport> {
+fn drop_policy(name: Option<Text>) -> Result<(), ErrorReport> {
+    let name = name.as_deref();
     let remove = || -> AdminResult<()> {
         administrator()?;
         let name = given(name, "name")?;
@@ -70,15 +73,17 @@ fn drop_policy(name: Option<&str>) -> Result<(), ErrorReport> {
 #[pg_extern(sql = false)]
 #[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
 fn allow(
-    policy: Option<&str>,
-    actions: Option<Array<'_, &str>>,
-    objects: Option<Array<'_, &str>>,
-    columns: Option<Array<'_, &str>>,
+    policy: Option<Text>,
+    actions: Option<Texts>,
+    objects: Option<Texts>,
+    columns: Option<Texts>,
     require_where: Option<bool>,
     max_rows: Option<i64>,
-    statement_pattern: Option<&str>,
-    note: Option<&str>,
+    statement_pattern: Option<Text>,
+    note: Option<Text>,
 ) -> Result<i64, ErrorReport> {
+    let (policy, statement_pattern, note) =
+        (policy.as_deref(), statement_pattern.as_deref(), note.as_deref());
     let write = || -> AdminResult<i64> {
         let raw = RawRule {
             id: 0,
@@ -98,13 +103,15 @@ fn allow(
 
 #[pg_extern(sql = false)]
 fn deny(
-    policy: Option<&str>,
-    actions: Option<Array<'_, &str>>,
-    objects: Option<Array<'_, &str>>,
-    columns: Option<Array<'_, &str>>,
-    statement_pattern: Option<&str>,
-    note: Option<&str>,
+    policy: Option<Text>,
+    actions: Option<Texts>,
+    objects: Option<Texts>,
+    columns: Option<Texts>,
+    statement_pattern: Option<Text>,
+    note: Option<Text>,
 ) -> Result<i64, ErrorReport> {
+    let (policy, statement_pattern, note) =
+        (policy.as_deref(), statement_pattern.as_deref(), note.as_deref());
     let write = || -> AdminResult<i64> {
         let raw = RawRule {
             effect: "deny".to_owned(),
@@ -122,19 +129,21 @@ fn deny(
 #[pg_extern(sql = false)]
 #[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
 fn require_approval(
-    policy: Option<&str>,
-    actions: Option<Array<'_, &str>>,
-    objects: Option<Array<'_, &str>>,
+    policy: Option<Text>,
+    actions: Option<Texts>,
+    objects: Option<Texts>,
     approvers: Option<Untouched>,
     approvals: Option<i32>,
     approval_ttl: Option<Interval>,
-    columns: Option<Array<'_, &str>>,
+    columns: Option<Texts>,
     max_rows: Option<i64>,
-    statement_pattern: Option<&str>,
-    note: Option<&str>,
+    statement_pattern: Option<Text>,
+    note: Option<Text>,
     allow_granter: Option<bool>,
     max_wait: Option<Interval>,
 ) -> Result<i64, ErrorReport> {
+    let (policy, statement_pattern, note) =
+        (policy.as_deref(), statement_pattern.as_deref(), note.as_deref());
     let write = || -> AdminResult<i64> {
         administrator()?;
         let raw = RawRule {
@@ -213,7 +222,7 @@ fn rebind_policies() -> Result<i64, ErrorReport> {
 #[pg_extern(sql = false)]
 fn apply_policy(
     doc: Option<Untouched>,
-) -> Result<TableIterator<'static, (name!(change, String), name!(item, String))>, ErrorReport> {
+) -> Result<TableIterator<'static, (name!(change, String), name!(item, Text))>, ErrorReport> {
     let apply = || -> AdminResult<Vec<(String, String)>> {
         administrator()?;
         let _settings = pinned::Settings::begin();
@@ -224,12 +233,13 @@ fn apply_policy(
         }
         Ok(changes)
     };
-    Ok(TableIterator::new(apply()?))
+    Ok(TableIterator::new(apply()?.into_iter().map(|(change, item)| (change, Text(item)))))
 }
 
 #[pg_extern(sql = false)]
-fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
-    let export = || -> AdminResult<JsonB> {
+fn export_policy(name: Option<Text>) -> Result<Document, ErrorReport> {
+    let name = name.as_deref();
+    let export = || -> AdminResult<Document> {
         administrator()?;
         let name = given(name, "name")?;
         let policy = store::find_policy(name)?.ok_or_else(|| store::unknown_policy(name))?;
@@ -238,11 +248,12 @@ fn export_policy(name: Option<&str>) -> Result<JsonB, ErrorReport> {
             description: policy.description,
             mode: Mode::parse(&policy.mode)?,
             limits: store::limits(policy.id)?,
+            recording: store::recording(policy.id)?,
             rules: store::rules(policy.id)?,
             row_filters: mask_document::filters(policy.id)?,
             exposed: mask_document::exposures(policy.id)?,
         };
-        Ok(JsonB(document.to_json()))
+        Ok(Document(document.to_json()))
     };
     Ok(export()?)
 }
@@ -259,7 +270,9 @@ fn write_rule(policy: &str, rule: WrittenRule) -> AdminResult<i64> {
     let BoundRule { rule, bindings } = bind(&rule)??;
     let id = store::add_rule(policy, &rule, &bindings)?;
     store::policy_changed(policy)?;
-    done(&rule.raw.effect, format!("rule {id} of policy {name}: {}", rule.summary()));
+    // The functions are named after the effects, but for this one: approve is what people do with a request.
+    let action = if rule.raw.effect == "approve" { "require_approval" } else { rule.raw.effect.as_str() };
+    done(action, format!("rule {id} of policy {name}: {}", rule.summary()));
     Ok(id)
 }
 
@@ -284,6 +297,10 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
     if store::limits(policy.id)? != document.limits {
         store::set_limits(policy.id, &document.limits)?;
         told("changed limits", document.limits_text());
+    }
+    if store::recording(policy.id)? != document.recording {
+        store::set_recording(policy.id, &document.recording)?;
+        told("changed recording", document.recording.text());
     }
     let present = store::rules(policy.id)?;
     // A rule that stands as it is written is not held against the catalogue again: its object may have been renamed,
@@ -339,7 +356,7 @@ pub(super) fn json_text(doc: Untouched) -> String {
     // SAFETY: sql/functions.sql declares the parameter as jsonb, which is what jsonb_out takes.
     let text: Option<&std::ffi::CStr> =
         unsafe { pgrx::direct_function_call(pg_sys::jsonb_out, &[Some(doc.0)]) };
-    text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    text.map(encoding::from_server).unwrap_or_default()
 }
 
 /// The record that the function manager asks a C function for.

@@ -12,10 +12,11 @@ use crate::pg::functions::replay::document;
 use crate::pg::functions::{Untouched, administrator};
 use crate::pg::policies::{self, Policy};
 use crate::pg::redecide::{self, Told};
+use crate::pg::text_datum::Text;
 use crate::request::{Action, Form, Verb, Voice};
 
 /// number, allowed, rule, reason.
-type Answer = (i32, bool, Option<i64>, Option<String>);
+type Answer = (i32, bool, Option<i64>, Option<Text>);
 
 /// An access to be decided. One document for all of them, because texts as such come in the database's encoding.
 #[derive(Deserialize)]
@@ -31,20 +32,16 @@ struct Asked {
 #[pg_extern(sql = false)]
 #[expect(clippy::type_complexity, reason = "the columns of the function's result")]
 fn decide_accesses(
-    policy: Option<&str>,
+    policy: Option<Text>,
     accesses: Option<Untouched>,
 ) -> Result<
     TableIterator<
         'static,
-        (
-            name!(number, i32),
-            name!(allowed, bool),
-            name!(rule_id, Option<i64>),
-            name!(reason, Option<String>),
-        ),
+        (name!(number, i32), name!(allowed, bool), name!(rule_id, Option<i64>), name!(reason, Option<Text>)),
     >,
     ErrorReport,
 > {
+    let policy = policy.as_deref();
     let decide = || -> AdminResult<Vec<Answer>> {
         administrator()?;
         let policy = redecide::stored(given(policy, "policy")?)?;
@@ -66,7 +63,7 @@ fn answer(number: i32, told: &Told<'_>, policy: &Policy) -> AdminResult<Answer> 
         return Err(AdminError::invalid(format!("unknown action \"{}\"", told.action)));
     }
     let Some(wanted) = redecide::wanted(told, policy) else {
-        return Ok((number, true, None, Some("needs no rule".to_owned())));
+        return Ok((number, true, None, Some("needs no rule".into())));
     };
     let mut outcome = enforce::decide_under(None, policy, &wanted, Form::Plain, "");
     // What is kept elsewhere takes an allow of its own (gather::relations).
@@ -85,7 +82,7 @@ fn answer(number: i32, told: &Told<'_>, policy: &Policy) -> AdminResult<Answer> 
     }
     let conditions = (!obligations.is_empty()).then(|| obligations.join(", "));
     let allowed = outcome.refusal.is_none();
-    let reason = outcome.refusal.map(|refusal| refusal.message).or(conditions);
+    let reason = outcome.refusal.map(|refusal| refusal.message).or(conditions).map(Text);
     Ok((number, allowed, outcome.decided.rule, reason))
 }
 

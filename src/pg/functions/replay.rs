@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::encoding;
 use crate::pg::functions::{Untouched, administrator};
+use crate::pg::text_datum::Text;
 use crate::replay::cast::{self, Cast};
 use crate::replay::event::Event;
 use crate::replay::order;
@@ -72,7 +73,7 @@ struct Recorded {
 
 /// A session's events as an asciicast.
 #[pg_extern(sql = false)]
-fn render_asciicast(data: Option<Untouched>, max_pause: Option<i64>) -> Result<String, ErrorReport> {
+fn render_asciicast(data: Option<Untouched>, max_pause: Option<i64>) -> Result<Text, ErrorReport> {
     let render = || -> AdminResult<String> {
         administrator()?;
         let Recorded { title, database, events } = document(data, "data")?;
@@ -86,12 +87,12 @@ fn render_asciicast(data: Option<Untouched>, max_pause: Option<i64>) -> Result<S
         }
         Ok(cast::asciicast(&events, Cast { title: &title, database: &database, max_pause }))
     };
-    Ok(render()?)
+    Ok(Text(render()?))
 }
 
 /// A session as a page of HTML.
 #[pg_extern(sql = false)]
-fn render_session_report(data: Option<Untouched>) -> Result<String, ErrorReport> {
+fn render_session_report(data: Option<Untouched>) -> Result<Text, ErrorReport> {
     let render = || -> AdminResult<String> {
         administrator()?;
         let session: report::session::Session = document(data, "data")?;
@@ -100,17 +101,17 @@ fn render_session_report(data: Option<Untouched>) -> Result<String, ErrorReport>
         }
         Ok(report::session::session(&session))
     };
-    Ok(render()?)
+    Ok(Text(render()?))
 }
 
 /// What a role reaches as a page of HTML.
 #[pg_extern(sql = false)]
-fn render_blast_radius_report(data: Option<Untouched>) -> Result<String, ErrorReport> {
+fn render_blast_radius_report(data: Option<Untouched>) -> Result<Text, ErrorReport> {
     let render = || -> AdminResult<String> {
         administrator()?;
         Ok(report::reach::reach(&document(data, "data")?))
     };
-    Ok(render()?)
+    Ok(Text(render()?))
 }
 
 fn nothing_recorded() -> AdminError {

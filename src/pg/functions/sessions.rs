@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 use super::agent::timestamp;
 use crate::pg::bindings::{self, Ended, Slot};
+use crate::pg::text_datum::Texts;
 use crate::token::hex;
 
 type Listed = (
@@ -14,7 +15,7 @@ type Listed = (
     i32,
     pg_sys::Oid,
     String,
-    Vec<String>,
+    Texts,
     Vec<String>,
     Option<TimestampWithTimeZone>,
     Option<TimestampWithTimeZone>,
@@ -31,7 +32,7 @@ fn list_sessions() -> TableIterator<
         name!(pid, i32),
         name!(role, pg_sys::Oid),
         name!(state, String),
-        name!(lineage, Vec<String>),
+        name!(lineage, Texts),
         name!(block_ids, Vec<String>),
         name!(bound_at, Option<TimestampWithTimeZone>),
         name!(expires_at, Option<TimestampWithTimeZone>),
@@ -60,7 +61,7 @@ fn listed(slot: &Slot, pid: i32) -> Listed {
         pid,
         pg_sys::Oid::from(slot.role),
         state.to_owned(),
-        slot.lineage(),
+        slot.lineage().into(),
         slot.hold.blocks().iter().map(|block| hex(block)).collect(),
         timestamp(slot.bound_at),
         timestamp(slot.hold.expires_at),

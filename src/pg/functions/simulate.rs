@@ -17,16 +17,17 @@ use crate::pg::functions::{Untouched, administrator};
 use crate::pg::policies::{self, Policy};
 use crate::pg::redecide::{self, Told};
 use crate::pg::store::trail::{self, RecordedStatement};
+use crate::pg::text_datum::Text;
 use crate::replay::event::Access;
 use crate::request::{Form, Voice};
 
 /// seq, number of the access, change, rule now, reason.
-type Changed = (i64, i32, &'static str, Option<RuleId>, Option<String>);
+type Changed = (i64, i32, &'static str, Option<RuleId>, Option<Text>);
 
 #[pg_extern(sql = false)]
 #[expect(clippy::type_complexity, reason = "the columns of the function's result")]
 fn simulated_decisions(
-    policy: Option<&str>,
+    policy: Option<Text>,
     document: Option<Untouched>,
     since: Option<Untouched>,
     until: Option<Untouched>,
@@ -39,11 +40,12 @@ fn simulated_decisions(
             name!(access, i32),
             name!(change, &'static str),
             name!(rule_id, Option<i64>),
-            name!(reason, Option<String>),
+            name!(reason, Option<Text>),
         ),
     >,
     ErrorReport,
 > {
+    let policy = policy.as_deref();
     let simulate = || -> AdminResult<Vec<Changed>> {
         administrator()?;
         let bounds = [
@@ -161,6 +163,6 @@ fn compare(statement: &RecordedStatement, accesses: &[(Access, Now)], changed: &
             }
             _ => continue,
         };
-        changed.push((statement.seq, number, change, rule, reason));
+        changed.push((statement.seq, number, change, rule, reason.map(Text)));
     }
 }

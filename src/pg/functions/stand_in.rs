@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 use super::super::enforce::{self, Target, Wanted};
 use super::super::hooks::{checked, raise_if};
+use super::super::text_datum::Text;
 use super::super::{calls, catalog, drops, guc, policies, session, settings, statement};
 use crate::decision::Decision;
 use crate::refusal::Refusal;
@@ -93,7 +94,7 @@ fn nothing(_call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
 /// A text argument; `None` for NULL.
 fn text(call: pg_sys::FunctionCallInfo, number: usize) -> Option<String> {
     // SAFETY: the function manager's own call record; the declared type of these arguments is text.
-    unsafe { pgrx::fcinfo::pg_getarg::<String>(call, number) }
+    unsafe { pgrx::fcinfo::pg_getarg::<Text>(call, number) }.map(|text| text.0)
 }
 
 fn may_set(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {

@@ -13,6 +13,7 @@ use crate::audit::chain::{Break, Fault, Head, Walk, hex, unhex};
 use crate::audit::journal::{Reader, first_of_name};
 use crate::audit::journal_text;
 use crate::pg::admin_error::{AdminError, AdminResult};
+use crate::pg::text_datum::Text;
 use crate::pg::{anchor, stored, trail};
 
 /// How often a long walk tells where it is.
@@ -42,7 +43,8 @@ struct Seen {
 
 /// One row: whether the chain holds, and where it does not.
 #[pg_extern(sql = false)]
-fn verify_audit(checkpoint_seq: Option<i64>, checkpoint_hash: Option<&str>) -> Result<Verdict, ErrorReport> {
+fn verify_audit(checkpoint_seq: Option<i64>, checkpoint_hash: Option<Text>) -> Result<Verdict, ErrorReport> {
+    let checkpoint_hash = checkpoint_hash.as_deref();
     Ok(verdict(checkpoint_seq, checkpoint_hash)?)
 }
 

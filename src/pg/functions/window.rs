@@ -13,6 +13,7 @@ use crate::pg::keys;
 use crate::pg::store::policy as policies;
 use crate::pg::store::role;
 use crate::pg::store::window::{self as store, NewWindow};
+use crate::pg::text_datum::Text;
 use crate::pg::{epoch, ledger, record, warden};
 use crate::token;
 
@@ -26,15 +27,15 @@ type Granted = (Uuid, String, TimestampWithTimeZone);
 #[pg_extern(sql = false)]
 #[expect(clippy::too_many_arguments, reason = "the parameters of the SQL function")]
 fn grant_window(
-    policy: Option<&str>,
+    policy: Option<Text>,
     role: Option<pg_sys::Oid>,
-    agent: Option<&str>,
+    agent: Option<Text>,
     ttl: Option<Interval>,
     max_depth: Option<i32>,
     max_sessions: Option<i32>,
     client_addr: Option<Untouched>,
     require_proof: Option<bool>,
-    reason: Option<&str>,
+    reason: Option<Text>,
     rows_per_statement: Option<i64>,
     rows_read: Option<i64>,
     rows_written: Option<i64>,
@@ -49,6 +50,7 @@ fn grant_window(
     >,
     ErrorReport,
 > {
+    let (policy, agent, reason) = (policy.as_deref(), agent.as_deref(), reason.as_deref());
     let grant = || -> AdminResult<Granted> {
         administrator()?;
         let policy = given(policy, "policy")?;
@@ -119,7 +121,8 @@ fn grant_window(
 }
 
 #[pg_extern(sql = false)]
-fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), ErrorReport> {
+fn revoke_window(window_id: Option<Uuid>, reason: Option<Text>) -> Result<(), ErrorReport> {
+    let reason = reason.as_deref();
     let revoke = || -> AdminResult<()> {
         administrator()?;
         let window = given(window_id, "window_id")?;
@@ -148,7 +151,8 @@ fn revoke_window(window_id: Option<Uuid>, reason: Option<&str>) -> Result<(), Er
 }
 
 #[pg_extern(sql = false)]
-fn revoke_block(block: Option<&str>, reason: Option<&str>) -> Result<(), ErrorReport> {
+fn revoke_block(block: Option<Text>, reason: Option<Text>) -> Result<(), ErrorReport> {
+    let (block, reason) = (block.as_deref(), reason.as_deref());
     let revoke = || -> AdminResult<()> {
         administrator()?;
         let text = given(block, "block_id")?;

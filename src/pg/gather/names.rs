@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pgrx::pg_sys;
 
-use super::super::catalog;
 use super::super::enforce::Target;
+use super::super::{catalog, encoding};
 use crate::request::{Kind, Object, ObjectClass, Oid};
 
 /// The members of a List as node pointers.
@@ -274,7 +274,7 @@ fn by_parts(parts: &[String]) -> Target {
 
 /// A schema by name; by name only where there is none.
 pub fn schema(name: &str) -> Target {
-    let Ok(text) = std::ffi::CString::new(name) else { return Target::Nothing };
+    let text = encoding::c_string(name);
     // SAFETY: a NUL-terminated name; missing schemas give InvalidOid.
     let oid = unsafe { pg_sys::get_namespace_oid(text.as_ptr(), true) };
     if oid != pg_sys::InvalidOid {
@@ -286,7 +286,7 @@ pub fn schema(name: &str) -> Target {
 
 /// A role by name; by name only where there is none.
 pub fn role(name: &str) -> Target {
-    let Ok(text) = std::ffi::CString::new(name) else { return Target::Nothing };
+    let text = encoding::c_string(name);
     // SAFETY: a NUL-terminated name; missing roles give InvalidOid.
     let oid = unsafe { pg_sys::get_role_oid(text.as_ptr(), true) };
     if oid != pg_sys::InvalidOid {

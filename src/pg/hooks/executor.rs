@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, record, rows, second_line,
-    session, synced, withhold,
+    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, record, results, rows,
+    second_line, session, synced, withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -142,14 +142,16 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         let parameters = unsafe { rows::parameters((*query).params) };
         statement::with_key(key, |open| open.set_parameters(parameters));
     }
-    match bound.filter(|_| top) {
-        // SAFETY: the plan is complete.
-        Some(session) => meter::opened(&session, || unsafe { conditions::only_sets_the_token(plan) })
-            .inspect_err(|refusal| {
-                statement::with_key(key, |open| open.refuse(refusal, false));
-            }),
-        None => Ok(()),
+    let Some(session) = bound.filter(|_| top) else { return Ok(()) };
+    // SAFETY: the plan is complete.
+    let opened = meter::opened(&session, || unsafe { conditions::only_sets_the_token(plan) });
+    opened.inspect_err(|refusal| {
+        statement::with_key(key, |open| open.refuse(refusal, false));
+    })?;
+    if results::wanted() {
+        results::begins(key, None);
     }
+    Ok(())
 }
 
 /// Proves that the plan reads nothing past masks and row filters, and notes which texts are withheld for it.

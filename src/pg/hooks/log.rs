@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{door, guc, held, raise, secrets, statement, synced, text, warden, withhold};
+use super::super::{
+    door, encoding, guc, held, raise, results, secrets, statement, synced, text, warden, withhold,
+};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -111,6 +113,7 @@ fn answer_when_recorded(data: &mut pg_sys::ErrorData) {
         // The connection ends: nothing is answered.
         return;
     }
+    results::fails();
     statement::publish_failed();
     // SAFETY: an error that reaches this hook has reached the top, and the first thing that the server does with it
     // afterwards is this (AbortTransaction in xact.c). Nothing may be held while the writer is waited for.
@@ -125,9 +128,12 @@ fn note(data: *mut pg_sys::ErrorData) {
     // SAFETY: the server's ErrorData; the message is NUL-terminated or null.
     let (code, message) = unsafe {
         let data = &*data;
-        let message =
-            if data.message.is_null() { "" } else { CStr::from_ptr(data.message).to_str().unwrap_or("") };
+        let message = if data.message.is_null() {
+            String::new()
+        } else {
+            encoding::from_server(CStr::from_ptr(data.message))
+        };
         (data.sqlerrcode, message)
     };
-    statement::failing(code, message, &text::current());
+    statement::failing(code, &message, &text::current());
 }

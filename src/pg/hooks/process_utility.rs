@@ -10,8 +10,8 @@ use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, record, secrets,
-    session, settings, synced, text, upkeep, withhold,
+    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, record, results,
+    secrets, session, settings, synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -211,6 +211,10 @@ fn before(
         opened.inspect_err(|refusal| {
             statement::with_key(key, |open| open.refuse(refusal, false));
         })?;
+        if top && results::wanted() {
+            // SAFETY: as above.
+            results::begins(key, unsafe { copy::encoding(node) });
+        }
         if let Err(refusal) = enforce::enforce(session, &wanted, form) {
             let waited = approvals::until_decided(key, &refusal, context).inspect_err(|refusal| {
                 statement::with_key(key, |open| open.refuse(refusal, false));

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
-use super::super::{catalog, expression_check};
+use super::super::{catalog, encoding, expression_check};
 use super::{Declared, copies, predicate, unusable};
 use crate::refusal::Refusal;
 
@@ -121,10 +121,8 @@ impl Opened {
 
     /// The number of the live column of this name.
     pub fn number(&self, name: &str) -> Option<i16> {
-        let found = self
-            .attributes()
-            .iter()
-            .find(|one| !one.attisdropped && pgrx::name_data_to_str(&one.attname) == name)?;
+        let found =
+            self.attributes().iter().find(|one| !one.attisdropped && encoding::name(&one.attname) == name)?;
         Some(found.attnum)
     }
 
@@ -132,7 +130,7 @@ impl Opened {
     pub fn name(&self, number: i16) -> Option<String> {
         let at = usize::try_from(number).ok()?.checked_sub(1)?;
         let found = self.attributes().get(at).filter(|one| !one.attisdropped)?;
-        Some(pgrx::name_data_to_str(&found.attname).to_owned())
+        Some(encoding::name(&found.attname))
     }
 }
 

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
-use super::super::pinned;
+use super::super::{encoding, pinned};
 use super::compile::Opened;
 
 /// The tree of a stored condition, whose Vars refer to `relation` as entry 1; `None` where the text is no single condition.
@@ -15,7 +15,7 @@ use super::compile::Opened;
 /// # Safety
 /// Called in a transaction; the relation is open.
 pub unsafe fn parsed(text: &str, relation: &Opened) -> Option<*mut pg_sys::Node> {
-    let text = CString::new(text).ok()?;
+    let text = encoding::c_string(text);
     let _settings = pinned::Settings::begin();
     // SAFETY: the server's own parser; an error of it leaves as an error, and the settings go back.
     unsafe { analysed(&text, relation) }

@@ -338,6 +338,12 @@ impl Open {
         first && serial == guc::active_serial()
     }
 
+    /// When it began, later than `last`, the command, and the binding: what its results are known by.
+    pub fn told_apart(&mut self, last: i64) -> (i64, &'static str, Option<Rc<Session>>) {
+        self.at = self.at.max(last.saturating_add(1));
+        (self.at, self.command, self.session.clone())
+    }
+
     /// Whether the client sent it, as opposed to a function or another statement.
     pub fn is_top_level(&self) -> bool {
         self.level == 0

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::pg::admin_error::AdminResult;
 use crate::pg::store::policy::PolicyId;
 use crate::pg::store::{row, rows, run};
+use crate::pg::text_datum::Document;
 
 /// What approvers are granted, whom a rule names; the functions ask for the membership themselves.
 const GRANTS: [&str; 2] = [
@@ -146,7 +147,7 @@ pub fn add_request(request: &Value) -> AdminResult<()> {
            AND $2 OPERATOR(pg_catalog.>) (SELECT pg_catalog.count(*) FROM agent_guard.approval_request o
                WHERE o.window_id OPERATOR(pg_catalog.=) new.window_id AND o.state OPERATOR(pg_catalog.=) 'pending')
          ON CONFLICT DO NOTHING",
-        &[JsonB(request.clone()).into(), PENDING_MAX.into()],
+        &[Document(request.clone()).into(), PENDING_MAX.into()],
     )
 }
 

@@ -6,6 +6,7 @@ use pgrx::pg_sys::Oid;
 use crate::pg::admin_error::AdminResult;
 use crate::pg::store::policy::PolicyId;
 use crate::pg::store::{row, rows, run};
+use crate::pg::text_datum::Document;
 
 /// A masked column as it is stored.
 #[derive(Clone, Debug)]
@@ -70,7 +71,7 @@ pub fn put_mask(mask: NewMask<'_>) -> AdminResult<()> {
             mask.column.into(),
             mask.number.into(),
             mask.mask.into(),
-            JsonB(mask.options).into(),
+            Document(mask.options).into(),
             mask.expression.into(),
         ],
     )

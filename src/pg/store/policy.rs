@@ -11,6 +11,7 @@ use crate::pg::store::{approval, row, rows, run};
 use crate::policy::document::{Mode, WrittenRule};
 use crate::policy::near::nearest;
 use crate::policy::rule::RawRule;
+use crate::recording::{Kept, Recording};
 
 /// The identifier of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +175,36 @@ pub fn set_limits(policy: PolicyId, limits: &Limits) -> AdminResult<()> {
             bytes_read,
             statements,
             parameter(limits.statement_timeout.map(|microseconds| microseconds / 1000)),
+        ],
+    )
+}
+
+/// What a policy records.
+pub fn recording(policy: PolicyId) -> AdminResult<Recording> {
+    let found = row(
+        "SELECT record_results, record_max_rows, record_max_bytes FROM agent_guard.policy
+         WHERE id OPERATOR(pg_catalog.=) $1",
+        &[policy.0.into()],
+        |row| {
+            // Only checked values are stored.
+            let limit = |n| Ok::<_, AdminError>(row.may::<i64>(n)?.map(i64::unsigned_abs));
+            let results = Kept::of_word(&row.need::<String>(1)?).unwrap_or_default();
+            Ok(Recording { results, max_rows: limit(2)?, max_bytes: limit(3)? })
+        },
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Replaces what a policy records.
+pub fn set_recording(policy: PolicyId, recording: &Recording) -> AdminResult<()> {
+    run(
+        "UPDATE agent_guard.policy SET record_results = $2, record_max_rows = $3, record_max_bytes = $4
+         WHERE id OPERATOR(pg_catalog.=) $1",
+        &[
+            policy.0.into(),
+            recording.results.word().into(),
+            parameter(recording.max_rows),
+            parameter(recording.max_bytes),
         ],
     )
 }

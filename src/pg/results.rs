@@ -1,0 +1,460 @@
+//! Result rows into the record, as they leave for the client: what `outgoing` has handed on is copied into parts, which
+//! become events of their own beside the statement's.
+//!
+//! The room of a part is reserved before its first row leaves, so a row that could not be recorded is not sent; it is copied
+//! after it was handed on, so what the client did not get is not in the record. A row belongs to the portal that runs: rows
+//! that the server has stored (FETCH, RETURNING, EXECUTE, EXPLAIN) leave when their statement has long ended. What the texts
+//! mean is told with them (`audit::results`); nothing is converted here.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::fmt::Write;
+use std::os::raw::c_char;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use sha2::{Digest, Sha256};
+
+use super::process::PerProcess;
+use super::session::{self, Session};
+use super::statement::{self, Key};
+use super::trail::{self, Reservation};
+use super::{encoding, epoch, record, synced, text};
+use crate::audit::results::{self, BESIDE_ROW, Column, MAX_PART, Shape};
+use crate::recording::{Kept, Recording};
+use crate::refusal::Refusal;
+
+/// Room for who and what beside a part's rows.
+const BESIDE_PART: usize = 6 * 1024;
+/// What is reserved for the rows of a part at first; more is asked for as it is needed.
+const FIRST_PART: usize = 4 * 1024;
+
+/// The rows of one statement on their way.
+struct Stream {
+    /// The portal that sends it, by its address; 0 for none.
+    portal: usize,
+    /// When its statement began: what the record knows the statement by.
+    at: i64,
+    command: &'static str,
+    session: Option<Rc<Session>>,
+    recording: Recording,
+    shape: Shape,
+    /// The encoding of COPY's own option.
+    copy_encoding: Option<i32>,
+    rows: u64,
+    bytes: u64,
+    recorded: u64,
+    recorded_bytes: u64,
+    /// No further row is kept: a limit is reached, or a row was cut.
+    full: bool,
+    digest: Option<Sha256>,
+    part: Vec<u8>,
+    part_rows: i64,
+    reservation: Reservation,
+    /// Bytes of rows that the reservation is good for.
+    reserved: usize,
+}
+
+/// What is recorded of statements that begin from here on.
+static RECORDING: PerProcess<Cell<Recording>> =
+    PerProcess::new(Cell::new(Recording { results: Kept::Nothing, max_rows: None, max_bytes: None }));
+/// Whether messages are looked at.
+static WATCHED: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
+/// The portal whose next row needs no look before it leaves, the bytes for which that holds, and the rows.
+static FREE: PerProcess<Cell<(usize, usize, u64)>> = PerProcess::new(Cell::new((0, 0, 0)));
+static RESULTS: PerProcess<RefCell<Vec<Stream>>> = PerProcess::new(RefCell::new(Vec::new()));
+/// The result that sent last, by its place.
+static SENDING: PerProcess<Cell<Option<usize>>> = PerProcess::new(Cell::new(None));
+/// The last statement's beginning, so that no two have the same.
+static LAST: PerProcess<Cell<i64>> = PerProcess::new(Cell::new(0));
+
+/// What is recorded from here on.
+pub fn watch(recording: Recording) {
+    RECORDING.set(recording);
+    if recording.wanted() {
+        WATCHED.set(true);
+    }
+}
+
+/// What is recorded now.
+pub fn recording() -> Recording {
+    RECORDING.get()
+}
+
+/// Whether statements that begin have their results recorded.
+#[inline]
+pub fn wanted() -> bool {
+    RECORDING.get().wanted()
+}
+
+/// Whether messages are looked at.
+#[inline]
+pub fn is_watched() -> bool {
+    WATCHED.get()
+}
+
+/// A statement of the client has been opened: the rows of its portal are its own.
+pub fn begins(key: Key, copy_encoding: Option<i32>) {
+    let last = LAST.get();
+    let Some((at, command, session)) = statement::with_key(key, |open| open.told_apart(last)) else { return };
+    LAST.set(at);
+    let portal = active_portal();
+    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+        while let Some(place) = all.iter().position(|one| one.portal == portal) {
+            let before = all.swap_remove(place);
+            drop_result(before);
+        }
+        SENDING.set(None);
+        FREE.set((0, 0, 0));
+        all.push(Stream::new(portal, at, command, session, RECORDING.get(), copy_encoding));
+    }
+}
+
+/// A message is about to be sent. The codes are those of the frontend/backend protocol.
+///
+/// # Errors
+/// 53100 where a row could not be recorded: it must not be sent.
+pub fn before(kind: u8, body: *const c_char, length: usize) -> Result<(), Refusal> {
+    match kind {
+        b'D' | b'd' => {
+            let (portal, bytes, rows) = FREE.get();
+            if portal != 0 && portal == active_portal() && length <= bytes && rows > 0 {
+                return Ok(());
+            }
+            row_comes(length)
+        }
+        b'V' => {
+            call_returns();
+            row_comes(length)
+        }
+        b'H' => {
+            let binary = length > 0 && !body.is_null() && {
+                // SAFETY: the server hands `length` bytes.
+                unsafe { *body != 0 }
+            };
+            copy_begins(binary);
+            Ok(())
+        }
+        b'C' => {
+            end("complete");
+            if synced::wanted() { synced::wait_at_top() } else { Ok(()) }
+        }
+        b's' => {
+            end("suspended");
+            Ok(())
+        }
+        b'E' => {
+            end("error");
+            Ok(())
+        }
+        b'Z' => {
+            all_over();
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A message was handed on. Neither waits nor raises.
+pub fn after(kind: u8, body: *const c_char, length: usize) {
+    if !matches!(kind, b'D' | b'd' | b'V') {
+        return;
+    }
+    // SAFETY: the server hands `length` bytes, which nobody changes meanwhile; a null body has none.
+    let body =
+        unsafe { if body.is_null() { &[] } else { std::slice::from_raw_parts(body.cast::<u8>(), length) } };
+    if let Ok(mut all) = RESULTS.try_borrow_mut()
+        && let Some(one) = SENDING.get().and_then(|place| all.get_mut(place))
+    {
+        one.sent(body);
+        let (portal, bytes, rows) = FREE.get();
+        if portal != 0 {
+            FREE.set((portal, bytes.saturating_sub(body.len() + BESIDE_ROW), rows.saturating_sub(1)));
+        }
+        if kind == b'V' {
+            drop(all);
+            end("complete");
+        }
+    }
+}
+
+/// An error is about to be reported: what was sent before it is recorded.
+pub fn fails() {
+    end("error");
+}
+
+/// The connection ends: what was sent last is recorded.
+pub fn connection_ends() {
+    end("connection ended");
+}
+
+/// A row is about to be sent: finds out whose it is, and makes room for it.
+fn row_comes(length: usize) -> Result<(), Refusal> {
+    let Ok(mut all) = RESULTS.try_borrow_mut() else { return Ok(()) };
+    let portal = active_portal();
+    let place = match all.iter().position(|one| one.portal == portal) {
+        Some(place) => place,
+        None => {
+            let Some(stray) = Stream::stray(portal) else {
+                SENDING.set(None);
+                return Ok(());
+            };
+            all.push(stray);
+            all.len().saturating_sub(1)
+        }
+    };
+    SENDING.set(Some(place));
+    let Some(one) = all.get_mut(place) else { return Ok(()) };
+    let made = one.make_room(length);
+    FREE.set(one.free());
+    drop(all);
+    made.inspect_err(|refusal| {
+        let noted = statement::with_current(|open| open.refuse(refusal, false));
+        if noted.is_none() {
+            record::record_refused_alone("", &text::current(), None, refusal);
+        }
+    })
+}
+
+/// A fast-path call is no portal's: its only row stands alone.
+fn call_returns() {
+    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+        let recording = RECORDING.get();
+        if recording.wanted() && !all.iter().any(|one| one.portal == active_portal()) {
+            let mut call =
+                Stream::new(active_portal(), epoch::clock(), "FASTPATH", session::bound(), recording, None);
+            call.shape = Shape::Call;
+            all.push(call);
+        }
+    }
+}
+
+fn copy_begins(binary: bool) {
+    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+        let portal = active_portal();
+        if let Some(one) = all.iter_mut().find(|one| one.portal == portal) {
+            one.shape = if binary { Shape::CopyBinary } else { Shape::CopyText };
+        }
+    }
+}
+
+/// What was being sent ends here, or pauses.
+fn end(state: &str) {
+    FREE.set((0, 0, 0));
+    let Some(place) = SENDING.take() else { return };
+    let Ok(mut all) = RESULTS.try_borrow_mut() else { return };
+    if let Some(one) = all.get_mut(place) {
+        one.publish(state);
+        if state != "suspended" {
+            drop_result(all.swap_remove(place));
+        }
+    }
+}
+
+/// The server is ready for the next query; outside a transaction no portal is left that could send more of the same.
+fn all_over() {
+    end("complete");
+    // SAFETY: reads this process's own state.
+    if unsafe { pg_sys::IsTransactionOrTransactionBlock() } {
+        return;
+    }
+    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+        all.drain(..).for_each(drop_result);
+    }
+    WATCHED.set(wanted());
+}
+
+fn drop_result(mut one: Stream) {
+    if one.part_rows > 0 {
+        one.publish("complete");
+    }
+    one.give_back();
+}
+
+impl Stream {
+    fn new(
+        portal: usize,
+        at: i64,
+        command: &'static str,
+        session: Option<Rc<Session>>,
+        recording: Recording,
+        copy_encoding: Option<i32>,
+    ) -> Stream {
+        let shape = Shape::Rows;
+        let digest = (recording.results == Kept::Digest).then(Sha256::new);
+        Stream {
+            portal,
+            at,
+            command,
+            session,
+            recording,
+            shape,
+            copy_encoding,
+            rows: 0,
+            bytes: 0,
+            recorded: 0,
+            recorded_bytes: 0,
+            full: recording.results != Kept::Rows,
+            digest,
+            part: Vec::new(),
+            part_rows: 0,
+            reservation: Reservation::default(),
+            reserved: 0,
+        }
+    }
+
+    /// Rows of which no statement of the client is known: a cursor that the protocol's Execute names. None for those of the
+    /// statement that brought the token, which ran before it.
+    fn stray(portal: usize) -> Option<Stream> {
+        let (recording, session) = (RECORDING.get(), session::bound()?);
+        if !recording.wanted() {
+            return None;
+        }
+        // SAFETY: the portal that runs, or null; the name of a tag is a static text.
+        let (query, command) = unsafe {
+            let active = pg_sys::ActivePortal.as_ref()?;
+            let name = CStr::from_ptr(pg_sys::GetCommandTagName(active.commandTag));
+            (active.queryDesc.addr(), name.to_str().unwrap_or(""))
+        };
+        let unbound = statement::with_key(Key::Query(query), |open| open.session().is_none());
+        if unbound == Some(true) {
+            return None;
+        }
+        let at = epoch::clock().max(LAST.get().saturating_add(1));
+        LAST.set(at);
+        Some(Stream::new(portal, at, command, Some(session), recording, None))
+    }
+
+    /// Makes sure that a row of this length can be recorded, if it is one of those to be kept.
+    fn make_room(&mut self, length: usize) -> Result<(), Refusal> {
+        let bytes = u64::try_from(length).unwrap_or(u64::MAX);
+        let recording = self.recording;
+        self.full = self.full
+            || self.recorded >= recording.rows()
+            || self.recorded_bytes.saturating_add(bytes) > recording.bytes();
+        if self.full {
+            return if self.reserved == 0 { self.reserve(FIRST_PART) } else { Ok(()) };
+        }
+        let need = length.saturating_add(BESIDE_ROW);
+        if self.part_rows > 0 && self.part.len().saturating_add(need) > MAX_PART {
+            self.publish("sending");
+        }
+        if self.part_rows == 0 {
+            let (columns, encoding) = self.columns();
+            results::begin(self.shape, encoding, &columns, &mut self.part);
+        }
+        let wanted = self.part.len().saturating_add(need).min(MAX_PART);
+        if wanted > self.reserved {
+            let more = wanted.max(self.reserved.saturating_mul(2)).clamp(FIRST_PART, MAX_PART);
+            self.reserve(more)?;
+            self.part.reserve(more.saturating_sub(self.part.len()));
+        }
+        Ok(())
+    }
+
+    /// Has room for so many bytes of rows, instead of what there was.
+    fn reserve(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let fresh = trail::reserve(bytes.saturating_add(BESIDE_PART))?;
+        self.give_back();
+        (self.reservation, self.reserved) = (fresh, bytes);
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        if self.reserved > 0 {
+            trail::release(self.reservation);
+        }
+        (self.reservation, self.reserved) = (Reservation::default(), 0);
+    }
+
+    /// What may be sent without a further look: nothing of it needs room that there is not.
+    fn free(&self) -> (usize, usize, u64) {
+        if self.full {
+            return (self.portal, usize::MAX, u64::MAX);
+        }
+        let room = self.reserved.saturating_sub(self.part.len()).saturating_sub(BESIDE_ROW);
+        let left = self.recording.bytes().saturating_sub(self.recorded_bytes);
+        let rows = self.recording.rows().saturating_sub(self.recorded);
+        (self.portal, room.min(usize::try_from(left).unwrap_or(usize::MAX)), rows)
+    }
+
+    /// A row was handed on.
+    fn sent(&mut self, body: &[u8]) {
+        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        self.rows = self.rows.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(length);
+        if let Some(digest) = &mut self.digest {
+            digest.update(body);
+        }
+        if self.full {
+            return;
+        }
+        let room = self.reserved.saturating_sub(self.part.len());
+        // The record is a beginning of the result: behind a row that was cut there is none.
+        self.full = !results::add(body, room, &mut self.part);
+        self.part_rows = self.part_rows.saturating_add(1);
+        self.recorded = self.recorded.saturating_add(1);
+        self.recorded_bytes = self.recorded_bytes.saturating_add(length);
+    }
+
+    /// Records the part, with what is known of the whole so far. Waits for nothing: its room is reserved.
+    fn publish(&mut self, state: &str) {
+        if self.rows == 0 || (self.part_rows == 0 && state == "sending") {
+            return;
+        }
+        let mut told = format!(
+            "{{\"state\":\"{state}\",\"rows\":{},\"bytes\":{},\"recorded\":{}",
+            self.rows, self.bytes, self.recorded
+        );
+        if let Some(digest) = &self.digest {
+            let digest: [u8; 32] = digest.clone().finalize().into();
+            let _ = write!(told, ",\"sha256\":\"{}\"", crate::token::hex(&digest));
+        }
+        told.push('}');
+        let part: &[u8] = if self.part_rows > 0 { &self.part } else { &[] };
+        let (session, reservation) = (self.session.as_deref(), self.reservation);
+        record::record_results(session, self.at, self.command, self.part_rows, part, &told, reservation);
+        (self.reservation, self.reserved, self.part_rows) = (Reservation::default(), 0, 0);
+        self.part.clear();
+        FREE.set((0, 0, 0));
+    }
+
+    /// The columns as the portal sends them, and the encoding of their texts.
+    fn columns(&self) -> (Vec<Column>, i32) {
+        // SAFETY: the client's encoding is a variable of this process; the portal that runs, or null, with its descriptor
+        // and formats, of which there are as many as the descriptor has columns.
+        unsafe {
+            let encoding = self.copy_encoding.unwrap_or_else(|| pg_sys::pg_get_client_encoding());
+            if self.shape != Shape::Rows {
+                return (Vec::new(), encoding);
+            }
+            let Some(portal) = pg_sys::ActivePortal.as_ref() else { return (Vec::new(), encoding) };
+            let Some(descriptor) = portal.tupDesc.as_ref() else { return (Vec::new(), encoding) };
+            let mut columns = Vec::with_capacity(usize::try_from(descriptor.natts).unwrap_or(0));
+            let mut formats = portal.formats;
+            for n in 0..descriptor.natts {
+                #[cfg(not(feature = "pg18"))]
+                let attribute = &*descriptor.attrs.as_ptr().add(usize::try_from(n).unwrap_or(0));
+                #[cfg(feature = "pg18")]
+                let attribute = &*pg_sys::TupleDescAttr(portal.tupDesc, n);
+                // No column that is dropped is sent, and it has no format.
+                if attribute.attisdropped {
+                    continue;
+                }
+                let binary = !formats.is_null() && *formats == 1;
+                if !formats.is_null() {
+                    formats = formats.add(1);
+                }
+                let name = encoding::from_server(CStr::from_ptr(attribute.attname.data.as_ptr()));
+                columns.push(Column { name, of_type: attribute.atttypid.to_u32(), binary });
+            }
+            (columns, encoding)
+        }
+    }
+}
+
+#[inline]
+fn active_portal() -> usize {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::ActivePortal }.addr()
+}
