@@ -51,7 +51,7 @@ SELECT command, row_count, byte_count, recorded, state, shape, encoding, columns
  ORDER BY at;
 SELECT p.command, p.rows, p.results -> 'rows' AS results FROM (SELECT DISTINCT session_id FROM agent_guard.audit WHERE window_id = :'window_id') s,
     agent_guard.replay(s.session_id) p WHERE p.depth = 0 AND p.event <> 'unbind' ORDER BY p.step;
-SELECT regexp_replace(string_agg(line ->> 2, '' ORDER BY n), E'\\x1b\\[\\d+m|\r', '', 'g') LIKE E'%\n id | v\n----+-----\n  1 | one\n  2 |\n-- 2 of 3 rows recorded%' AS printed_as_by_psql
+SELECT regexp_replace(string_agg(line ->> 2, '' ORDER BY n), E'\\x1b\\[\\d+m|\r', '', 'g') LIKE E'%\n id |  v\n----+-----\n  1 | one\n  2 |\n-- 2 of 3 rows recorded%' AS printed_as_by_psql
   FROM (SELECT DISTINCT session_id FROM agent_guard.audit WHERE window_id = :'window_id' AND session_id IS NOT NULL) s,
     regexp_split_to_table(agent_guard.asciicast(s.session_id), '\n') WITH ORDINALITY t(text, n), LATERAL (SELECT text::json AS line) l
  WHERE n > 1;

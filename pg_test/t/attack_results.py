@@ -268,11 +268,11 @@ def test_a_cancel_and_a_lost_connection_keep_what_was_sent(server):
     client = wire(server)
     text = "select n, repeat('x', 2000) from generate_series(1, 1000000) n"
     client.send("Q", text.encode() + b"\0")
+    client.until("D")
     client.cancel()
     reply = client.until("Z")
-    assert reply.sqlstate == "57014"
-    if reply.rows:
-        assert last(server, client.key[0], "row_count, state") == (len(reply.rows), "error")
+    assert reply.sqlstate == "57014", reply.sqlstate
+    assert last(server, client.key[0], "row_count, state") == (1 + len(reply.rows), "error")
     client.send("Q", text.encode() + b"\0")
     client.until("D")
     pid = client.key[0]
@@ -428,6 +428,31 @@ def test_a_row_that_cannot_be_recorded_is_not_sent(server):
     assert found[:3] == (len(reply.rows), len(reply.rows), "error") and len(found[3]) == len(reply.rows), found[:3]
     assert server.value("select dropped from agent_guard.stat") == 0
     server.run("select agent_guard.set_recording('first', 'rows', max_rows => 5)")
+
+
+def test_rows_that_waited_for_the_journal_in_vain_are_not_recorded(server):
+    client = wire(server)
+    pid = client.key[0]
+    server.run("alter system set agent_guard.journal = 'sync'")
+    server.run("select pg_reload_conf()")
+    try:
+        eventually(lambda: client.query("show agent_guard.journal").text() == [("sync",)], "the session has the setting")
+        client.query("select 'goes'")
+        writer = server.value("select writer_pid from agent_guard.stat")
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            reply = client.query("select 'never leaves'")
+        finally:
+            os.kill(writer, signal.SIGCONT)
+        assert reply.sqlstate == "53100" and not reply.rows, reply
+        reply = client.query("select res.fails_at(n, 3) from generate_series(1, 5) n")
+        assert len(reply.rows) == 2 and reply.sqlstate == "P0001"
+    finally:
+        server.run("alter system reset agent_guard.journal")
+        server.run("select pg_reload_conf()")
+    found = results(server, pid, "rows, state")
+    assert [["goes"]] in [row[0] for row in found] and found[-1] == ([["1"], ["2"]], "error"), found
+    assert "never leaves" not in str(found), found
 
 
 def test_the_journal_has_the_rows_too(server):

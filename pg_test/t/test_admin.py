@@ -13,6 +13,7 @@ CHANGES_NOTHING = {
     "decide_accesses": "decides without running",
     "simulated_decisions": "decides without running",
     "function_action": "looks a function up",
+    "exact_rows": "counts rows", "lint_policy": "reads a policy", "lint_rules": "reads a policy",
     "simulate_policy": "decides without running",
     "reach": "decides without running", "blast_radius": "decides without running", "blast_radius_report": "decides without running",
     "approval_impact": "reads the catalogue",

@@ -95,7 +95,16 @@ pub fn way(kind: c_char, length: usize, way: &mut Way) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn begun() -> Result<(), Refusal> {
+/// Whether messages wait for their statement's event.
+pub fn holding() -> bool {
+    STATE.load(Ordering::Relaxed) == HOLDING
+}
+
+/// Records that the statement has begun and waits until that is on disk: what is held may go.
+///
+/// # Errors
+/// It cannot be recorded.
+pub fn begun() -> Result<(), Refusal> {
     if !statement::record_begun() {
         return Err(full());
     }

@@ -79,9 +79,10 @@ unsafe fn put_looking(kind: c_char, body: *const c_char, length: usize) -> c_int
             return 0;
         }
         // What waits goes when its statement's event is on disk.
-        let outcome = if waits(kind, body, length) { 0 } else { hand_on(kind, body, length) };
+        let waiting = waits(kind, body, length);
+        let outcome = if waiting { 0 } else { hand_on(kind, body, length) };
         if outcome == 0 && results::is_watched() {
-            guarded(|| results::after(kind.to_ne_bytes()[0], body, length));
+            guarded(|| results::after(kind.to_ne_bytes()[0], body, length, waiting));
         }
         outcome
     }

@@ -19,7 +19,7 @@ use super::process::PerProcess;
 use super::session::{self, Session};
 use super::statement::{self, Key};
 use super::trail::{self, Reservation};
-use super::{encoding, epoch, record, synced, text};
+use super::{encoding, epoch, held, record, synced, text};
 use crate::audit::results::{self, BESIDE_ROW, Column, MAX_PART, Shape};
 use crate::recording::{Kept, Recording};
 use crate::refusal::Refusal;
@@ -41,6 +41,18 @@ struct Stream {
     shape: Shape,
     /// The encoding of COPY's own option.
     copy_encoding: Option<i32>,
+    so_far: Progress,
+    /// How far it had come before the first row that waits in front of the connection.
+    held: Option<Progress>,
+    part: Vec<u8>,
+    reservation: Reservation,
+    /// Bytes of rows that the reservation is good for.
+    reserved: usize,
+}
+
+/// How far a result has come.
+#[derive(Clone)]
+struct Progress {
     rows: u64,
     bytes: u64,
     recorded: u64,
@@ -48,11 +60,8 @@ struct Stream {
     /// No further row is kept: a limit is reached, or a row was cut.
     full: bool,
     digest: Option<Sha256>,
-    part: Vec<u8>,
     part_rows: i64,
-    reservation: Reservation,
-    /// Bytes of rows that the reservation is good for.
-    reserved: usize,
+    part_length: usize,
 }
 
 /// What is recorded of statements that begin from here on.
@@ -136,6 +145,9 @@ pub fn before(kind: u8, body: *const c_char, length: usize) -> Result<(), Refusa
             Ok(())
         }
         b'C' => {
+            if held::holding() {
+                held::begun()?;
+            }
             end("complete");
             if synced::wanted() { synced::wait_at_top() } else { Ok(()) }
         }
@@ -144,6 +156,9 @@ pub fn before(kind: u8, body: *const c_char, length: usize) -> Result<(), Refusa
             Ok(())
         }
         b'E' => {
+            if held::holding() {
+                take_back();
+            }
             end("error");
             Ok(())
         }
@@ -155,8 +170,8 @@ pub fn before(kind: u8, body: *const c_char, length: usize) -> Result<(), Refusa
     }
 }
 
-/// A message was handed on. Neither waits nor raises.
-pub fn after(kind: u8, body: *const c_char, length: usize) {
+/// A message was handed on, or waits in front of the connection. Neither waits nor raises.
+pub fn after(kind: u8, body: *const c_char, length: usize, waits: bool) {
     if !matches!(kind, b'D' | b'd' | b'V') {
         return;
     }
@@ -166,6 +181,11 @@ pub fn after(kind: u8, body: *const c_char, length: usize) {
     if let Ok(mut all) = RESULTS.try_borrow_mut()
         && let Some(one) = SENDING.get().and_then(|place| all.get_mut(place))
     {
+        match (waits, &one.held) {
+            (true, None) => one.held = Some(one.so_far.clone()),
+            (false, Some(_)) => one.held = None,
+            _ => {}
+        }
         one.sent(body);
         let (portal, bytes, rows) = FREE.get();
         if portal != 0 {
@@ -176,11 +196,6 @@ pub fn after(kind: u8, body: *const c_char, length: usize) {
             end("complete");
         }
     }
-}
-
-/// An error is about to be reported: what was sent before it is recorded.
-pub fn fails() {
-    end("error");
 }
 
 /// The connection ends: what was sent last is recorded.
@@ -238,6 +253,17 @@ fn copy_begins(binary: bool) {
     }
 }
 
+/// What waits in front of the connection will never leave: its record goes with it.
+fn take_back() {
+    if let Ok(mut all) = RESULTS.try_borrow_mut()
+        && let Some(one) = SENDING.get().and_then(|place| all.get_mut(place))
+        && let Some(before) = one.held.take()
+    {
+        one.part.truncate(before.part_length);
+        one.so_far = before;
+    }
+}
+
 /// What was being sent ends here, or pauses.
 fn end(state: &str) {
     FREE.set((0, 0, 0));
@@ -265,7 +291,7 @@ fn all_over() {
 }
 
 fn drop_result(mut one: Stream) {
-    if one.part_rows > 0 {
+    if one.so_far.part_rows > 0 {
         one.publish("complete");
     }
     one.give_back();
@@ -290,14 +316,18 @@ impl Stream {
             recording,
             shape,
             copy_encoding,
-            rows: 0,
-            bytes: 0,
-            recorded: 0,
-            recorded_bytes: 0,
-            full: recording.results != Kept::Rows,
-            digest,
+            so_far: Progress {
+                rows: 0,
+                bytes: 0,
+                recorded: 0,
+                recorded_bytes: 0,
+                full: recording.results != Kept::Rows,
+                digest,
+                part_rows: 0,
+                part_length: 0,
+            },
+            held: None,
             part: Vec::new(),
-            part_rows: 0,
             reservation: Reservation::default(),
             reserved: 0,
         }
@@ -329,17 +359,22 @@ impl Stream {
     fn make_room(&mut self, length: usize) -> Result<(), Refusal> {
         let bytes = u64::try_from(length).unwrap_or(u64::MAX);
         let recording = self.recording;
-        self.full = self.full
-            || self.recorded >= recording.rows()
-            || self.recorded_bytes.saturating_add(bytes) > recording.bytes();
-        if self.full {
+        self.so_far.full = self.so_far.full
+            || self.so_far.recorded >= recording.rows()
+            || self.so_far.recorded_bytes.saturating_add(bytes) > recording.bytes();
+        if self.so_far.full {
             return if self.reserved == 0 { self.reserve(FIRST_PART) } else { Ok(()) };
         }
         let need = length.saturating_add(BESIDE_ROW);
-        if self.part_rows > 0 && self.part.len().saturating_add(need) > MAX_PART {
+        if self.so_far.part_rows > 0 && self.part.len().saturating_add(need) > MAX_PART {
+            if held::holding() {
+                // What is recorded is not taken back: first it has to be sure that it leaves.
+                held::begun()?;
+                self.held = None;
+            }
             self.publish("sending");
         }
-        if self.part_rows == 0 {
+        if self.so_far.part_rows == 0 {
             let (columns, encoding) = self.columns();
             results::begin(self.shape, encoding, &columns, &mut self.part);
         }
@@ -369,52 +404,61 @@ impl Stream {
 
     /// What may be sent without a further look: nothing of it needs room that there is not.
     fn free(&self) -> (usize, usize, u64) {
-        if self.full {
+        if self.so_far.full {
             return (self.portal, usize::MAX, u64::MAX);
         }
         let room = self.reserved.saturating_sub(self.part.len()).saturating_sub(BESIDE_ROW);
-        let left = self.recording.bytes().saturating_sub(self.recorded_bytes);
-        let rows = self.recording.rows().saturating_sub(self.recorded);
+        let left = self.recording.bytes().saturating_sub(self.so_far.recorded_bytes);
+        let rows = self.recording.rows().saturating_sub(self.so_far.recorded);
         (self.portal, room.min(usize::try_from(left).unwrap_or(usize::MAX)), rows)
     }
 
     /// A row was handed on.
     fn sent(&mut self, body: &[u8]) {
         let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
-        self.rows = self.rows.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(length);
-        if let Some(digest) = &mut self.digest {
+        self.so_far.rows = self.so_far.rows.saturating_add(1);
+        self.so_far.bytes = self.so_far.bytes.saturating_add(length);
+        if let Some(digest) = &mut self.so_far.digest {
             digest.update(body);
         }
-        if self.full {
+        if self.so_far.full {
             return;
         }
         let room = self.reserved.saturating_sub(self.part.len());
         // The record is a beginning of the result: behind a row that was cut there is none.
-        self.full = !results::add(body, room, &mut self.part);
-        self.part_rows = self.part_rows.saturating_add(1);
-        self.recorded = self.recorded.saturating_add(1);
-        self.recorded_bytes = self.recorded_bytes.saturating_add(length);
+        self.so_far.full = !results::add(body, room, &mut self.part);
+        self.so_far.part_rows = self.so_far.part_rows.saturating_add(1);
+        self.so_far.recorded = self.so_far.recorded.saturating_add(1);
+        self.so_far.recorded_bytes = self.so_far.recorded_bytes.saturating_add(length);
+        self.so_far.part_length = self.part.len();
     }
 
     /// Records the part, with what is known of the whole so far. Waits for nothing: its room is reserved.
     fn publish(&mut self, state: &str) {
-        if self.rows == 0 || (self.part_rows == 0 && state == "sending") {
+        if self.so_far.rows == 0 || (self.so_far.part_rows == 0 && state == "sending") {
             return;
         }
         let mut told = format!(
             "{{\"state\":\"{state}\",\"rows\":{},\"bytes\":{},\"recorded\":{}",
-            self.rows, self.bytes, self.recorded
+            self.so_far.rows, self.so_far.bytes, self.so_far.recorded
         );
-        if let Some(digest) = &self.digest {
+        if let Some(digest) = &self.so_far.digest {
             let digest: [u8; 32] = digest.clone().finalize().into();
             let _ = write!(told, ",\"sha256\":\"{}\"", crate::token::hex(&digest));
         }
         told.push('}');
-        let part: &[u8] = if self.part_rows > 0 { &self.part } else { &[] };
+        let part: &[u8] = if self.so_far.part_rows > 0 { &self.part } else { &[] };
         let (session, reservation) = (self.session.as_deref(), self.reservation);
-        record::record_results(session, self.at, self.command, self.part_rows, part, &told, reservation);
-        (self.reservation, self.reserved, self.part_rows) = (Reservation::default(), 0, 0);
+        record::record_results(
+            session,
+            self.at,
+            self.command,
+            self.so_far.part_rows,
+            part,
+            &told,
+            reservation,
+        );
+        (self.reservation, self.reserved, self.so_far.part_rows) = (Reservation::default(), 0, 0);
         self.part.clear();
         FREE.set((0, 0, 0));
     }

@@ -52,15 +52,24 @@ impl Mark {
         CString::new(text).unwrap_or_default()
     }
 
+    /// Whether the mark of an entry is `Lent`.
+    pub fn is_lent(entry: &pg_sys::RangeTblEntry) -> bool {
+        entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+            && !entry.ctename.is_null()
+            // SAFETY: as in `of`.
+            && unsafe { CStr::from_ptr(entry.ctename) }.to_bytes().starts_with(b"agent_guard:l")
+    }
+
     /// The mark of an entry of a plan.
     pub fn of(entry: &pg_sys::RangeTblEntry) -> Option<Mark> {
         if entry.ctename.is_null() || entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
             return None;
         }
         // SAFETY: not null, hence a NUL-terminated text: the server's or ours.
-        let text = unsafe { CStr::from_ptr(entry.ctename) }.to_str().ok()?.strip_prefix(PREFIX)?;
-        let fingerprint = || u64::from_str_radix(text.get(1..)?, 16).ok();
-        match text.as_bytes().first()? {
+        let text = unsafe { CStr::from_ptr(entry.ctename) }.to_bytes().strip_prefix(PREFIX.as_bytes())?;
+        let (kind, digits) = text.split_first()?;
+        let fingerprint = || hexadecimal(digits);
+        match kind {
             b's' => Some(Mark::Substituted(fingerprint()?)),
             b'l' => Some(Mark::Lent(fingerprint()?)),
             b't' => Some(Mark::Target(fingerprint()?)),
@@ -68,6 +77,17 @@ impl Mark {
             _ => None,
         }
     }
+}
+
+/// Sixteen digits as they are written above; asked for every masked relation of every statement.
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let append = |number: u64, byte: &u8| Some(number << 4 | u64::from(digit(byte)?));
+    digits.iter().try_fold(0, append).filter(|_| digits.len() == 16)
 }
 
 /// Puts a mark on an entry.

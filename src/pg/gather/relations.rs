@@ -127,7 +127,7 @@ pub unsafe fn entries_into(list: *mut pg_sys::List, entries: &mut Vec<Entry>) {
                     inserted: entry.insertedCols,
                     updated: entry.updatedCols,
                 });
-                if matches!(Mark::of(entry), Some(Mark::Lent(_)))
+                if Mark::is_lent(entry)
                     && let Some(last) = entries.last_mut()
                 {
                     last.mark_lent();
@@ -162,7 +162,7 @@ pub unsafe fn mark_lent(range_table: *mut pg_sys::List, infos: *mut pg_sys::List
         let infos = super::names::members(infos);
         for node in super::names::members(range_table) {
             let entry = &*node.cast::<pg_sys::RangeTblEntry>();
-            if !matches!(Mark::of(entry), Some(Mark::Lent(_))) {
+            if !Mark::is_lent(entry) {
                 continue;
             }
             let at = usize::try_from(entry.perminfoindex).unwrap_or(0);

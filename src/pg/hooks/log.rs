@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{
-    door, encoding, guc, held, raise, results, secrets, statement, synced, text, warden, withhold,
-};
+use super::super::{door, encoding, guc, held, raise, secrets, statement, synced, text, warden, withhold};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -113,7 +111,6 @@ fn answer_when_recorded(data: &mut pg_sys::ErrorData) {
         // The connection ends: nothing is answered.
         return;
     }
-    results::fails();
     statement::publish_failed();
     // SAFETY: an error that reaches this hook has reached the top, and the first thing that the server does with it
     // afterwards is this (AbortTransaction in xact.c). Nothing may be held while the writer is waited for.
