@@ -19,6 +19,7 @@ mod copy;
 mod databases;
 mod decided;
 mod door;
+mod drained;
 mod drops;
 mod encoding;
 mod endings;

@@ -185,6 +185,20 @@ impl Slot {
         set_latch(&self.writer_latch);
     }
 
+    /// Lets the writer go, where no event waits for it and it is `free`; otherwise it goes on, and this is false.
+    pub fn rest(&self, free: impl FnOnce() -> bool) -> bool {
+        self.wanted.store(0, Ordering::SeqCst);
+        self.ready.store(0, Ordering::SeqCst);
+        // INVARIANT: looked at after it is visible that the writer leaves.
+        if free() && self.used() == 0 && self.reserved.load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        self.ready.store(1, Ordering::SeqCst);
+        self.wanted.store(1, Ordering::SeqCst);
+        self.space.broadcast();
+        false
+    }
+
     /// Asks for a writer.
     pub fn want_writer(&self) {
         self.wanted.store(1, Ordering::SeqCst);

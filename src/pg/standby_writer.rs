@@ -9,22 +9,23 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::checkpoint::Checkpoints;
+use super::drained::{Drained, drained};
 use super::encoding::ServerText;
 use super::guc_audit::{self, Journal as Setting};
 use super::insert::Inserter;
 use super::journal::Journal;
 use super::launcher::{asked_to_end, serve, wait};
 use super::row::fault;
-use super::shmem::{self, RingBytes, is_set};
+use super::shmem::{self, is_set};
 use super::slot::{Slot, writer_state};
 use super::trail::{self, Waiting};
-use super::writer::{BUDGET, GATHER, LAST_EVENTS, REST_AFTER, RETRY};
+use super::writer::{GATHER, LAST_EVENTS, REST_AFTER, RETRY};
 use super::writer_transaction::{Trouble, in_transaction};
 use super::{columns, log_json, scan, standby};
 use crate::audit::chain::Head;
 use crate::audit::event::{AuditEvent, EventKind};
-use crate::audit::record::{self, OwnedEvent};
-use crate::audit::ring::{self, Batch, Position};
+use crate::audit::record::OwnedEvent;
+use crate::audit::ring::{Batch, Position};
 
 /// How long a revocation on the primary, once it is replayed, goes unnoticed by what runs.
 const PATROL: Duration = Duration::from_millis(50);
@@ -163,7 +164,7 @@ impl StandbyWriter {
             let late = told_at.is_some_and(|since| since.elapsed() >= LAST_EVENTS);
             let empty = back.at == front.at;
             if told_at.is_some() && (late || (empty && self.slot.reserved.load(Ordering::SeqCst) == 0)) {
-                if asked_to_end() || off || self.rest() {
+                if asked_to_end() || off || self.slot.rest(|| true) {
                     return End::Rest;
                 }
                 self.slot.leave.store(0, Ordering::SeqCst);
@@ -180,7 +181,7 @@ impl StandbyWriter {
                 wait(Some(GATHER));
             } else if quiet_since.elapsed() < REST_AFTER || standby::any_bound(self.database) {
                 self.idle();
-            } else if self.rest() {
+            } else if self.slot.rest(|| true) {
                 return End::Rest;
             } else {
                 quiet_since = Instant::now();
@@ -226,45 +227,15 @@ impl StandbyWriter {
         }
     }
 
-    /// Leaves if nobody counts on this writer.
-    fn rest(&self) -> bool {
-        self.slot.wanted.store(0, Ordering::SeqCst);
-        self.slot.ready.store(0, Ordering::SeqCst);
-        if self.slot.used() == 0 && self.slot.reserved.load(Ordering::SeqCst) == 0 {
-            return true;
-        }
-        self.slot.ready.store(1, Ordering::SeqCst);
-        self.slot.wanted.store(1, Ordering::SeqCst);
-        self.slot.space.broadcast();
-        false
-    }
-
     /// Appends one batch and gives its room back; false if that failed.
     fn take(&mut self, back: Position, front: Position) -> bool {
-        let Some(bytes) = RingBytes::of(self.n) else { return false };
-        let mut end = ring::drain(&bytes, back, front.at, BUDGET, &mut self.batch);
-        let base = self.slot.base.load(Ordering::SeqCst);
-        let stored = self.inserter.sealer.head().seq;
-        let mut faults: u64 = 0;
-        let mut rows: Vec<(u64, OwnedEvent)> = Vec::new();
-        for (number, payload) in self.batch.records() {
-            let seq = base.saturating_add(number);
-            if seq > stored {
-                let event = record::decode(payload).unwrap_or_else(|why| {
-                    faults = faults.saturating_add(1);
-                    fault(seq, &format!("its bytes cannot be read ({why:?})"))
-                });
-                rows.push((seq, event));
-            }
-        }
-        if self.batch.damaged() {
-            let seq = base.saturating_add(end.number);
-            let lost = front.number.saturating_sub(end.number);
-            faults = faults.saturating_add(1);
-            self.slot.dropped.fetch_add(lost, Ordering::SeqCst);
-            rows.push((seq, fault(seq, &format!("the ring is damaged; {lost} events are lost"))));
-            end = front;
-        }
+        let (place, stored) = ((self.n, self.slot), self.inserter.sealer.head().seq);
+        let mut rows = Vec::new();
+        let Some(Drained { end, mut faults }) =
+            drained(place, (back, front), stored, &mut self.batch, &mut rows)
+        else {
+            return false;
+        };
         match self.append(&mut rows, &mut faults) {
             Ok(()) => {
                 log_json::emit(&rows);

@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use super::approvals;
 use super::checkpoint::Checkpoints;
+use super::drained::{Drained, drained};
 use super::encoding::ServerText;
 use super::express::Queue;
 use super::insert::{Inserter, Rows, Written};
@@ -21,12 +22,12 @@ use super::resume;
 use super::row::fault;
 use super::segment_indexes::make_one;
 use super::segments::Segments;
-use super::shmem::{self, RingBytes, is_set};
+use super::shmem::{self, is_set};
 use super::slot::{Slot, writer_state};
 use super::writer_transaction::{Trouble, in_transaction, pin_settings};
 use super::{standby, standby_writer};
-use crate::audit::record::{self, OwnedEvent};
-use crate::audit::ring::{self, Batch, Budget, Position};
+use crate::audit::record::OwnedEvent;
+use crate::audit::ring::{Batch, Budget, Position};
 
 /// What one transaction takes.
 pub const BUDGET: Budget = Budget { records: 4096, bytes: 1024 * 1024 };
@@ -345,47 +346,17 @@ impl Writer {
     fn rest(&self) -> bool {
         // The launcher sends for a writer when that is too old.
         self.slot.oldest_at.store(self.segments.oldest_at(), Ordering::SeqCst);
-        self.slot.wanted.store(0, Ordering::SeqCst);
-        self.slot.ready.store(0, Ordering::SeqCst);
-        let due = ledger_store::is_due(self.slot);
-        if self.slot.used() == 0 && self.slot.reserved.load(Ordering::SeqCst) == 0 && !due {
-            return true;
-        }
-        self.slot.ready.store(1, Ordering::SeqCst);
-        self.slot.wanted.store(1, Ordering::SeqCst);
-        self.slot.space.broadcast();
-        false
+        self.slot.rest(|| !ledger_store::is_due(self.slot))
     }
 
     /// Commits one batch and gives its room back; false if nothing was committed.
     fn take(&mut self, back: Position, front: Position) -> bool {
-        let Some(bytes) = RingBytes::of(self.n) else { return false };
-        let mut end = ring::drain(&bytes, back, front.at, BUDGET, &mut self.batch);
-        let base = self.slot.base.load(Ordering::SeqCst);
-        let stored = self.segments.last();
-        self.rows.clear();
-        let mut faults: u64 = 0;
-        for (number, payload) in self.batch.records() {
-            let seq = base.saturating_add(number);
-            if seq > stored {
-                self.rows.push((
-                    seq,
-                    record::decode(payload).unwrap_or_else(|why| {
-                        faults = faults.saturating_add(1);
-                        fault(seq, &format!("its bytes cannot be read ({why:?})"))
-                    }),
-                ));
-            }
-        }
-        if self.batch.damaged() {
-            // Nothing behind the damage can be found: one event stands for all of them.
-            let seq = base.saturating_add(end.number);
-            let lost = front.number.saturating_sub(end.number);
-            faults = faults.saturating_add(1);
-            self.slot.dropped.fetch_add(lost, Ordering::SeqCst);
-            self.rows.push((seq, fault(seq, &format!("the ring is damaged; {lost} events are lost"))));
-            end = front;
-        }
+        let (place, stored) = ((self.n, self.slot), self.segments.last());
+        let Some(Drained { end, mut faults }) =
+            drained(place, (back, front), stored, &mut self.batch, &mut self.rows)
+        else {
+            return false;
+        };
         self.express(end.number);
         let all = self.rows.len();
         // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
