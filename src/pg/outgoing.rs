@@ -163,8 +163,9 @@ unsafe fn passes(kind: c_char, body: *const c_char, length: usize) -> bool {
         if door::is_watched() {
             raise_if(checked(|| door::before(kind, body, length, &raw mut drop)));
         }
-        if results::is_watched() && !drop {
-            raise_if(checked(|| results::before(kind.to_ne_bytes()[0], body, length)));
+        let code = kind.to_ne_bytes()[0];
+        if results::is_watched() && !drop && !results::has_room(code, length) {
+            raise_if(checked(|| results::before(code, body, length)));
         }
         !drop
     }

@@ -119,19 +119,20 @@ pub fn begins(key: Key, copy_encoding: Option<i32>) {
     }
 }
 
-/// A message is about to be sent. The codes are those of the frontend/backend protocol.
+/// Whether a message is a row that needs no look before it leaves: there is room for it.
+#[inline]
+pub fn has_room(kind: u8, length: usize) -> bool {
+    let (portal, bytes, rows) = FREE.get();
+    matches!(kind, b'D' | b'd') && portal != 0 && portal == active_portal() && length <= bytes && rows > 0
+}
+
+/// A message is about to be sent that `has_room` says nothing of. The codes are those of the frontend/backend protocol.
 ///
 /// # Errors
 /// 53100 where a row could not be recorded: it must not be sent.
 pub fn before(kind: u8, body: *const c_char, length: usize) -> Result<(), Refusal> {
     match kind {
-        b'D' | b'd' => {
-            let (portal, bytes, rows) = FREE.get();
-            if portal != 0 && portal == active_portal() && length <= bytes && rows > 0 {
-                return Ok(());
-            }
-            row_comes(length)
-        }
+        b'D' | b'd' => row_comes(length),
         b'V' => {
             call_returns();
             row_comes(length)
