@@ -689,7 +689,7 @@ def test_a_dump_carries_the_limits_of_policies_and_nothing_that_was_used(server)
     command = [program, "-h", server.host, "-p", str(server.port), "-U", "postgres", "-d", "postgres"]
     dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     row = next(line for line in dump.splitlines() if f"\t{agent.policy}\t" in line)
-    assert "\t123454321\t" in row and row.endswith("\t00:07:00"), row
+    assert {"123454321", "00:07:00"} <= set(row.split("\t")), row
     assert "agent_guard.ledger" not in dump and "agent_guard.window_grant" not in dump
 
 
