@@ -82,7 +82,12 @@ pub fn changed_here() -> bool {
 }
 
 /// The transaction callback's part: after ProcArrayEndTransaction, so that whoever sees the new epoch sees the rows.
+#[inline]
 pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
+    // Plain look first: taking it back is an atomic step, at the end of every transaction of the server.
+    if !CHANGES_AT_COMMIT.load(Ordering::Relaxed) {
+        return;
+    }
     let committed =
         matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE);
     let ended = committed || event == pg_sys::XactEvent::XACT_EVENT_ABORT;

@@ -50,14 +50,17 @@ fn key(query: *mut pg_sys::QueryDesc) -> Key {
 }
 
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    // SAFETY: outer frame; see hooks/mod.rs. Apart from the guarded one, so that other sessions pay for no frame.
+    unsafe { if guc::guarded() { guarded_start(query, flags) } else { start_executor(query, flags) } }
+}
+
+#[inline(never)]
+unsafe fn guarded_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
-        let guard = guc::guarded();
-        if guard {
-            raise_if(checked(|| before_start(query)));
-        }
+        raise_if(checked(|| before_start(query)));
         start_executor(query, flags);
-        if guard && (meter::limited() || !statement::has_started(key(query))) {
+        if meter::limited() || !statement::has_started(key(query)) {
             let mut waited = false;
             raise_if(checked(|| after_start(query, Some(&raw mut waited))));
             if waited {
@@ -68,6 +71,7 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     }
 }
 
+#[inline]
 unsafe fn start_executor(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
@@ -238,29 +242,56 @@ unsafe extern "C-unwind" fn run(
     count: u64,
     once: bool,
 ) {
-    // SAFETY: outer frame; see hooks/mod.rs. The cap is plain memory of the query's own context.
+    // SAFETY: outer frame; see hooks/mod.rs and `start`.
     unsafe {
-        let guard = guc::guarded();
-        let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if guard && (meter::limited() || !statement::begins_run(key(query))) {
-            raise_if(checked(|| before_run(query, &raw mut receiver)));
-            withhold::stay();
+        if guc::guarded() {
+            guarded_run(query, direction, count, once);
+        } else {
+            run_executor(query, direction, count, once);
         }
+    }
+}
+
+#[inline]
+unsafe fn run_executor(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
         match PREV_RUN {
             Some(previous) => previous(query, direction, count, once),
             None => raw_run(query, direction, count, once),
         }
-        if guard {
-            if !receiver.is_null() {
-                (*query).dest = receiver;
-            }
-            let processed = processed(query);
-            if meter::limited() || !statement::ends_run(key(query), processed) {
-                raise_if(checked(|| after_run(query, processed)));
-            }
-            if synced::wanted() {
-                raise_if(checked(|| after_last_run(query, direction, count)));
-            }
+    }
+}
+
+#[inline(never)]
+unsafe fn guarded_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs. The cap is plain memory of the query's own context.
+    unsafe {
+        let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
+        if meter::limited() || !statement::begins_run(key(query)) {
+            raise_if(checked(|| before_run(query, &raw mut receiver)));
+            withhold::stay();
+        }
+        run_executor(query, direction, count, once);
+        if !receiver.is_null() {
+            (*query).dest = receiver;
+        }
+        let processed = processed(query);
+        if meter::limited() || !statement::ends_run(key(query), processed) {
+            raise_if(checked(|| after_run(query, processed)));
+        }
+        if synced::wanted() {
+            raise_if(checked(|| after_last_run(query, direction, count)));
         }
     }
 }
