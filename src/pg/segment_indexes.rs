@@ -108,9 +108,9 @@ pub fn make_one(relation: pg_sys::Oid) -> Option<Written> {
         let mut params = pg_sys::ReindexParams { options: 0, tablespaceOid: pg_sys::InvalidOid };
         let unlogged = pg_sys::RELPERSISTENCE_UNLOGGED as std::os::raw::c_char;
         #[cfg(any(feature = "pg15", feature = "pg16"))]
-        pg_sys::reindex_index(index, false, unlogged, &mut params);
+        pg_sys::reindex_index(index, false, unlogged, &raw mut params);
         #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-        pg_sys::reindex_index(std::ptr::null(), index, false, unlogged, &mut params);
+        pg_sys::reindex_index(std::ptr::null(), index, false, unlogged, &raw mut params);
     }
     Some(Written::All)
 }
