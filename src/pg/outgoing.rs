@@ -113,14 +113,8 @@ unsafe fn waits(kind: c_char, body: *const c_char, length: usize) -> bool {
             let messages = held::take();
             let mut rest = messages.as_slice();
             while let Some((kind, body, behind)) = held::split(rest) {
-                // SAFETY: the server's own function with a whole message; it reports a lost connection and raises nothing.
-                unsafe {
-                    if let Some(previous) =
-                        PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|methods| methods.putmessage)
-                    {
-                        previous(c_char::from_ne_bytes([kind]), body.as_ptr().cast(), body.len());
-                    }
-                }
+                // SAFETY: a whole message; the server's function reports a lost connection and raises nothing.
+                unsafe { hand_on(c_char::from_ne_bytes([kind]), body.as_ptr().cast(), body.len()) };
                 rest = behind;
             }
         } else if way == Way::Waits {

@@ -23,6 +23,7 @@ pub fn take_recorded() -> bool {
     RECORDED.with(|recorded| recorded.replace(false))
 }
 
+/// This backend's process id.
 pub fn process_id() -> i32 {
     // SAFETY: a plain value of this process.
     unsafe { pg_sys::MyProcPid }

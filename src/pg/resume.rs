@@ -33,7 +33,8 @@ fn outside(why: impl std::fmt::Display) -> Trouble {
 /// Nothing is resumed; the caller tries again.
 pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
     let mut news = Vec::new();
-    learn_columns(writer)?;
+    let (table, sealer) = (writer.segments.any_table(), &mut writer.inserter.sealer);
+    in_transaction(|| if sealer.learn(table) { Ok(()) } else { Err(Trouble::Gone) })?;
     let anchored = in_transaction(|| anchor::read().map_err(outside))?;
     open_journal(writer, &mut news)?;
     let kept = writer.journal.as_ref().and_then(Journal::head);
@@ -122,31 +123,15 @@ pub fn follow_setting(writer: &mut Writer) -> Result<(), Trouble> {
     Ok(())
 }
 
-type News = Vec<(EventKind, String)>;
+/// What a writer has to say of itself.
+pub type News = Vec<(EventKind, String)>;
 
 /// Events of the writer's own, through the ring like all others.
-fn tell(news: News) {
+pub fn tell(news: News) {
     for (kind, message) in news {
         let event = AuditEvent { message: &message, ..AuditEvent::bare(kind, scan::clock(), [0; 16]) };
         trail::publish_unreserved(&event, Waiting::Never);
     }
-}
-
-fn learn_columns(writer: &mut Writer) -> Result<(), Trouble> {
-    let (table, sealer) = (writer.segments.any_table(), &mut writer.inserter.sealer);
-    in_transaction(|| {
-        // SAFETY: opens and closes a relation under a lock; null when it is gone.
-        unsafe {
-            let lock = i32::try_from(pg_sys::AccessShareLock).unwrap_or(1);
-            let relation = pg_sys::try_relation_open(table, lock);
-            if relation.is_null() {
-                return Err(Trouble::Gone);
-            }
-            sealer.begin((*relation).rd_att);
-            pg_sys::relation_close(relation, lock);
-        }
-        Ok(())
-    })
 }
 
 fn set_anchor(head: Head) -> Result<(), Trouble> {

@@ -114,6 +114,21 @@ impl Sealer {
         }
     }
 
+    /// As `begin`, with the columns of a table; false where it is gone. Inside a transaction.
+    pub fn learn(&mut self, table: pg_sys::Oid) -> bool {
+        // SAFETY: opens and closes a relation under a lock; null when it is gone.
+        unsafe {
+            let lock = i32::try_from(pg_sys::AccessShareLock).unwrap_or(1);
+            let relation = pg_sys::try_relation_open(table, lock);
+            if relation.is_null() {
+                return false;
+            }
+            self.begin((*relation).rd_att);
+            pg_sys::relation_close(relation, lock);
+        }
+        true
+    }
+
     /// Hashes a row and puts the hash into its last column.
     ///
     /// # Safety

@@ -15,15 +15,15 @@ use super::guc_audit::{self, Journal as Setting};
 use super::insert::Inserter;
 use super::journal::Journal;
 use super::launcher::{asked_to_end, serve, wait};
+use super::resume::{News, tell};
 use super::row::fault;
-use super::shmem::{self, is_set};
+use super::shmem::is_set;
 use super::slot::{Slot, writer_state};
-use super::trail::{self, Waiting};
-use super::writer::{GATHER, LAST_EVENTS, REST_AFTER, RETRY};
-use super::writer_transaction::{Trouble, in_transaction};
-use super::{columns, log_json, scan, standby};
+use super::writer::{GATHER, LAST_EVENTS, REST_AFTER, RETRY, gather};
+use super::writer_transaction::{Stuck, Trouble, in_transaction};
+use super::{columns, log_json, standby};
 use crate::audit::chain::Head;
-use crate::audit::event::{AuditEvent, EventKind};
+use crate::audit::event::EventKind;
 use crate::audit::record::OwnedEvent;
 use crate::audit::ring::{Batch, Position};
 
@@ -38,7 +38,7 @@ struct StandbyWriter {
     journal: Journal,
     checkpoints: Checkpoints,
     batch: Batch,
-    stuck_since: Option<Instant>,
+    stuck: Stuck,
     patrolled: Instant,
 }
 
@@ -54,7 +54,7 @@ enum End {
 /// Runs until it is no longer needed; false where the extension is not in this database.
 pub fn run(n: usize, slot: &'static Slot) -> bool {
     let database = slot.database.load(Ordering::SeqCst);
-    let mut said = false;
+    let mut stuck = Stuck::default();
     let (inserter, journal, checkpoints) = loop {
         serve();
         if guc_audit::journal() == Setting::off {
@@ -66,9 +66,7 @@ pub fn run(n: usize, slot: &'static Slot) -> bool {
             Ok(begun) => break begun,
             Err(Trouble::Gone) => return false,
             Err(Trouble::Outside(why) | Trouble::Event(why)) => {
-                if !std::mem::replace(&mut said, true) {
-                    warning!("audit events cannot be stored, agents wait: {why}");
-                }
+                stuck.say(&why);
             }
         }
         if asked_to_end() || is_set(&slot.leave) || !standby::is_one() {
@@ -77,17 +75,8 @@ pub fn run(n: usize, slot: &'static Slot) -> bool {
         wait(Some(RETRY));
     };
     let (batch, patrolled) = (Batch::default(), Instant::now());
-    let mut writer = StandbyWriter {
-        n,
-        slot,
-        database,
-        inserter,
-        journal,
-        checkpoints,
-        batch,
-        stuck_since: None,
-        patrolled,
-    };
+    let mut writer =
+        StandbyWriter { n, slot, database, inserter, journal, checkpoints, batch, stuck, patrolled };
     writer.take_up();
     let end = writer.serve_ring();
     slot.ready.store(0, Ordering::SeqCst);
@@ -101,20 +90,13 @@ pub fn run(n: usize, slot: &'static Slot) -> bool {
 fn begin(database: u32) -> Result<(Inserter, Journal, Checkpoints), Trouble> {
     let (mut inserter, checkpoints) = in_transaction(|| {
         let mut inserter = Inserter::new(ServerText::of_database());
-        // SAFETY: look-ups of names that need not exist; opens and closes a relation under a lock.
-        unsafe {
+        // SAFETY: look-ups of names that need not exist.
+        let table = unsafe {
             let schema = pg_sys::get_namespace_oid(c"agent_guard".as_ptr(), true);
-            let table = pg_sys::get_relname_relid(c"audit_segment_00".as_ptr(), schema);
-            let lock = i32::try_from(pg_sys::AccessShareLock).unwrap_or(1);
-            if schema == pg_sys::InvalidOid || table == pg_sys::InvalidOid {
-                return Err(Trouble::Gone);
-            }
-            let relation = pg_sys::try_relation_open(table, lock);
-            if relation.is_null() {
-                return Err(Trouble::Gone);
-            }
-            inserter.sealer.begin((*relation).rd_att);
-            pg_sys::relation_close(relation, lock);
+            pg_sys::get_relname_relid(c"audit_segment_00".as_ptr(), schema)
+        };
+        if !inserter.sealer.learn(table) {
+            return Err(Trouble::Gone);
         }
         Ok((inserter, Checkpoints::of_database()))
     })?;
@@ -130,17 +112,16 @@ impl StandbyWriter {
     /// The chain goes on where the journal ends.
     fn take_up(&mut self) {
         let head = self.inserter.sealer.head();
-        let repaired = self.journal.repaired.take().map(|words| (EventKind::Fault, words));
-        let begins = "a standby's own hash chain begins".to_owned();
-        let news = (head == Head::START).then_some((EventKind::ChainBegin, begins));
+        let mut news = News::new();
+        news.extend(self.journal.repaired.take().map(|words| (EventKind::Fault, words)));
+        if head == Head::START {
+            news.push((EventKind::ChainBegin, "a standby's own hash chain begins".to_owned()));
+        }
         if self.slot.base.load(Ordering::SeqCst) == 0 {
             self.slot.base.store(head.seq.saturating_add(1), Ordering::SeqCst);
         }
         self.slot.set_head(head);
-        for (kind, message) in repaired.into_iter().chain(news) {
-            let event = AuditEvent { message: &message, ..AuditEvent::bare(kind, scan::clock(), [0; 16]) };
-            trail::publish_unreserved(&event, Waiting::Never);
-        }
+        tell(news);
         self.slot.of_standby.store(1, Ordering::SeqCst);
         self.slot.journaled.store(1, Ordering::SeqCst);
         self.slot.ready.store(1, Ordering::SeqCst);
@@ -197,14 +178,7 @@ impl StandbyWriter {
         if self.slot.used() == 0 {
             wait(Some(pause));
         }
-        self.slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
-        let size = shmem::control().map_or(0, |control| control.ring_size);
-        let used = self.slot.used();
-        let due = self.slot.flush.load(Ordering::SeqCst) > self.slot.done.load(Ordering::SeqCst);
-        if used > 0 && used <= size / 4 && !due && !asked_to_end() {
-            wait(Some(GATHER));
-        }
-        self.slot.state.store(writer_state::BUSY, Ordering::SeqCst);
+        gather(self.slot, false);
     }
 
     fn upkeep(&mut self) {
@@ -241,17 +215,14 @@ impl StandbyWriter {
                 log_json::emit(&rows);
                 self.slot.set_head(self.inserter.sealer.head());
                 self.checkpoints.by_events(self.inserter.sealer.head());
-                self.stuck_since = None;
+                self.stuck.over();
                 self.slot.faults.fetch_add(faults, Ordering::SeqCst);
                 self.slot.advance(end);
                 true
             }
             Err(Trouble::Gone) => false,
             Err(Trouble::Outside(why) | Trouble::Event(why)) => {
-                if self.stuck_since.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
-                    self.stuck_since = Some(Instant::now());
-                    warning!("audit events cannot be stored, agents wait: {why}");
-                }
+                self.stuck.say(&why);
                 false
             }
         }

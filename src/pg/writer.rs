@@ -24,7 +24,7 @@ use super::segment_indexes::make_one;
 use super::segments::Segments;
 use super::shmem::{self, is_set};
 use super::slot::{Slot, writer_state};
-use super::writer_transaction::{Trouble, in_transaction, pin_settings};
+use super::writer_transaction::{Stuck, Trouble, in_transaction, pin_settings};
 use super::{standby, standby_writer};
 use crate::audit::record::OwnedEvent;
 use crate::audit::ring::{Batch, Budget, Position};
@@ -52,7 +52,7 @@ pub struct Writer {
     batch: Batch,
     pub(super) rows: Vec<(u64, OwnedEvent)>,
     pub(super) queue: Queue,
-    stuck_since: Option<Instant>,
+    stuck: Stuck,
     said_blocked: bool,
 }
 
@@ -105,7 +105,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
         Ok((Some(segments), text, checkpoints)) => {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
-            let (journal, stuck_since) = (None, None);
+            let (journal, stuck) = (None, Stuck::default());
             let queue = Queue::default();
             let said_blocked = false;
             let mut writer = Writer {
@@ -118,7 +118,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 batch,
                 rows,
                 queue,
-                stuck_since,
+                stuck,
                 said_blocked,
             };
             if writer.resume() {
@@ -148,6 +148,18 @@ fn leave_for_good(n: usize, slot: &Slot) {
     if lost > 0 {
         log!("{lost} audit events of a database without the extension agent_guard are lost");
     }
+}
+
+/// The end of a writer's rest: waits for others behind the first event, where nobody waits for it and nothing else is due.
+pub fn gather(slot: &Slot, due: bool) {
+    slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
+    let size = shmem::control().map_or(0, |control| control.ring_size);
+    let used = slot.used();
+    let awaited = slot.flush.load(Ordering::SeqCst) > slot.done.load(Ordering::SeqCst);
+    if used > 0 && used <= size / 4 && !due && !awaited && !asked_to_end() {
+        wait(Some(GATHER));
+    }
+    slot.state.store(writer_state::BUSY, Ordering::SeqCst);
 }
 
 /// Commits rows; if that fails, segments and chain are as they were.
@@ -184,20 +196,12 @@ impl Writer {
                     leave_for_good(self.n, self.slot);
                     return false;
                 }
-                Err(Trouble::Outside(why) | Trouble::Event(why)) => self.complain(&why),
+                Err(Trouble::Outside(why) | Trouble::Event(why)) => self.stuck.say(&why),
             }
             if asked_to_end() || is_set(&self.slot.leave) {
                 return false;
             }
             wait(Some(RETRY));
-        }
-    }
-
-    /// Says, once a minute, why nothing is stored.
-    fn complain(&mut self, why: &str) {
-        if self.stuck_since.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
-            self.stuck_since = Some(Instant::now());
-            warning!("audit events cannot be stored, agents wait: {why}");
         }
     }
 
@@ -266,20 +270,13 @@ impl Writer {
         if idle && self.segments.without_indexes().is_none() {
             wait(Some(longest.clamp(GATHER, UPKEEP)));
         }
-        self.slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
-        let size = shmem::control().map_or(0, |control| control.ring_size);
-        let used = self.slot.used();
-        let due = self.flush_is_due() || ledger_store::is_due(self.slot);
-        if used > 0 && used <= size / 4 && !due && !asked_to_end() {
-            wait(Some(GATHER));
-        }
-        self.slot.state.store(writer_state::BUSY, Ordering::SeqCst);
+        gather(self.slot, ledger_store::is_due(self.slot));
     }
 
     /// What is due by time: segments beyond age or a lowered capacity, and checkpoints.
     fn upkeep(&mut self) {
         if let Err(Trouble::Outside(why) | Trouble::Event(why)) = resume::follow_setting(self) {
-            self.complain(&why);
+            self.stuck.say(&why);
         }
         self.make_index();
         if !self.checkpoints.look_again() {
@@ -332,10 +329,6 @@ impl Writer {
         }
     }
 
-    fn flush_is_due(&self) -> bool {
-        self.slot.flush.load(Ordering::SeqCst) > self.slot.done.load(Ordering::SeqCst)
-    }
-
     /// As `rest`, with the exact numbers of limits stored before.
     fn settle_and_rest(&self) -> bool {
         ledger_store::settle(self.slot);
@@ -360,13 +353,13 @@ impl Writer {
         self.express(end.number);
         let all = self.rows.len();
         // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
-        let probed = if self.stuck_since.is_some() { 1.min(all) } else { 0 };
+        let probed = if self.stuck.is_so() { 1.min(all) } else { 0 };
         let committed = resume::follow_setting(self)
             .and_then(|()| self.commit(0..probed))
             .and_then(|()| self.commit(probed..all));
         let committed = match committed {
             Err(Trouble::Event(why)) => {
-                if self.stuck_since.is_none() {
+                if !self.stuck.is_so() {
                     warning!("a batch of audit events failed and is stored one by one: {why}");
                 }
                 self.withdraw().and_then(|()| self.one_by_one(&mut faults))
@@ -376,7 +369,7 @@ impl Writer {
         match committed.and_then(|()| self.keep()) {
             Ok(()) => {
                 self.checkpoints.by_events(self.inserter.sealer.head());
-                self.stuck_since = None;
+                self.stuck.over();
                 self.slot.faults.fetch_add(faults, Ordering::SeqCst);
                 self.slot.advance(end);
                 true
@@ -386,7 +379,7 @@ impl Writer {
                 false
             }
             Err(Trouble::Outside(why) | Trouble::Event(why)) => {
-                self.complain(&why);
+                self.stuck.say(&why);
                 false
             }
         }
@@ -450,7 +443,7 @@ impl Writer {
             Ok(Some(segments)) => {
                 self.segments = segments;
                 if let Err(Trouble::Outside(why) | Trouble::Event(why)) = resume::resume(self) {
-                    self.complain(&why);
+                    self.stuck.say(&why);
                 }
             }
             Ok(None) => leave_for_good(self.n, self.slot),

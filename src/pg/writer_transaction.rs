@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -14,6 +15,30 @@ pub enum Trouble {
     Event(String),
     /// The extension is gone.
     Gone,
+}
+
+/// Whether events cannot be stored, and when that was last said: once a minute while it lasts.
+#[derive(Default)]
+pub struct Stuck(Option<Instant>);
+
+impl Stuck {
+    /// Says why nothing is stored.
+    pub fn say(&mut self, why: &str) {
+        if self.0.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
+            self.0 = Some(Instant::now());
+            warning!("audit events cannot be stored, agents wait: {why}");
+        }
+    }
+
+    /// Whether the last attempt failed.
+    pub fn is_so(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Events are stored again.
+    pub fn over(&mut self) {
+        self.0 = None;
+    }
 }
 
 /// A database's or the bootstrap role's own settings must not change how the trail is written.
