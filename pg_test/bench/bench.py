@@ -6,8 +6,8 @@ read, write, to file), pgbouncer (in front of none). Every server is a private c
 - CPU of the backend per statement, in slices that take turns (slices.py); `helper` is that of whoever works beside it for
   the same statements: agent_guard's writer, pgaudit's log collector, pgbouncer
 - transactions per second, by pgbench (throughput.py)
-- few rules against many, chains of tokens (delegation.py), approvals (approvals.py), the audit path saturated (saturation.py),
-  answers that wait for the journal (durable.py)
+- few rules against many, chains of tokens (delegation.py), approvals (approvals.py), recorded results (recording.py), the audit path
+  saturated (saturation.py), answers that wait for the journal (durable.py)
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import delegation
 import durable
 import guard
 import proc
+import recording
 import saturation
 import slices
 import throughput
@@ -108,6 +109,17 @@ def nesting(audited: Variant, given: argparse.Namespace, goals: Goals) -> dict:
     return found
 
 
+def results(audited: Variant, given: argparse.Namespace, goals: Goals) -> list[slices.Row]:
+    """Fetches whose rows are recorded."""
+    rows = recording.measure(audited, given.rounds, given.scale)
+    print(f"\nRecording of results\n\n{slices.HEAD}")
+    for row in rows:
+        print(slices.line_of(row), flush=True)
+    for row in rows[1:]:
+        goals.compared(f"fetch of {recording.ROWS} rows, {row.variant}", row.ratio, recording.GOAL, " x")
+    return rows
+
+
 def held(audited: Variant, given: argparse.Namespace, goals: Goals) -> dict:
     """Approve rules that do not match, and how fast people are asked and obeyed."""
     approvals.prepare(audited)
@@ -135,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rules", type=int, default=10_000)
     parser.add_argument("--capacity", type=int, default=200_000, help="audit_capacity")
     parser.add_argument("--only", nargs="*", default=["none", "loaded", "guarded", "pgaudit", "pgbouncer"])
-    parser.add_argument("--sections", nargs="*", default=["cost", "tps", "rules", "delegation", "approvals", "saturation", "durable"])
+    parser.add_argument("--sections", nargs="*", default=["cost", "tps", "rules", "delegation", "approvals", "recording", "saturation", "durable"])
     given = parser.parse_args()
 
     servers: list[Server] = []
@@ -180,6 +192,8 @@ def main() -> None:
             report["delegation"] = nesting(audited, given, goals)
         if audited and "approvals" in given.sections:
             report["approvals"] = held(audited, given, goals)
+        if audited and "recording" in given.sections:
+            report["recording"] = results(audited, given, goals)
         if audited and given.saturate and "saturation" in given.sections:
             report["saturation"] = saturation.saturate(audited, given.saturate, given.capacity)
             ok = saturation.report(report["saturation"])

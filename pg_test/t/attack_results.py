@@ -335,6 +335,56 @@ def test_a_digest_is_of_the_bytes_as_sent(server):
     assert last(server, client.key[0], "sha256")[0] == hashlib.sha256(b"".join(reply.copied)).hexdigest()
 
 
+SIZES = "select n, repeat('y', n * n * 31 % 397 + case when n % 500 = 0 then 30000 else 0 end), null from generate_series(1, 3000) n"
+
+
+def test_rows_of_every_size_are_recorded_as_they_were_sent(server):
+    client = wire(server)
+    reply = client.query(SIZES)
+    rows, count, recorded, state = last(server, client.key[0])
+    assert rows == [list(row) for row in reply.text()] and (count, recorded, state) == (3000, 3000, "complete"), (count, recorded, state)
+    digests = wire(server, "digests")
+    reply = digests.query(SIZES)
+    found = last(server, digests.key[0], "sha256, row_count, byte_count")
+    assert found == (hashlib.sha256(b"".join(_bodies(reply))).hexdigest(), 3000, sum(map(len, _bodies(reply)))), found
+    # Two portals in turn: each has a digest of its own.
+    digests.query("begin")
+    for portal in "ab":
+        digests.parse(f"select '{portal}' || n from generate_series(1, 10) n")
+        digests.bind(portal)
+    sent = {"a": [], "b": []}
+    for portal in "abaabba":
+        digests.execute(portal, 2)
+        digests.flush()
+        sent[portal] += _bodies(digests.until("sC"))
+    digests.sync()
+    digests.query("commit")
+    wanted = {hashlib.sha256(b"".join(bodies)).hexdigest() for bodies in sent.values()}
+    assert {row[0] for row in results(server, digests.key[0], "sha256")[-2:]} == wanted
+
+
+def _bodies(reply):
+    """The bodies of the DataRows."""
+    return [struct.pack("!h", len(row)) + b"".join(struct.pack("!i", -1) if v is None else struct.pack("!i", len(v)) + v for v in row) for row in reply.rows]
+
+
+def test_the_edges_of_the_limits_are_exact(server):
+    server.run("select agent_guard.create_policy('edge'); select agent_guard.allow('edge', array['select'], array['res.*'])")
+    text = "select id, v from res.big order by id limit 500"
+    for limit in (1, 499, 500, 501):
+        server.run(f"select agent_guard.set_recording('edge', 'rows', max_rows => {limit})")
+        client = wire(server, "edge")
+        rows = [list(row) for row in client.query(text).text()]
+        assert last(server, client.key[0]) == (rows[:limit], 500, min(limit, 500), "complete"), limit
+    bodies = list(map(len, _bodies(wire(server, "edge").query(text))))
+    for count in (1, 250, 500):
+        for spare, kept in ((-1, count - 1), (0, count), (1, count)):
+            server.run(f"select agent_guard.set_recording('edge', 'rows', max_bytes => {sum(bodies[:count]) + spare})")
+            client = wire(server, "edge")
+            client.query(text)
+            assert last(server, client.key[0], "row_count, recorded, json_array_length(rows)") == (500, kept, kept), (count, spare)
+
+
 def test_without_recording_there_is_nothing(server):
     client = wire(server, "silent")
     client.query("select * from res.t")

@@ -89,6 +89,14 @@ pub fn begin(shape: Shape, encoding: i32, columns: &[Column], out: &mut Vec<u8>)
     }
 }
 
+/// What stands before a message that is kept whole.
+#[inline]
+pub fn head_of_row(length: usize) -> [u8; BESIDE_ROW] {
+    // A message's length is an i32.
+    let length = u64::from(u32::try_from(length).unwrap_or(u32::MAX));
+    (length | length << 32).to_le_bytes()
+}
+
 /// Adds a message to a part that has `room` bytes left for it; false where only its beginning is kept.
 pub fn add(body: &[u8], room: usize, out: &mut Vec<u8>) -> bool {
     let whole = body.len().saturating_add(BESIDE_ROW) <= room;

@@ -48,6 +48,13 @@ fn rows_read_back_as_they_were_sent() {
 }
 
 #[test]
+fn the_head_of_a_row_is_what_add_puts() {
+    let mut part = Vec::new();
+    assert!(add(&[7; 300], 1000, &mut part));
+    assert_eq!(part.get(..BESIDE_ROW).unwrap(), head_of_row(300));
+}
+
+#[test]
 fn a_row_larger_than_the_room_is_cut_and_says_so() {
     let long = "x".repeat(500);
     let body = data_row(&[Some(b"first"), Some(long.as_bytes()), Some(b"behind")]);

@@ -41,6 +41,7 @@ mod journal;
 pub mod keys;
 mod known;
 mod label;
+mod lane;
 mod launcher;
 mod ledger;
 mod ledger_store;

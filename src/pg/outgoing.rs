@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::held::{self, Way};
 use super::hooks::{checked, guarded, raise_if};
-use super::{door, endings, results, session, warden};
+use super::{door, endings, lane, results, session, warden};
 use crate::refusal::Refusal;
 
 /// `PQcommMethods` (src/include/libpq/libpq.h), the same from 15 to 18.
@@ -57,7 +57,18 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
-    unsafe { if looks(kind) { put_looking(kind, body, length) } else { hand_on(kind, body, length) } }
+    // What is known of a row before it is handed on still holds behind that.
+    unsafe {
+        let recorded = results::is_watched();
+        if looks_beside_record(kind) || (recorded && !results::has_room(kind.to_ne_bytes()[0], length)) {
+            return put_looking(kind, body, length);
+        }
+        let outcome = hand_on(kind, body, length);
+        if recorded && outcome == 0 {
+            lane::gone(body, length);
+        }
+        outcome
+    }
 }
 
 #[inline]
@@ -132,10 +143,16 @@ unsafe fn waits(kind: c_char, body: *const c_char, length: usize) -> bool {
 #[inline]
 unsafe fn looks(kind: c_char) -> bool {
     // SAFETY: part of the outer frame.
+    unsafe { results::is_watched() || looks_beside_record(kind) }
+}
+
+/// Whether there is anything to be looked at but whether it is recorded.
+#[inline]
+unsafe fn looks_beside_record(kind: c_char) -> bool {
+    // SAFETY: part of the outer frame.
     unsafe {
         door::is_watched()
             || held::concerned(kind)
-            || results::is_watched()
             || (held::is_row(kind.to_ne_bytes()[0]) && (endings::doomed() || sends_held_rows()))
     }
 }

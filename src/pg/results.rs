@@ -6,7 +6,7 @@
 //! that the server has stored (FETCH, RETURNING, EXECUTE, EXPLAIN) leave when their statement has long ended. What the texts
 //! mean is told with them (`audit::results`); nothing is converted here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::ffi::CStr;
 use std::fmt::Write;
 use std::os::raw::c_char;
@@ -15,6 +15,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 
+use super::lane::{self, Sink};
 use super::process::PerProcess;
 use super::session::{self, Session};
 use super::statement::{self, Key};
@@ -28,6 +29,8 @@ use crate::refusal::Refusal;
 const BESIDE_PART: usize = 6 * 1024;
 /// What is reserved for the rows of a part at first; more is asked for as it is needed.
 const FIRST_PART: usize = 4 * 1024;
+/// Bytes that are hashed at once.
+const UNHASHED: usize = 4 * 1024;
 
 /// The rows of one statement on their way.
 struct Stream {
@@ -69,9 +72,9 @@ static RECORDING: PerProcess<Cell<Recording>> =
     PerProcess::new(Cell::new(Recording { results: Kept::Nothing, max_rows: None, max_bytes: None }));
 /// Whether messages are looked at.
 static WATCHED: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
-/// The portal whose next row needs no look before it leaves, the bytes for which that holds, and the rows.
-static FREE: PerProcess<Cell<(usize, usize, u64)>> = PerProcess::new(Cell::new((0, 0, 0)));
 static RESULTS: PerProcess<RefCell<Vec<Stream>>> = PerProcess::new(RefCell::new(Vec::new()));
+/// Memory of the last part, for the next.
+static SPARE: PerProcess<Cell<Vec<u8>>> = PerProcess::new(Cell::new(Vec::new()));
 /// The result that sent last, by its place.
 static SENDING: PerProcess<Cell<Option<usize>>> = PerProcess::new(Cell::new(None));
 /// The last statement's beginning, so that no two have the same.
@@ -108,22 +111,32 @@ pub fn begins(key: Key, copy_encoding: Option<i32>) {
     let Some((at, command, session)) = statement::with_key(key, |open| open.told_apart(last)) else { return };
     LAST.set(at);
     let portal = active_portal();
-    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+    if let Some(mut all) = streams() {
         while let Some(place) = all.iter().position(|one| one.portal == portal) {
             let before = all.swap_remove(place);
             drop_result(before);
         }
         SENDING.set(None);
-        FREE.set((0, 0, 0));
         all.push(Stream::new(portal, at, command, session, RECORDING.get(), copy_encoding));
     }
+}
+
+/// The results, with all that has left.
+fn streams() -> Option<RefMut<'static, Vec<Stream>>> {
+    let mut all = RESULTS.try_borrow_mut().ok()?;
+    let (rows, bytes) = lane::close();
+    if rows > 0
+        && let Some(one) = SENDING.get().and_then(|place| all.get_mut(place))
+    {
+        one.left_by_lane(rows, bytes);
+    }
+    Some(all)
 }
 
 /// Whether a message is a row that needs no look before it leaves: there is room for it.
 #[inline]
 pub fn has_room(kind: u8, length: usize) -> bool {
-    let (portal, bytes, rows) = FREE.get();
-    matches!(kind, b'D' | b'd') && portal != 0 && portal == active_portal() && length <= bytes && rows > 0
+    matches!(kind, b'D' | b'd') && lane::has_room(active_portal(), length)
 }
 
 /// A message is about to be sent that `has_room` says nothing of. The codes are those of the frontend/backend protocol.
@@ -179,7 +192,7 @@ pub fn after(kind: u8, body: *const c_char, length: usize, waits: bool) {
     // SAFETY: the server hands `length` bytes, which nobody changes meanwhile; a null body has none.
     let body =
         unsafe { if body.is_null() { &[] } else { std::slice::from_raw_parts(body.cast::<u8>(), length) } };
-    if let Ok(mut all) = RESULTS.try_borrow_mut()
+    if let Some(mut all) = streams()
         && let Some(one) = SENDING.get().and_then(|place| all.get_mut(place))
     {
         match (waits, &one.held) {
@@ -188,9 +201,8 @@ pub fn after(kind: u8, body: *const c_char, length: usize, waits: bool) {
             _ => {}
         }
         one.sent(body);
-        let (portal, bytes, rows) = FREE.get();
-        if portal != 0 {
-            FREE.set((portal, bytes.saturating_sub(body.len() + BESIDE_ROW), rows.saturating_sub(1)));
+        if one.portal == active_portal() {
+            one.open_lane();
         }
         if kind == b'V' {
             drop(all);
@@ -206,7 +218,7 @@ pub fn connection_ends() {
 
 /// A row is about to be sent: finds out whose it is, and makes room for it.
 fn row_comes(length: usize) -> Result<(), Refusal> {
-    let Ok(mut all) = RESULTS.try_borrow_mut() else { return Ok(()) };
+    let Some(mut all) = streams() else { return Ok(()) };
     let portal = active_portal();
     let place = match all.iter().position(|one| one.portal == portal) {
         Some(place) => place,
@@ -222,7 +234,6 @@ fn row_comes(length: usize) -> Result<(), Refusal> {
     SENDING.set(Some(place));
     let Some(one) = all.get_mut(place) else { return Ok(()) };
     let made = one.make_room(length);
-    FREE.set(one.free());
     drop(all);
     made.inspect_err(|refusal| {
         let noted = statement::with_current(|open| open.refuse(refusal, false));
@@ -234,7 +245,7 @@ fn row_comes(length: usize) -> Result<(), Refusal> {
 
 /// A fast-path call is no portal's: its only row stands alone.
 fn call_returns() {
-    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+    if let Some(mut all) = streams() {
         let recording = RECORDING.get();
         if recording.wanted() && !all.iter().any(|one| one.portal == active_portal()) {
             let mut call =
@@ -246,7 +257,7 @@ fn call_returns() {
 }
 
 fn copy_begins(binary: bool) {
-    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+    if let Some(mut all) = streams() {
         let portal = active_portal();
         if let Some(one) = all.iter_mut().find(|one| one.portal == portal) {
             one.shape = if binary { Shape::CopyBinary } else { Shape::CopyText };
@@ -256,7 +267,7 @@ fn copy_begins(binary: bool) {
 
 /// What waits in front of the connection will never leave: its record goes with it.
 fn take_back() {
-    if let Ok(mut all) = RESULTS.try_borrow_mut()
+    if let Some(mut all) = streams()
         && let Some(one) = SENDING.get().and_then(|place| all.get_mut(place))
         && let Some(before) = one.held.take()
     {
@@ -267,9 +278,8 @@ fn take_back() {
 
 /// What was being sent ends here, or pauses.
 fn end(state: &str) {
-    FREE.set((0, 0, 0));
+    let Some(mut all) = streams() else { return };
     let Some(place) = SENDING.take() else { return };
-    let Ok(mut all) = RESULTS.try_borrow_mut() else { return };
     if let Some(one) = all.get_mut(place) {
         one.publish(state);
         if state != "suspended" {
@@ -285,7 +295,7 @@ fn all_over() {
     if unsafe { pg_sys::IsTransactionOrTransactionBlock() } {
         return;
     }
-    if let Ok(mut all) = RESULTS.try_borrow_mut() {
+    if let Some(mut all) = streams() {
         all.drain(..).for_each(drop_result);
     }
     WATCHED.set(wanted());
@@ -296,6 +306,8 @@ fn drop_result(mut one: Stream) {
         one.publish("complete");
     }
     one.give_back();
+    one.part.clear();
+    SPARE.set(one.part);
 }
 
 impl Stream {
@@ -328,7 +340,7 @@ impl Stream {
                 part_length: 0,
             },
             held: None,
-            part: Vec::new(),
+            part: SPARE.take(),
             reservation: Reservation::default(),
             reserved: 0,
         }
@@ -403,15 +415,54 @@ impl Stream {
         (self.reservation, self.reserved) = (Reservation::default(), 0);
     }
 
-    /// What may be sent without a further look: nothing of it needs room that there is not.
-    fn free(&self) -> (usize, usize, u64) {
-        if self.so_far.full {
-            return (self.portal, usize::MAX, u64::MAX);
+    /// Lets rows go without a further look, as long as nothing of them needs room that there is not.
+    fn open_lane(&mut self) {
+        let (room, rows) = if !self.so_far.full {
+            let left = self.recording.bytes().saturating_sub(self.so_far.recorded_bytes);
+            let left = usize::try_from(left).unwrap_or(usize::MAX).saturating_add(BESIDE_ROW);
+            let room = self.reserved.saturating_sub(self.part.len()).min(left);
+            (room, self.recording.rows().saturating_sub(self.so_far.recorded))
+        } else if self.so_far.digest.is_some() {
+            self.part.reserve(UNHASHED);
+            (UNHASHED, u64::MAX)
+        } else {
+            (usize::MAX, u64::MAX)
+        };
+        let sink = match (self.so_far.full, &self.so_far.digest) {
+            (false, _) => Sink::Rows(self.part.spare_capacity_mut()),
+            (true, Some(_)) => Sink::Bytes(self.part.spare_capacity_mut()),
+            (true, None) => Sink::Nothing,
+        };
+        lane::open(self.portal, sink, room, rows);
+    }
+
+    /// So many rows were handed on, and copied behind the part, while nobody looked.
+    fn left_by_lane(&mut self, rows: u64, bytes: u64) {
+        self.so_far.rows = self.so_far.rows.saturating_add(rows);
+        self.so_far.bytes = self.so_far.bytes.saturating_add(bytes);
+        let copied = usize::try_from(bytes).unwrap_or(0);
+        if !self.so_far.full {
+            let heads = usize::try_from(rows).unwrap_or(0).saturating_mul(BESIDE_ROW);
+            self.extend_part(copied.saturating_add(heads));
+            self.so_far.part_rows = self.so_far.part_rows.saturating_add_unsigned(rows);
+            self.so_far.recorded = self.so_far.recorded.saturating_add(rows);
+            self.so_far.recorded_bytes = self.so_far.recorded_bytes.saturating_add(bytes);
+            self.so_far.part_length = self.part.len();
+        } else if self.so_far.digest.is_some() {
+            self.part.clear();
+            self.extend_part(copied);
+            if let Some(digest) = &mut self.so_far.digest {
+                digest.update(&self.part);
+            }
+            self.part.clear();
         }
-        let room = self.reserved.saturating_sub(self.part.len()).saturating_sub(BESIDE_ROW);
-        let left = self.recording.bytes().saturating_sub(self.so_far.recorded_bytes);
-        let rows = self.recording.rows().saturating_sub(self.so_far.recorded);
-        (self.portal, room.min(usize::try_from(left).unwrap_or(usize::MAX)), rows)
+    }
+
+    /// The part is so much longer: the lane has put bytes behind it.
+    fn extend_part(&mut self, by: usize) {
+        let length = self.part.len().saturating_add(by).min(self.part.capacity());
+        // SAFETY: within the capacity; the lane has written so many bytes into what was spare.
+        unsafe { self.part.set_len(length) };
     }
 
     /// A row was handed on.
@@ -461,7 +512,6 @@ impl Stream {
         );
         (self.reservation, self.reserved, self.so_far.part_rows) = (Reservation::default(), 0, 0);
         self.part.clear();
-        FREE.set((0, 0, 0));
     }
 
     /// The columns as the portal sends them, and the encoding of their texts.
