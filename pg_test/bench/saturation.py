@@ -1,9 +1,10 @@
 """The audit path at its limits: two saturated clients of whose statements none may be missing, and how fast the writer is
-when it has nothing to wait for."""
+when it has nothing to wait for, without a journal and with one that it syncs after each batch."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import time
 
@@ -13,7 +14,9 @@ from servers import Variant, flush
 from slices import Line, Workload, query
 from throughput import run
 
+EVENTS = 25_000
 EVENT_SECOND = 50_000  # what the writer has to drain
+JOURNALED_SECOND = 100_000  # and with chain and journal, per second of its CPU
 
 
 def _stat(server, column: str) -> int:
@@ -69,7 +72,37 @@ ALIKE = Workload("alike", "SELECT abalance FROM pgbench_accounts WHERE aid = $1;
 
 
 def unlike(tables: int) -> list[bytes]:
-    return [query(f"select one.a, other.a from many.t{n % tables + 1} as one, many.t{(n * 7) % tables + 1} as other where false") for n in range(25_000)]
+    return [query(f"select /* {n} */ one.a, other.a from many.t{n % tables + 1} as one, many.t{(n * 7) % tables + 1} as other where false") for n in range(EVENTS)]
+
+
+def journaled(variant: Variant, on: bool) -> None:
+    """Turns the journal on or off, and waits until the writer has followed: from then on its files grow."""
+    server = variant.server
+    server.run(f"alter system set agent_guard.journal = {'on' if on else 'off'}")
+    server.run("select pg_reload_conf()")
+
+    def followed() -> bool:
+        line = Line(variant, Workload("one", "", lambda *_: [], 0, 0), 1)
+        before = _journal_bytes(server)
+        line.exchange([query("select 1")])
+        line.close()
+        flush(server)
+        return (_journal_bytes(server) > before) == on
+
+    guard.eventually(followed, "the writer follows the setting")
+
+
+def _journal_bytes(server) -> int:
+    return sum(path.stat().st_size for path in pathlib.Path(server.variables["GUARD_DATA"]).glob("agent_guard_journal/**/*") if path.is_file())
+
+
+def touched(variant: Variant) -> None:
+    """Uses every shared buffer once, as a server that has run for a while has: else the writer pays for the kernel's fetching of their pages."""
+    server = variant.server
+    blocks = server.value("select setting::int from pg_settings where name = 'shared_buffers'")
+    server.run("create unlogged table touching (filler text); alter table touching alter filler set storage plain", dbname="bench")
+    server.run(f"insert into touching select repeat('x', 7000) from generate_series(1, {blocks})", dbname="bench")
+    server.run("drop table touching", dbname="bench")
 
 
 def drain(variant: Variant, messages: list[bytes], statement: str = "") -> dict:
