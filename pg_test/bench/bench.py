@@ -5,6 +5,7 @@ read, write, to file), pgbouncer (in front of none). Every server is a private c
 
 - CPU of the backend per statement, in slices that take turns (slices.py); `helper` is that of whoever works beside it for
   the same statements: agent_guard's writer, pgaudit's log collector, pgbouncer
+- one event's part in that (event.py)
 - transactions per second, by pgbench (throughput.py)
 - few rules against many, chains of tokens (delegation.py), approvals (approvals.py), recorded results (recording.py), queries on a full
   trail (queries.py), the audit path saturated (saturation.py), answers that wait for the journal (durable.py)
@@ -23,6 +24,7 @@ import time
 import approvals
 import delegation
 import durable
+import event
 import guard
 import proc
 import queries
@@ -75,6 +77,17 @@ def cost(variants: list[Variant], given: argparse.Namespace, goals: Goals) -> li
             if "pgaudit" in by:
                 ratio = slices.Compared.of([a / b for a, b in zip(taken["guarded"], taken["pgaudit"])])
                 goals.compared("guarded against pgaudit's CPU", ratio, 1.0, " x")
+    return rows
+
+
+def one_event(new, given: argparse.Namespace, goals: Goals) -> dict[str, slices.Row]:
+    """What recording a statement adds to it."""
+    library = {"GUARD_SO": os.environ["BENCH_FAULT_SO"], "GUARD_ROOT": os.environ["BENCH_FAULT_ROOT"]}
+    rows = event.measure(new("event", "agent_guard", **library), given.rounds, given.scale)
+    print(f"\nOne event, of a statement of 200 bytes\n\n{slices.HEAD}")
+    for name, row in rows.items():
+        print(slices.line_of(row), flush=True)
+        goals.compared(f"one event, {name}", row.added_us, event.GOAL, " us")
     return rows
 
 
@@ -165,7 +178,7 @@ def main() -> None:
     parser.add_argument("--rules", type=int, default=10_000)
     parser.add_argument("--capacity", type=int, default=200_000, help="audit_capacity")
     parser.add_argument("--only", nargs="*", default=["none", "loaded", "guarded", "pgaudit", "pgbouncer"])
-    parser.add_argument("--sections", nargs="*", default=["cost", "tps", "rules", "writer", "delegation", "approvals", "recording", "queries", "saturation", "durable"])
+    parser.add_argument("--sections", nargs="*", default=["cost", "event", "tps", "rules", "writer", "delegation", "approvals", "recording", "queries", "saturation", "durable"])
     given = parser.parse_args()
 
     servers: list[Server] = []
@@ -175,8 +188,8 @@ def main() -> None:
     report: dict = {"given": vars(given)}
     began = time.monotonic()
 
-    def new(name: str, preload: str, *conf: str) -> Server:
-        server = Server(name, [*CONF, *conf], preload)
+    def new(name: str, preload: str, *conf: str, **environment: str) -> Server:
+        server = Server(name, [*CONF, *conf], preload, **environment)
         servers.append(server)
         filled(server, given.scale)
         return server
@@ -201,6 +214,8 @@ def main() -> None:
 
         if "cost" in given.sections:
             report["cost"] = cost(variants, given, goals)
+        if "event" in given.sections:
+            report["event"] = one_event(new, given, goals)
         if "tps" in given.sections and given.tps_rounds:
             report["tps"] = throughput.rounds(variants, given.tps_rounds, given.seconds)
             throughput.report(report["tps"])

@@ -385,6 +385,41 @@ def test_the_edges_of_the_limits_are_exact(server):
             assert last(server, client.key[0], "row_count, recorded, json_array_length(rows)") == (500, kept, kept), (count, spare)
 
 
+def test_a_pipeline_is_recorded_up_to_its_error(server):
+    client = wire(server)
+    before = len(results(server, client.key[0]))
+    for text in ("select 1 as a", "select id from res.t order by id limit 3", "select res.fails_at(n, 3) from generate_series(1, 5) n", "select 'never'"):
+        client.parse(text)
+        client.bind()
+        client.execute()
+    reply = client.sync()
+    assert reply.sqlstate == "P0001" and len(reply.rows) == 6, reply
+    found = results(server, client.key[0], "rows, state")[before:]
+    assert found == [([["1"]], "complete"), ([["1"], ["2"], ["3"]], "complete"), ([["1"], ["2"]], "error")], found
+
+
+def test_a_cursor_that_goes_back_and_forth_is_recorded_as_it_went(server):
+    client = wire(server)
+    client.query("begin; declare c scroll cursor for select id, v from res.t order by id")
+    for fetch in ("fetch 4", "fetch backward 2", "fetch absolute 50", "fetch relative -3", "fetch last", "fetch backward all", "fetch first"):
+        reply = client.query(f"{fetch} from c")
+        assert reply.rows and last(server, client.key[0]) == ([list(row) for row in reply.text()], len(reply.rows), len(reply.rows), "complete"), fetch
+    count = len(results(server, client.key[0]))
+    client.query("move backward all from c; fetch prior from c; commit")
+    assert len(results(server, client.key[0])) == count, "nothing was sent"
+
+
+def test_copies_that_fail_are_recorded_as_far_as_they_left(server):
+    client = wire(server)
+    for form in ("text", "csv", "binary"):
+        reply = client.query(f"copy (select res.fails_at(n, 4) from generate_series(1, 9) n) to stdout (format {form})")
+        assert reply.sqlstate == "P0001"
+        rows, count, recorded, state = last(server, client.key[0])
+        assert (count, recorded, state) == (len(reply.copied), len(reply.copied), "error") and count >= 3, (form, count, reply.copied)
+        wanted = [[{"hex": line.hex()} if form == "binary" else line.decode().rstrip("\n")] for line in reply.copied]
+        assert rows == wanted, (form, rows, wanted)
+
+
 def test_without_recording_there_is_nothing(server):
     client = wire(server, "silent")
     client.query("select * from res.t")

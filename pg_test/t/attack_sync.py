@@ -3,6 +3,7 @@ result is asked for and however large it is.
 """
 
 import os
+import pathlib
 import signal
 import socket
 import struct
@@ -161,6 +162,26 @@ def test_large_results_are_whole_and_say_that_they_began(server):
     assert len(steps) == 2, steps
     with server.connect() as connection:
         assert connection.execute("select intact from agent_guard.verify_audit()").fetchone() == (True,)
+
+
+def test_what_left_before_an_error_is_on_disk_when_the_error_is_answered(server):
+    oid = server.value("select oid from pg_database where datname = current_database()")
+    journal = pathlib.Path(server.variables["GUARD_DATA"]) / "agent_guard_journal" / str(oid)
+    with Agent(server, *RULES) as agent:
+        server.run(f"select agent_guard.set_recording('{agent.policy}', 'rows')")
+        wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        for number in range(12):
+            # What is held together with the error, and what has left long before.
+            for rows, wide in ((50, 1), (300, 1000)):
+                sent = f"sent{number}of{rows}"
+                wire.send("Q", f"select '{sent}.' || n, repeat('x', {wide}), 10 / (n - {rows}) from generate_series(1, {rows}) n".encode() + b"\0")
+                reply = wire.until("E")
+                files = sorted(journal.glob("*.journal"))
+                kept = files[-1].read_bytes()
+                assert reply.rows and reply.rows[-1][0].decode() == f"{sent}.{rows - 1}", reply.types
+                for row in reply.rows:
+                    assert b'["' + row[0] + b'"' in kept, (sent, row[0], "is not on disk")
+                wire.until("Z")
 
 
 if __name__ == "__main__":

@@ -15,4 +15,6 @@ pub mod record;
 pub mod redact;
 pub mod results;
 pub mod ring;
+mod sign;
+pub mod sql_text;
 pub mod stored;

@@ -7,6 +7,22 @@ pub const fn skips_substitution() -> bool {
     false
 }
 
+/// Whether statements of the executor are not recorded: what one event costs is told from a run without them.
+#[cfg(not(feature = "fault_injection"))]
+#[inline]
+pub const fn skips_record() -> bool {
+    false
+}
+
+#[cfg(feature = "fault_injection")]
+static SKIP_RECORD: pgrx::GucSetting<bool> = pgrx::GucSetting::<bool>::new(false);
+
+/// Whether statements of the executor are not recorded: what one event costs is told from a run without them.
+#[cfg(feature = "fault_injection")]
+pub fn skips_record() -> bool {
+    SKIP_RECORD.get()
+}
+
 #[cfg(feature = "fault_injection")]
 static SKIP_SUBSTITUTION: pgrx::GucSetting<bool> = pgrx::GucSetting::<bool>::new(false);
 
@@ -24,6 +40,14 @@ pub fn init() {
         c"Leaves masks and row filters out of plans.",
         c"For tests of what stands behind.",
         &SKIP_SUBSTITUTION,
+        pgrx::GucContext::Suset,
+        pgrx::GucFlags::default(),
+    );
+    pgrx::GucRegistry::define_bool_guc(
+        c"agent_guard.fault_skip_record",
+        c"Does not record statements.",
+        c"For the benchmark of what an event costs.",
+        &SKIP_RECORD,
         pgrx::GucContext::Suset,
         pgrx::GucFlags::default(),
     );

@@ -11,7 +11,7 @@ use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
 use super::{connection, epoch, quick, results};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
-use crate::audit::redact::redact;
+use crate::audit::redact::{redact, redact_beside};
 use crate::decision::RuleId;
 use crate::refusal::Refusal;
 
@@ -243,7 +243,7 @@ pub fn sqlstate_bytes(code: &str) -> [u8; 5] {
 
 /// An error that belongs to no open statement: it failed before it could be opened, mostly at parse.
 pub fn record_failed_alone(sqlstate: [u8; 5], message: &str, statement: &str) {
-    let text = redact(statement);
+    let (text, message) = (redact(statement), redact_beside(message, statement));
     let bounded = bounded_text(&text);
     publish_alone(EventKind::Statement, session::bound().as_deref(), |event, publish| {
         publish(&AuditEvent {
@@ -251,7 +251,7 @@ pub fn record_failed_alone(sqlstate: [u8; 5], message: &str, statement: &str) {
             statement_len: bounded.full_len,
             statement_sha256: bounded.sha256,
             sqlstate: Some(sqlstate),
-            message,
+            message: &message,
             ..event
         });
     });

@@ -211,6 +211,15 @@ pub fn after(kind: u8, body: *const c_char, length: usize, waits: bool) {
     }
 }
 
+/// An error is about to be answered to what was being sent: records the part that was, and tells whether there is any.
+pub fn ends_by_error() -> bool {
+    let begun = is_watched() && SENDING.get().is_some();
+    if begun {
+        end("error");
+    }
+    begun
+}
+
 /// The connection ends: what was sent last is recorded.
 pub fn connection_ends() {
     end("connection ended");

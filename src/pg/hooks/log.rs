@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
-use super::super::{door, encoding, guc, held, raise, secrets, statement, synced, text, warden, withhold};
+use super::super::{
+    door, encoding, guc, held, raise, results, secrets, statement, synced, text, warden, withhold,
+};
 use super::guarded;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
@@ -111,13 +113,20 @@ fn answer_when_recorded(data: &mut pg_sys::ErrorData) {
         // The connection ends: nothing is answered.
         return;
     }
+    // What was sent before the error; rows that are held are known to leave only when this one's event is on disk.
+    if !held::holding() {
+        results::ends_by_error();
+    }
     statement::publish_failed();
     // SAFETY: an error that reaches this hook has reached the top, and the first thing that the server does with it
     // afterwards is this (AbortTransaction in xact.c). Nothing may be held while the writer is waited for.
     unsafe { pg_sys::LWLockReleaseAll() };
-    match synced::wait() {
-        Ok(()) => held::release(),
-        Err(refusal) => raise::prepare(&refusal).replace(data),
+    let recorded = synced::wait().and_then(|()| {
+        held::release();
+        if results::ends_by_error() { synced::wait() } else { Ok(()) }
+    });
+    if let Err(refusal) = recorded {
+        raise::prepare(&refusal).replace(data);
     }
 }
 

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use super::super::decided::Decided;
 use super::super::known::Ending;
 use super::super::trail::{self, Waiting};
-use super::super::{connection, epoch, quick, record};
+use super::super::{connection, epoch, fault, quick, record};
 use super::open::Open;
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind, bounded_text, length};
 use crate::audit::record::{Head, Tail};
 
 /// Publishes it; what was reserved for it is given back with that.
 pub fn publish(open: &Open) {
-    if publish_again(open).is_none() {
+    if !fault::skips_record() && publish_again(open).is_none() {
         publish_whole(open);
     }
 }
