@@ -250,11 +250,11 @@ impl Slot {
     }
 
     /// What lies before the record of this number is in the journal, where there is one, though perhaps not yet in the tables: tells
-    /// those who wait for that; how many they were.
-    pub fn kept_until(&self, n: usize, number: u64) -> u32 {
+    /// those who wait for that.
+    pub fn kept_until(&self, n: usize, number: u64) {
         // INVARIANT: stored before the places are looked at; whoever joins looks at it afterwards.
         self.kept.store(number, Ordering::SeqCst);
-        waiters::end_before(n, self, number)
+        waiters::end_before(n, self, number);
     }
 
     /// Tells where the chain stands. Called by the writer only.

@@ -119,21 +119,19 @@ impl Place {
     }
 }
 
-/// Ends the waits for events before `kept` of slot `n`; how many that are. Called by the slot's writer.
-pub fn end_before(n: usize, slot: &Slot, kept: u64) -> u32 {
-    let mut ended = 0_u32;
+/// Ends the waits for events before `kept` of slot `n`. Called by the slot's writer.
+pub fn end_before(n: usize, slot: &Slot, kept: u64) {
     if slot.waiting.load(Ordering::SeqCst) == 0 {
-        return ended;
+        return;
     }
     for place in places() {
         let target = place.target.load(Ordering::SeqCst);
-        let over = target != 0 && target <= kept && usize::try_from(place.slot.load(Ordering::SeqCst)) == Ok(n);
+        let over =
+            target != 0 && target <= kept && usize::try_from(place.slot.load(Ordering::SeqCst)) == Ok(n);
         // The backend may just be leaving by itself.
         if over && place.target.compare_exchange(target, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             slot.waiting.fetch_sub(1, Ordering::SeqCst);
             set_latch(&place.latch);
-            ended = ended.saturating_add(1);
         }
     }
-    ended
 }

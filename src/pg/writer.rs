@@ -12,7 +12,7 @@ use super::approvals;
 use super::checkpoint::Checkpoints;
 use super::drained::drained;
 use super::encoding::ServerText;
-use super::express::Queue;
+use super::express::Lead;
 use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
 use super::launcher::{asked_to_end, attach_signals, serve, wait};
@@ -54,7 +54,7 @@ pub struct Writer {
     pub(super) rows: Vec<(u64, OwnedEvent)>,
     /// How many of them stand for others that cannot be read.
     faults: u64,
-    pub(super) queue: Queue,
+    pub(super) lead: Lead,
     stuck: Stuck,
     said_blocked: bool,
 }
@@ -109,7 +109,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
             let (journal, stuck) = (None, Stuck::default());
-            let queue = Queue::default();
+            let lead = Lead::default();
             let said_blocked = false;
             let mut writer = Writer {
                 n,
@@ -121,7 +121,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 batch,
                 rows,
                 faults: 0,
-                queue,
+                lead,
                 stuck,
                 said_blocked,
             };
@@ -240,8 +240,9 @@ impl Writer {
                 }
                 self.slot.leave.store(0, Ordering::SeqCst);
                 ending = None;
-            } else if back.at != front.at && (self.reached().at != front.at || ending.is_some() || self.is_due()) {
-                self.gather_waiting();
+            } else if back.at != front.at
+                && (self.reached().at != front.at || ending.is_some() || self.is_due())
+            {
                 if self.take(ending.is_some()) {
                     quiet_since = Instant::now();
                 } else if asked_to_end() {
@@ -276,7 +277,7 @@ impl Writer {
         if idle && self.segments.without_indexes().is_none() {
             wait(Some(self.may_wait().unwrap_or(longest.clamp(GATHER, UPKEEP))));
         }
-        gather(self.slot, ledger_store::is_due(self.slot));
+        gather(self.slot, ledger_store::is_due(self.slot) || self.is_due());
     }
 
     /// What is due by time: segments beyond age or a lowered capacity, and checkpoints.
@@ -352,7 +353,9 @@ impl Writer {
     fn take(&mut self, at_once: bool) -> bool {
         let (place, stored, fresh) = ((self.n, self.slot), self.segments.last(), self.rows.len());
         let range = (self.reached(), self.slot.front(self.n));
-        let Some(drained) = drained(place, range, stored, &mut self.batch, &mut self.rows) else { return false };
+        let Some(drained) = drained(place, range, stored, &mut self.batch, &mut self.rows) else {
+            return false;
+        };
         self.faults = self.faults.saturating_add(drained.faults);
         if self.express(fresh, drained.end) && !at_once && !self.is_due() {
             return true;
