@@ -73,6 +73,7 @@ WAYS = {
     "fails late": query("select repeat('x', 1000), 10 / (n - 300) from generate_series(1, 300) n"),
     "SHOW": query("show work_mem"),
     "EXPLAIN": query("explain select * from app.open"),
+    "held cursor": query("begin; declare h cursor with hold for select id, v from app.open; commit; fetch all from h"),
     "cursor": query("begin; declare c cursor for select id, v from app.open; fetch all from c"),
 }
 
@@ -164,6 +165,29 @@ def test_large_results_are_whole_and_say_that_they_began(server):
     assert len(steps) == 2, steps
     with server.connect() as connection:
         assert connection.execute("select intact from agent_guard.verify_audit()").fetchone() == (True,)
+
+
+def test_nothing_arrives_without_a_token_where_denials_are_only_recorded(server):
+    def enforcement(value):
+        server.run(f"alter system set agent_guard.enforcement = {value}")
+        server.run("select pg_reload_conf()")
+        eventually(lambda: server.value("show agent_guard.enforcement") == value, "reloaded")
+
+    wrong = []
+    enforcement("observe")
+    try:
+        for name in ("small, simple", "large, extended", "RETURNING", "small COPY", "SHOW", "cursor", "held cursor"):
+            wire = server.wire("owner")
+            with Stopped(server):
+                WAYS[name](wire)
+                seen = seen_of(wire)
+            reply = wire.until("Z")
+            if seen or reply.errors or not (reply.rows or reply.copied):
+                wrong.append(f"{name}: {seen}, {reply}")
+            wire.close()
+    finally:
+        enforcement("enforce")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_each_is_woken_when_its_event_is_on_disk(server):
