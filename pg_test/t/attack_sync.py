@@ -74,6 +74,7 @@ WAYS = {
     "fails late": query("select repeat('x', 1000), 10 / (n - 300) from generate_series(1, 300) n"),
     "SHOW": query("show work_mem"),
     "EXPLAIN": query("explain select * from app.open"),
+    "held cursor": query("begin; declare h cursor with hold for select id, v from app.open; commit; fetch all from h"),
     "cursor": query("begin; declare c cursor for select id, v from app.open; fetch all from c"),
 }
 
@@ -167,6 +168,7 @@ def test_large_results_are_whole_and_say_that_they_began(server):
         assert connection.execute("select intact from agent_guard.verify_audit()").fetchone() == (True,)
 
 
+<<<<<<< HEAD
 def test_what_left_before_an_error_is_on_disk_when_the_error_is_answered(server):
     oid = server.value("select oid from pg_database where datname = current_database()")
     journal = pathlib.Path(server.variables["GUARD_DATA"]) / "agent_guard_journal" / str(oid)
@@ -185,6 +187,29 @@ def test_what_left_before_an_error_is_on_disk_when_the_error_is_answered(server)
                 for row in reply.rows:
                     assert b'["' + row[0] + b'"' in kept, (sent, row[0], "is not on disk")
                 wire.until("Z")
+=======
+def test_nothing_arrives_without_a_token_where_denials_are_only_recorded(server):
+    def enforcement(value):
+        server.run(f"alter system set agent_guard.enforcement = {value}")
+        server.run("select pg_reload_conf()")
+        eventually(lambda: server.value("show agent_guard.enforcement") == value, "reloaded")
+
+    wrong = []
+    enforcement("observe")
+    try:
+        for name in ("small, simple", "large, extended", "RETURNING", "small COPY", "SHOW", "cursor", "held cursor"):
+            wire = server.wire("owner")
+            with Stopped(server):
+                WAYS[name](wire)
+                seen = seen_of(wire)
+            reply = wire.until("Z")
+            if seen or reply.errors or not (reply.rows or reply.copied):
+                wrong.append(f"{name}: {seen}, {reply}")
+            wire.close()
+    finally:
+        enforcement("enforce")
+    assert not wrong, "\n".join(wrong)
+>>>>>>> main
 
 
 def test_each_is_woken_when_its_event_is_on_disk(server):
