@@ -90,6 +90,7 @@ pub mod trail;
 mod trail_refusal;
 mod types;
 mod upkeep;
+mod version;
 mod warden;
 mod withhold;
 mod writer;

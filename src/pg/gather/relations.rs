@@ -13,7 +13,7 @@ use super::super::catalog::{self, FIRST_NORMAL, RelationFacts};
 use super::super::enforce::{Target, Wanted};
 use super::super::policies::{self, Policy};
 use super::super::substitute::Mark;
-use super::super::{calls, own, quick};
+use super::super::{calls, own, quick, version};
 use crate::policy::builtin::{self, Guarded};
 use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
 
@@ -183,16 +183,7 @@ pub unsafe fn mark_lent(range_table: *mut pg_sys::List, infos: *mut pg_sys::List
 /// `query` is a valid, rewritten query.
 pub unsafe fn entries_of(query: *mut pg_sys::Query) -> Vec<Entry> {
     // SAFETY: the caller's promise.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        {
-            entries((*query).rtable)
-        }
-        #[cfg(not(feature = "pg15"))]
-        {
-            entries((*query).rteperminfos)
-        }
-    }
+    unsafe { entries(version::permissions(query)) }
 }
 
 fn columns(set: *mut pg_sys::Bitmapset) -> Columns {

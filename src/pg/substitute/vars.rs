@@ -27,8 +27,9 @@ pub unsafe fn replaced(
             0,
             entry,
             targets,
+            // What OLD and NEW stand for in RETURNING: the masks are computed over the row that the reference means.
             #[cfg(feature = "pg18")]
-            0,
+            index,
             pg_sys::ReplaceVarsNoMatchOption::REPLACEVARS_CHANGE_VARNO,
             index,
             &raw mut has_sublinks,
