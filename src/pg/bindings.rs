@@ -216,7 +216,8 @@ unsafe fn slot(shared: *mut Shared, index: usize) -> *mut Slot {
     }
 }
 
-fn own_index() -> Option<usize> {
+/// This backend's number among all that can be, from 0 on; `None` in a process that is no backend.
+pub(super) fn own_index() -> Option<usize> {
     let index = usize::try_from(version::own_place()).ok()?;
     (index < REGION.get()?.slot_count as usize).then_some(index)
 }

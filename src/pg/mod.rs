@@ -91,6 +91,7 @@ mod trail_refusal;
 mod types;
 mod upkeep;
 mod version;
+mod waiters;
 mod warden;
 mod withhold;
 mod writer;
