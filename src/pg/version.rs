@@ -124,6 +124,23 @@ pub fn has_permissions(entry: &pg_sys::RangeTblEntry) -> bool {
 /// ACL_SELECT as the privilege functions take it: AclMode has 64 bits from 16 on.
 pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
 
+// --- the planner ---
+
+/// Whether the planner finds junk columns of a subquery that it pulls up; 18 takes them for missing
+/// (ReplaceVarFromTargetList in rewriteManip.c).
+pub const JUNK_IS_PULLED_UP: bool = cfg!(not(feature = "pg18"));
+
+/// Whether an outer join may put NULL in the place of what a reference reads; before 16 references do not tell.
+pub fn may_be_nulled(var: &pg_sys::Var) -> bool {
+    #[cfg(feature = "pg15")]
+    return {
+        let _ = var;
+        true
+    };
+    #[cfg(not(feature = "pg15"))]
+    return !var.varnullingrels.is_null();
+}
+
 // --- the executor ---
 
 #[cfg(not(feature = "pg18"))]
