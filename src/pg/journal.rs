@@ -32,6 +32,8 @@ pub struct Journal {
 /// Zero bytes that a file that grows is given at once. Writing into them moves no end of a file, so that a sync need not wait for
 /// the file system's own journal: it takes half to two thirds of the time.
 const ROOM: u64 = 1024 * 1024;
+/// A larger write is worth the file system's bookkeeping.
+const SMALL: usize = 64 * 1024;
 
 /// The file that grows.
 struct Growing {
@@ -46,7 +48,7 @@ impl Growing {
     /// Writes behind the records and makes it last; the file is as before where that fails.
     fn append(&mut self, records: &[u8]) -> io::Result<()> {
         let end = self.good.saturating_add(length(records));
-        if end > self.length {
+        if end > self.length && records.len() < SMALL {
             self.make_room(end);
         }
         let Growing { file, good, .. } = self;

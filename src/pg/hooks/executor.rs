@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, record, results, rows,
-    second_line, session, synced, version, withhold,
+    approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, outgoing, record, results,
+    rows, second_line, session, synced, version, withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -118,6 +118,7 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         // SAFETY: the plan is complete.
         Err(_) if unsafe { conditions::only_sets_the_token(plan) } => None,
         Err(refusal) if guc::observing() => {
+            outgoing::init();
             observed = Some(refusal);
             None
         }

@@ -10,8 +10,8 @@ use super::super::gather::masked_ddl;
 use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, quick, record, results,
-    secrets, session, settings, synced, text, upkeep, withhold,
+    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, outgoing, quick, record,
+    results, secrets, session, settings, synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -163,6 +163,7 @@ fn before(
         // SAFETY: as above.
         (Ok(needs), Err(_)) if needs.without_token && !unsafe { commits(node) } => needs,
         (needs, Err(refusal)) if guc::observing() => {
+            outgoing::init();
             observed = Some(refusal.clone());
             needs.unwrap_or_else(|_| Needs::ordinary())
         }
