@@ -8,6 +8,7 @@ pub mod ascii_json;
 pub mod audit;
 pub mod decision;
 pub mod keyring;
+pub mod leading;
 pub mod limit;
 pub mod lossless;
 pub mod mask;

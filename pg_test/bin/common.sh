@@ -14,11 +14,18 @@ fail() {
     exit 1
 }
 
+# The major versions that the extension is written for; Cargo.toml has a feature for each.
+supported='15 16 17 18'
+
 # The major version of the PostgreSQL that PG_CONFIG names.
 pg_major() {
+    local major
     command -v "$PG_CONFIG" >/dev/null || fail "no $PG_CONFIG: run make deps, or give PG_CONFIG=/path/to/pg_config"
-    "$PG_CONFIG" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'
+    major=$("$PG_CONFIG" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+    is_supported "$major" || fail "$PG_CONFIG is of PostgreSQL $major; agent_guard is for these: $supported"
+    say "$major"
 }
+is_supported() { [[ " $supported " = *" $1 "* ]]; }
 
 # Runs a command as the user who may run a server: never root.
 as_server() {

@@ -10,7 +10,8 @@ GRANT USAGE, CREATE ON SCHEMA dsr_other TO dsr_agent;
 GRANT CREATE ON DATABASE contrib_regression TO dsr_agent;
 CREATE ROLE dsr_group;
 CREATE ROLE dsr_else;
-GRANT dsr_group, dsr_else TO dsr_agent;
+-- From 16 on CREATEROLE alone is not enough to alter a role.
+GRANT dsr_group, dsr_else TO dsr_agent WITH ADMIN OPTION;
 CREATE TABLE dsr.base (id int PRIMARY KEY);
 GRANT USAGE, CREATE ON SCHEMA dsr TO dsr_agent;
 GRANT ALL ON ALL TABLES IN SCHEMA dsr TO dsr_agent;

@@ -41,6 +41,8 @@ SECURITY LABEL FOR agent_guard ON ROLE gr_agent IS 'free';
 SECURITY LABEL FOR agent_guard ON ROLE gr_super IS 'guarded';
 SECURITY LABEL FOR agent_guard ON TABLE agent_guard.policy IS 'guarded';
 CREATE ROLE gr_boss CREATEROLE;
+-- From 16 on CREATEROLE alone is not enough to alter a role.
+GRANT gr_agent TO gr_boss WITH ADMIN OPTION;
 SET ROLE gr_boss;
 SECURITY LABEL FOR agent_guard ON ROLE gr_agent IS NULL;
 ALTER ROLE gr_agent RESET agent_guard.guarded;

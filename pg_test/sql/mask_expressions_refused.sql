@@ -114,7 +114,9 @@ RESET ROLE;
 SELECT agent_guard.mask_column('me.late', 'a', expression => $$'{x}'::me.innocent[]::text[]$$), agent_guard.mask_column('me.late', 'r', expression => $$('(1)'::me.later)::text$$);
 SET ROLE me_app;
 CREATE FUNCTION me.evil(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE NOTICE 'runs as %', current_user; RETURN true; END$$;
-ALTER DOMAIN me.innocent ADD CHECK (me.evil(value));
+-- From 17 on the server itself refuses this where a view has arrays of the domain.
+DO $$BEGIN ALTER DOMAIN me.innocent ADD CHECK (me.evil(value)); EXCEPTION WHEN others THEN
+    RAISE WARNING 'refused: %', sqlerrm ~ '^mask on me.late: the domain me.innocent belongs to|^cannot alter type "me.innocent" because'; END$$;
 ALTER TYPE me.later ADD ATTRIBUTE b me.trap;
 ALTER TABLE me.late ADD COLUMN more int;
 RESET ROLE;

@@ -138,7 +138,7 @@ def test_the_generated_view_hashes_for_an_agent_that_may_read_it(server):
         connection.execute('create view shop.mine as select email, agent_guard.mask_hash(name) from agent_guard_masked."shop.person"')
         expect(DENIED, connection.execute, "select * from shop.mine")
         connection.execute("drop view shop.mine")
-        connection.execute("set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0; set force_parallel_mode = on")
+        connection.execute(f"set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0; set {server.forces_parallel} = on")
         assert connection.execute('select email from agent_guard_masked."shop.person"').fetchall() == shown
 
 

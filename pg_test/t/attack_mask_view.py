@@ -81,7 +81,7 @@ def test_a_generated_view_masks_once(server):
         connection.execute(f"prepare reading as select * from {VIEW} order by id")
         for _ in range(7):
             assert connection.execute("execute reading").fetchall() == expected
-        connection.execute("set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0; set force_parallel_mode = on")
+        connection.execute(f"set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0; set {server.forces_parallel} = on")
         assert connection.execute(f"select * from {VIEW} order by id").fetchall() == expected
         # No way to what is behind it.
         reply = connection.execute(f"select count(*) from {VIEW} where email like 'canary%'").fetchone()

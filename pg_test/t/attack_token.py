@@ -191,10 +191,8 @@ def test_nobody_plants_anothers_block_id(server):
 
 
 def test_a_principal_that_the_server_cannot_know_is_refused(server):
-    """33: SYSTEM_USER exists from 16 on; a token that names one is no good on 15, whatever it names."""
+    """33: SYSTEM_USER exists from 16 on, and never for a session that was trusted; a token that names one is no good there."""
     agent = Agent(server, READ, max_depth=1)
-    if server.value("select current_setting('server_version_num')::int") >= 160000:
-        return
     for principal in ("trust:owner", "owner", "scram-sha-256:owner"):
         error = expect(UNAUTHENTICATED, bind, server.connect("owner"), child(agent.token, auth=principal), match="reason=wrong_principal")
         assert 'block 1, field "auth"' in error.diag.message_detail and principal not in str(error)

@@ -260,7 +260,7 @@ BY_THE_SERVER = {"drop transform for int language plpgsql"}
 SETTINGS = """session_replication_role=replica row_security=off log_statement=none debug_print_plan=on client_min_messages=debug1
 client_min_messages=log default_tablespace=pg_default temp_tablespaces=pg_default lo_compat_privileges=on
 zero_damaged_pages=on allow_system_table_mods=on local_preload_libraries=x session_preload_libraries=x
-dynamic_library_path=x force_parallel_mode=on check_function_bodies=off default_table_access_method=heap2 track_activities=off
+dynamic_library_path=x force_parallel_mode=on debug_parallel_query=on check_function_bodies=off default_table_access_method=heap2 track_activities=off
 transform_null_equals=on plpgsql.extra_warnings=all app.tenant=x agent_guard.guarded=off agent_guard.enforcement=observe
 agent_guard.other=x log_min_messages=panic log_min_error_statement=panic jit_provider=x exit_on_error=on vacuum_cost_delay=1
 ignore_checksum_failure=on session_authorization=owner role=owner""".split()

@@ -297,7 +297,7 @@ def test_null_and_odd_arguments_of_agent_functions(server):
 def test_parallel_workers_have_the_leaders_scope(server):
     server.run("create function app.inside() returns bigint language plpgsql parallel safe as $$begin return (select count(*) from app.secret); end$$; alter function app.inside() owner to owner; create function kept.inside() returns bigint language plpgsql parallel safe as $$begin return (select count(*) from app.secret); end$$")
     for force in ("on", "regress"):
-        server.run(f"alter role owner set force_parallel_mode = {force}; alter role owner set parallel_setup_cost = 0; alter role owner set min_parallel_table_scan_size = 0")
+        server.run(f"alter role owner set {server.forces_parallel} = {force}; alter role owner set parallel_setup_cost = 0; alter role owner set min_parallel_table_scan_size = 0")
         with Agent(server, READ, ("allow", "execute", ["function app.*", "function kept.*"])) as agent:
             wire = session(server, agent)
             reply = wire.query("select count(*), max(kept.inside()) from app.open where id < 8")

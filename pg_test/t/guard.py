@@ -112,6 +112,16 @@ class Server:
         except psycopg.Error:
             return False
 
+    @property
+    def major(self) -> int:
+        """The server's major version, as its data directory tells it."""
+        return int((pathlib.Path(self.variables["GUARD_DATA"]) / "PG_VERSION").read_text())
+
+    @property
+    def forces_parallel(self) -> str:
+        """The setting that has everything planned for parallel workers."""
+        return "debug_parallel_query" if self.major >= 16 else "force_parallel_mode"
+
     def log(self) -> str:
         return pathlib.Path(self.variables["GUARD_LOG"]).read_text(errors="replace")
 
@@ -221,6 +231,16 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
 # --- the runner ---
 
 
+def since(major: int) -> Callable:
+    """Marks a test of what this major version brought: older servers have nothing to attack there."""
+
+    def marked(test: Callable) -> Callable:
+        test.since = major  # type: ignore[attr-defined]
+        return test
+
+    return marked
+
+
 def run(module: dict[str, Any], conf: Iterable[str] = (), preload: str = "agent_guard", extension: bool = True) -> None:
     """Runs the caller's tests on a server of their own and exits."""
     tests = _chosen(module)
@@ -230,10 +250,18 @@ def run(module: dict[str, Any], conf: Iterable[str] = (), preload: str = "agent_
             server.run("create extension agent_guard")
         if "setup" in module:
             module["setup"](server)
+        tests = [(key, test) for key, test in tests if not _too_new(key, test, server)]
         failed = sum(not _passes(key, test, server) for key, test in tests)
     finally:
         server.stop()
     _finish(tests, failed)
+
+
+def _too_new(name: str, test: Callable, server: Server) -> bool:
+    since = getattr(test, "since", 0)
+    if since > server.major:
+        print(f"skipped {name}: since PostgreSQL {since}", flush=True)
+    return since > server.major
 
 
 def run_without_server(module: dict[str, Any]) -> None:

@@ -42,9 +42,9 @@ class Reply:
 class Wire:
     """One connection. Keyword arguments other than those named go into the startup packet."""
 
-    def __init__(self, host: str, port: int, user: str, database: str, timeout: float = 30, **startup: str):
+    def __init__(self, host: str, port: int, user: str, database: str, timeout: float = 30, protocol: tuple[int, int] = (3, 0), **startup: str):
         self.parameters: dict[str, str] = {}
-        self.key: tuple[int, int] | None = None
+        self.key: tuple[int, bytes] = (0, b"")  # the process and its secret, which has more than four bytes from 3.2 on
         self.buffer = b""
         self.address = os.path.join(host, f".s.PGSQL.{port}")
         self.socket = socket.socket(socket.AF_UNIX)
@@ -52,7 +52,7 @@ class Wire:
         self.socket.connect(self.address)
         pairs = {"user": user, "database": database, **startup}
         body = b"".join(k.encode() + b"\0" + v.encode() + b"\0" for k, v in pairs.items()) + b"\0"
-        self.socket.sendall(struct.pack("!ii", len(body) + 8, 196608) + body)
+        self.socket.sendall(struct.pack("!ihh", len(body) + 8, *protocol) + body)
         self.startup = self.until("Z")
 
     # --- messages to the server ---
@@ -117,7 +117,8 @@ class Wire:
         """A cancel request for whatever this connection runs, on a connection of its own."""
         with socket.socket(socket.AF_UNIX) as other:
             other.connect(self.address)
-            other.sendall(struct.pack("!iiii", 16, 80877102, *(self.key or (0, 0))))
+            pid, secret = self.key
+            other.sendall(struct.pack("!iii", len(secret) + 12, 80877102, pid) + secret)
 
     def close(self) -> None:
         """Terminate politely."""
@@ -173,7 +174,7 @@ class Wire:
             name, value = body[:-1].split(b"\0")
             self.parameters[name.decode()] = value.decode()
         elif code == "K":
-            self.key = struct.unpack("!ii", body[:8])
+            self.key = (struct.unpack("!i", body[:4])[0], body[4:])
         elif code == "C":
             reply.tags.append(body.rstrip(b"\0").decode())
         elif code == "E":

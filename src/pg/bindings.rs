@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use pgrx::pg_sys;
 
 use super::region::Region;
+use super::version;
 use crate::limit::Holder;
 
 /// Bytes of a token's public text: 4096 at most by its grammar.
@@ -217,13 +218,7 @@ unsafe fn slot(shared: *mut Shared, index: usize) -> *mut Slot {
 
 /// This backend's number among all that can be, from 0 on; `None` in a process that is no backend.
 pub(super) fn own_index() -> Option<usize> {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
-    // SAFETY: a plain integer of this process, -1 (InvalidBackendId) before it has one; ids start at 1.
-    let id = unsafe { pg_sys::MyBackendId } - 1;
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    // SAFETY: a plain integer of this process, -1 before it has one.
-    let id = unsafe { pg_sys::MyProcNumber };
-    let index = usize::try_from(id).ok()?;
+    let index = usize::try_from(version::own_place()).ok()?;
     (index < REGION.get()?.slot_count as usize).then_some(index)
 }
 
@@ -470,10 +465,5 @@ pub(super) unsafe fn open_transaction(process: usize) -> u32 {
     let process = std::ptr::with_exposed_provenance::<pg_sys::PGPROC>(process);
     // SAFETY: PGPROCs lie in shared memory for the server's life. The field is set when a transaction begins and cleared by
     // ProcArrayEndTransaction (procarray.c); it is read without a lock there too (GetLockConflicts in lock.c).
-    unsafe {
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        return (&raw const (*process).lxid).read_volatile();
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        return (&raw const (*process).vxid.lxid).read_volatile();
-    }
+    unsafe { version::local_transaction(process).read_volatile() }
 }

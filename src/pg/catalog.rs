@@ -126,6 +126,14 @@ pub fn columns(relid: pg_sys::Oid) -> Vec<Column> {
     (1..=facts.attributes).filter_map(|number| Some((number, column_name(relid, number)?))).collect()
 }
 
+/// The number of the column of this name; system columns have negative ones.
+pub fn column_number(relid: pg_sys::Oid, name: &str) -> Option<i16> {
+    let name = encoding::c_string(name);
+    // SAFETY: a syscache look-up by a NUL-terminated name; 0 stands for none.
+    let number = unsafe { pg_sys::get_attnum(relid, name.as_ptr()) };
+    (number != 0).then_some(number)
+}
+
 /// The name of a column; `None` when there is none of that number or it was dropped.
 pub fn column_name(relid: pg_sys::Oid, number: i16) -> Option<String> {
     // SAFETY: with missing_ok it returns null instead of raising.

@@ -93,25 +93,6 @@ pub fn report() {
     if REPORTED.replace(true) {
         return;
     }
-    let report = i32::try_from(pg_sys::GUC_REPORT).unwrap_or(0);
-    #[cfg(feature = "pg15")]
-    // SAFETY: the array of all variables, of the length that GetNumConfigOptions tells; names are NUL-terminated. The
-    // flags of a variable of ours are changed in this process alone.
-    unsafe {
-        let count = usize::try_from(pg_sys::GetNumConfigOptions()).unwrap_or(0);
-        let variables = std::slice::from_raw_parts(pg_sys::get_guc_variables(), count);
-        for variable in variables {
-            if std::ffi::CStr::from_ptr((**variable).name) == NAME {
-                (**variable).flags |= report;
-            }
-        }
-    }
-    #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-    // SAFETY: find_option gives the variable of this name or null.
-    unsafe {
-        let level = i32::try_from(pg_sys::PGERROR).unwrap_or(21);
-        if let Some(variable) = pg_sys::find_option(NAME.as_ptr(), false, true, level).as_mut() {
-            variable.flags |= report;
-        }
-    }
+    // In this process alone.
+    super::version::add_setting_flags(NAME, i32::try_from(pg_sys::GUC_REPORT).unwrap_or(0));
 }

@@ -6,6 +6,7 @@
 use pgrx::prelude::*;
 
 use super::row::{inet_in, input, jsonb_in, varlena};
+use super::version;
 use crate::audit::chain::{Columns, Value};
 use crate::audit::jsonb;
 
@@ -70,15 +71,14 @@ pub type Layout = Vec<(String, Kind)>;
 pub unsafe fn layout(descriptor: pg_sys::TupleDesc) -> Option<Layout> {
     // SAFETY: the caller's promise; attribute numbers are within natts.
     unsafe {
-        let count = usize::try_from((*descriptor).natts).ok().filter(|count| *count <= MOST)?;
-        let mut layout = Layout::with_capacity(count);
-        for n in 0..count {
-            #[cfg(not(feature = "pg18"))]
-            let attribute = (*descriptor).attrs.as_ptr().add(n);
-            #[cfg(feature = "pg18")]
-            let attribute = pg_sys::TupleDescAttr(descriptor, i32::try_from(n).ok()?);
-            let name = std::ffi::CStr::from_ptr((*attribute).attname.data.as_ptr()).to_str().ok()?;
-            let kind = match (*attribute).atttypid {
+        let attributes = version::attributes(descriptor);
+        if attributes.len() > MOST {
+            return None;
+        }
+        let mut layout = Layout::with_capacity(attributes.len());
+        for attribute in attributes {
+            let name = std::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_str().ok()?;
+            let kind = match attribute.atttypid {
                 pg_sys::INT8OID if name == "seq" => Kind::Seq,
                 pg_sys::BYTEAOID if name == "hash" => Kind::Hash,
                 pg_sys::INT4OID => Kind::Small,

@@ -83,8 +83,14 @@ unsafe fn scans_restricted(plan: *mut pg_sys::Plan, scans: &[u32], above: bool) 
         if scans_it && !above && !has_condition(tag, plan) {
             return false;
         }
-        let above = above || joins_on_condition(tag, plan) || one_time_false(tag, plan);
-        let mut children: Vec<*mut pg_sys::Plan> = vec![node.lefttree, node.righttree];
+        let (left, right) = joins_on_condition(tag, plan);
+        let above = above || one_time_false(tag, plan);
+        if !scans_restricted(node.lefttree, scans, above || left)
+            || !scans_restricted(node.righttree, scans, above || right)
+        {
+            return false;
+        }
+        let mut children: Vec<*mut pg_sys::Plan> = Vec::new();
         let list = |list: *mut pg_sys::List| {
             names::members(list).into_iter().map(|child| child.cast::<pg_sys::Plan>())
         };
@@ -151,10 +157,12 @@ unsafe extern "C-unwind" fn mentions_column(node: *mut pg_sys::Node, context: *m
     }
 }
 
-unsafe fn joins_on_condition(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> bool {
-    // SAFETY: the tag decides the cast.
+/// Which sides of a join its condition restricts, left and right: not the one whose rows an outer join keeps.
+unsafe fn joins_on_condition(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> (bool, bool) {
+    use pg_sys::JoinType::{JOIN_FULL, JOIN_LEFT, JOIN_RIGHT};
+    // SAFETY: the tag decides the cast; all joins begin with a Join.
     unsafe {
-        match tag {
+        let on_condition = match tag {
             T::T_HashJoin => !(*plan.cast::<pg_sys::HashJoin>()).hashclauses.is_null(),
             T::T_MergeJoin => !(*plan.cast::<pg_sys::MergeJoin>()).mergeclauses.is_null(),
             T::T_NestLoop => {
@@ -162,6 +170,20 @@ unsafe fn joins_on_condition(tag: pg_sys::NodeTag, plan: *mut pg_sys::Plan) -> b
                 !join.join.joinqual.is_null() || !join.nestParams.is_null()
             }
             _ => false,
+        };
+        // A condition on the joined rows, such as one of WHERE.
+        let is_join = matches!(tag, T::T_HashJoin | T::T_MergeJoin | T::T_NestLoop);
+        if is_join && names::members((*plan).qual).into_iter().any(|clause| restricting(clause)) {
+            return (true, true);
+        }
+        if !on_condition {
+            return (false, false);
+        }
+        match (*plan.cast::<pg_sys::Join>()).jointype {
+            JOIN_FULL => (false, false),
+            JOIN_LEFT => (false, true),
+            JOIN_RIGHT => (true, false),
+            _ => (true, true),
         }
     }
 }

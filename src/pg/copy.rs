@@ -9,6 +9,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::gather::names;
 use super::masks;
+use super::version;
 use crate::refusal::Refusal;
 
 /// A statement that copies a query in the place of one that copies a masked or filtered table; `None` where it stays.
@@ -60,11 +61,6 @@ pub unsafe fn as_query(
     }
 }
 
-unsafe extern "C" {
-    // Not in the bindings of every version (src/include/mb/pg_wchar.h); looks a name up in a table and raises nothing.
-    fn pg_char_to_encoding(name: *const c_char) -> std::os::raw::c_int;
-}
-
 /// The encoding that a COPY to the client asks for itself, by its number.
 ///
 /// # Safety
@@ -78,7 +74,7 @@ pub unsafe fn encoding(node: *mut pg_sys::Node) -> Option<i32> {
         let copy = &*node.cast::<pg_sys::CopyStmt>();
         let options = names::members(copy.options).into_iter().map(|option| option.cast::<pg_sys::DefElem>());
         let mut named = options.filter(|option| CStr::from_ptr((**option).defname) == c"encoding");
-        let number = pg_char_to_encoding(pg_sys::defGetString(named.next()?));
+        let number = version::encoding_number(pg_sys::defGetString(named.next()?));
         (number >= 0).then_some(number)
     }
 }

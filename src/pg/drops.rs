@@ -8,6 +8,7 @@ use super::catalog;
 use super::enforce::{Target, Wanted};
 use super::hooks::object_access::relation_kind;
 use super::scan::{self, Key};
+use super::version;
 use crate::request::{Action, Kind, Verb};
 
 /// How a drop is decided.
@@ -30,18 +31,18 @@ struct PartCatalogue {
 
 /// OIDs and columns as in src/include/catalog/pg_{constraint,attrdef,trigger,rewrite,policy,statistic_ext}.h.
 const PARTS: [PartCatalogue; 6] = [
-    PartCatalogue { class: 2606, oid_index: 2667, relation: 8, kind: Kind::Constraint },
+    PartCatalogue {
+        class: 2606,
+        oid_index: 2667,
+        relation: version::CONSTRAINT_RELATION,
+        kind: Kind::Constraint,
+    },
     PartCatalogue { class: 2604, oid_index: 2657, relation: 2, kind: Kind::Table },
     PartCatalogue { class: 2620, oid_index: 2702, relation: 2, kind: Kind::Trigger },
     PartCatalogue { class: 2618, oid_index: 2692, relation: 3, kind: Kind::Rule },
     PartCatalogue { class: 3256, oid_index: 3257, relation: 3, kind: Kind::Policy },
     PartCatalogue { class: 3381, oid_index: 3380, relation: 2, kind: Kind::Statistics },
 ];
-
-/// conrelid moved when PostgreSQL 18 added conenforced before it.
-fn relation_column(part: &PartCatalogue) -> usize {
-    if cfg!(feature = "pg18") && part.kind == Kind::Constraint { part.relation + 1 } else { part.relation }
-}
 
 /// What dropping this object needs.
 pub fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Drop {
@@ -143,7 +144,7 @@ fn type_drop(oid: pg_sys::Oid) -> Drop {
 fn part_drop(part: &PartCatalogue, class: pg_sys::Oid, oid: pg_sys::Oid) -> Drop {
     let mut relation = None;
     let key = (pg_sys::Oid::from(part.oid_index), 1, Key::Oid(oid));
-    scan::rows(class, Some(key), |row| relation = row.column::<pg_sys::Oid>(relation_column(part)));
+    scan::rows(class, Some(key), |row| relation = row.column::<pg_sys::Oid>(part.relation));
     match relation {
         Some(relid) if relid != pg_sys::InvalidOid => {
             if catalog::relation_facts(relid).is_some_and(|facts| facts.temporary) {

@@ -14,6 +14,7 @@ use pgrx::guc::GucEnum;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use super::version::{guc_allocate, guc_release};
 use super::{challenge, encoding, quick, raise, session};
 use crate::refusal::Refusal;
 
@@ -340,36 +341,6 @@ unsafe extern "C-unwind" fn token_assign(_newval: *const c_char, extra: *mut c_v
     let serial = unsafe { extra.cast::<TokenExtra>().as_ref() }.map_or(0, |extra| extra.serial);
     let fresh = serial == WORKER_SERIAL || (serial != 0 && CHECKED.swap(0, Ordering::Relaxed) == serial);
     ACTIVE.store(if fresh { serial } else { 0 }, Ordering::Relaxed);
-}
-
-#[cfg(feature = "pg15")]
-unsafe extern "C" {
-    fn malloc(size: usize) -> *mut c_void;
-    fn free(pointer: *mut c_void);
-}
-
-#[cfg(feature = "pg15")]
-unsafe fn guc_allocate(size: usize) -> *mut c_void {
-    // SAFETY: PostgreSQL 15 keeps GUC values and extras in malloc'd memory (guc_malloc in guc.c).
-    unsafe { malloc(size) }
-}
-
-#[cfg(feature = "pg15")]
-unsafe fn guc_release(pointer: *mut c_void) {
-    // SAFETY: the value was malloc'd by guc.c.
-    unsafe { free(pointer) }
-}
-
-#[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-unsafe fn guc_allocate(size: usize) -> *mut c_void {
-    // SAFETY: from 16 on GUC memory has its own context behind these functions.
-    unsafe { pg_sys::guc_malloc(i32::try_from(pg_sys::LOG).unwrap_or(15), size) }
-}
-
-#[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-unsafe fn guc_release(pointer: *mut c_void) {
-    // SAFETY: as above.
-    unsafe { pg_sys::guc_free(pointer) }
 }
 
 /// Stores the serial beside the value; false when there is no memory.

@@ -11,7 +11,7 @@ use super::own::own;
 use super::scan::{self, Key};
 use super::session;
 use super::session::{Session, authenticated_role};
-use super::{bindings, catalog, epoch, guc, keys, policies};
+use super::{bindings, catalog, epoch, guc, keys, policies, version};
 use crate::limit::Limits;
 use crate::refusal::{Refusal, RefusedToken, SqlState};
 use crate::token::refusals::no_token;
@@ -252,6 +252,7 @@ fn establish(
     let role_oid = authenticated_role();
     let role = catalog::role_name(role_oid).unwrap_or_default();
     let (peer, address) = peer();
+    let system_user = version::system_user();
     // SAFETY: plain values; get_database_name returns a palloc'd copy; GetDatabaseEncoding a constant.
     let (database, utf8) = unsafe {
         let name = catalog::text(pg_sys::get_database_name(pg_sys::MyDatabaseId)).unwrap_or_default();
@@ -265,7 +266,7 @@ fn establish(
             role: &role,
             database: &database,
             peer,
-            system_user: None,
+            system_user: system_user.as_deref(),
             proof_only: guc::proof_only(),
             at_connect,
             depth_ceiling: guc::max_delegation_depth(),

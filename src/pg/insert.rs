@@ -272,11 +272,7 @@ pub fn truncate(relation: pg_sys::Oid) -> Written {
     unsafe {
         let relations = pg_sys::lappend(std::ptr::null_mut(), relation.cast());
         let oids = pg_sys::lappend_oid(std::ptr::null_mut(), (*relation).rd_id);
-        let restrict = pg_sys::DropBehavior::DROP_RESTRICT;
-        #[cfg(feature = "pg15")]
-        pg_sys::ExecuteTruncateGuts(relations, oids, std::ptr::null_mut(), restrict, false);
-        #[cfg(not(feature = "pg15"))]
-        pg_sys::ExecuteTruncateGuts(relations, oids, std::ptr::null_mut(), restrict, false, false);
+        super::version::truncate(relations, oids);
         pg_sys::table_close(relation, 0);
     }
     Written::All

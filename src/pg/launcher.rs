@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use super::guc_audit::{self, Journal};
 use super::shmem::{self, Control, is_set};
 use super::slot::Slot;
-use super::{epoch, standby, warden};
+use super::{epoch, standby, version, warden};
 
 const LIBRARY: &CStr = c"agent_guard";
 /// A writer that lives shorter than this has failed.
@@ -60,10 +60,9 @@ pub fn attach_signals() {
         unsafe extern "C-unwind" {
             fn SignalHandlerForConfigReload(signal: i32);
             fn SignalHandlerForShutdownRequest(signal: i32);
-            fn pqsignal(signal: i32, handler: Option<unsafe extern "C-unwind" fn(i32)>) -> *mut ();
         }
-        pqsignal(1, Some(SignalHandlerForConfigReload));
-        pqsignal(15, Some(SignalHandlerForShutdownRequest));
+        version::handle_signal(1, SignalHandlerForConfigReload);
+        version::handle_signal(15, SignalHandlerForShutdownRequest);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+use super::version;
+
 /// How often the cancel is repeated, in milliseconds.
 const AGAIN: c_int = 100;
 /// How many cancels there are before the connection ends.
@@ -36,9 +38,6 @@ static FIRED: AtomicU32 = AtomicU32::new(0);
 /// The limit, in microseconds.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
-/// USER_TIMEOUT (src/include/utils/timeout.h): what asks RegisterTimeout for a number of its own.
-const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg17", feature = "pg18")) { 13 } else { 12 };
-
 /// A statement of the client begins: it has so many microseconds.
 pub fn arm(limit: u64) {
     FIRED.store(0, Ordering::Relaxed);
@@ -48,7 +47,7 @@ pub fn arm(limit: u64) {
     unsafe {
         let mut timer = TIMER.load(Ordering::Relaxed);
         if timer < 0 {
-            timer = RegisterTimeout(USER_TIMEOUT, Some(went_off));
+            timer = RegisterTimeout(version::USER_TIMEOUT, Some(went_off));
             TIMER.store(timer, Ordering::Relaxed);
         }
         let end = super::quick::timestamp().saturating_add(i64::try_from(limit).unwrap_or(i64::MAX));

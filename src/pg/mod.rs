@@ -91,6 +91,7 @@ pub mod trail;
 mod trail_refusal;
 mod types;
 mod upkeep;
+mod version;
 mod waiters;
 mod warden;
 mod withhold;

@@ -20,7 +20,7 @@ use super::process::PerProcess;
 use super::session::{self, Session};
 use super::statement::{self, Key};
 use super::trail::{self, Reservation};
-use super::{encoding, epoch, held, record, synced, text};
+use super::{encoding, epoch, held, record, synced, text, version};
 use crate::audit::results::{self, BESIDE_ROW, Column, MAX_PART, Shape};
 use crate::recording::{Kept, Recording};
 use crate::refusal::Refusal;
@@ -533,14 +533,13 @@ impl Stream {
                 return (Vec::new(), encoding);
             }
             let Some(portal) = pg_sys::ActivePortal.as_ref() else { return (Vec::new(), encoding) };
-            let Some(descriptor) = portal.tupDesc.as_ref() else { return (Vec::new(), encoding) };
-            let mut columns = Vec::with_capacity(usize::try_from(descriptor.natts).unwrap_or(0));
+            if portal.tupDesc.is_null() {
+                return (Vec::new(), encoding);
+            }
+            let attributes = version::attributes(portal.tupDesc);
+            let mut columns = Vec::with_capacity(attributes.len());
             let mut formats = portal.formats;
-            for n in 0..descriptor.natts {
-                #[cfg(not(feature = "pg18"))]
-                let attribute = &*descriptor.attrs.as_ptr().add(usize::try_from(n).unwrap_or(0));
-                #[cfg(feature = "pg18")]
-                let attribute = &*pg_sys::TupleDescAttr(portal.tupDesc, n);
+            for attribute in attributes {
                 // No column that is dropped is sent, and it has no format.
                 if attribute.attisdropped {
                     continue;

@@ -7,6 +7,7 @@ use pgrx::datum::FromDatum;
 use pgrx::pg_sys;
 
 use super::text_datum::Column;
+use super::version;
 
 /// A key of an equality search on an index's column.
 pub enum Key {
@@ -120,10 +121,7 @@ pub fn with_lookup<R>(
         }
         let opened = pg_sys::index_open(index, ACCESS_SHARE);
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(table));
-        #[cfg(not(feature = "pg18"))]
-        let scan = pg_sys::index_beginscan(relation, opened, snapshot, 1, 0);
-        #[cfg(feature = "pg18")]
-        let scan = pg_sys::index_beginscan(relation, opened, snapshot, std::ptr::null_mut(), 1, 0);
+        let scan = version::begin_index_scan(relation, opened, snapshot);
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         let answer = body(&|id| {
             let bytes = varlena(id);

@@ -7,19 +7,9 @@ use super::calls;
 use super::gather::names;
 use super::masks;
 use super::substitute::{self, Mark};
+use super::version;
 use super::withhold::Texts;
 use crate::refusal::{Refusal, SqlState};
-
-/// Whether an entry carries permissions of its own; those of partitions and children do not.
-#[cfg(feature = "pg15")]
-fn has_permissions(entry: &pg_sys::RangeTblEntry) -> bool {
-    entry.requiredPerms != 0
-}
-
-#[cfg(not(feature = "pg15"))]
-fn has_permissions(entry: &pg_sys::RangeTblEntry) -> bool {
-    entry.perminfoindex != 0
-}
 
 /// Looks at every entry of a plan that is about to start, or to go on after it was suspended. Returns which of its texts
 /// have to be withheld.
@@ -73,7 +63,7 @@ pub unsafe fn check(plan: *mut pg_sys::PlannedStmt, resumed: bool) -> Result<Tex
         };
         if fingerprint == masked.fingerprint {
             proven.push(fingerprint);
-        } else if has_permissions(entry) {
+        } else if version::has_permissions(entry) {
             return Err(stale(entry.relid));
         } else {
             open.push((entry.relid, fingerprint));

@@ -52,6 +52,28 @@ pub fn was_masked(text: &str) -> bool {
         .any(|at| masked(at).count() == SHORTEST && masked(at).all(|byte| *byte == b'*'))
 }
 
+/// Whether the dump of a statement's tree shows a token: as a text, which is broken into lines at any place, or byte by byte
+/// as a number, which only the statement itself tells.
+///
+/// # Safety
+/// `dump` is null or NUL-terminated.
+pub unsafe fn shows_in_dump(dump: *const c_char) -> bool {
+    if dump.is_null() {
+        return false;
+    }
+    // SAFETY: the caller's promise; the message that this backend is working on is NUL-terminated or null.
+    unsafe {
+        let dump = std::ffi::CStr::from_ptr(dump).to_bytes();
+        let unbroken: Vec<u8> = dump.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let current = pg_sys::debug_query_string;
+        find(&unbroken, 0).is_some()
+            || (!current.is_null() && {
+                let text = std::ffi::CStr::from_ptr(current);
+                find(text.to_bytes(), 0).is_some() || was_masked(&text.to_string_lossy())
+            })
+    }
+}
+
 /// Masks tokens in a NUL-terminated text of the server's, in place.
 ///
 /// # Safety

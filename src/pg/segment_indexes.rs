@@ -8,6 +8,7 @@
 use pgrx::prelude::*;
 
 use super::insert::Written;
+use super::version;
 
 /// A segment that has so many rows gets its indexes though it is not full.
 pub const ROWS_WITHOUT: u64 = 65_536;
@@ -105,12 +106,7 @@ pub fn make_one(relation: pg_sys::Oid) -> Option<Written> {
         if !pg_sys::ConditionalLockRelationOid(index, pg_sys::AccessExclusiveLock as i32) {
             return Some(Written::Locked);
         }
-        let mut params = pg_sys::ReindexParams { options: 0, tablespaceOid: pg_sys::InvalidOid };
-        let unlogged = pg_sys::RELPERSISTENCE_UNLOGGED as std::os::raw::c_char;
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        pg_sys::reindex_index(index, false, unlogged, &raw mut params);
-        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-        pg_sys::reindex_index(std::ptr::null(), index, false, unlogged, &raw mut params);
+        version::reindex_unlogged(index);
     }
     Some(Written::All)
 }

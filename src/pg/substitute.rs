@@ -22,6 +22,7 @@ use pgrx::pg_sys::NodeTag as T;
 pub use self::generated::may_read;
 use super::gather::names;
 use super::masks::{self, Masked};
+use super::version;
 use crate::refusal::{Refusal, SqlState};
 
 /// How a query tree was dealt with, as its entries carry it in a field that the server uses for other kinds of entries only
@@ -274,7 +275,15 @@ unsafe fn read(
             in_place(query, index, masked);
             return Ok(());
         }
-        as_subquery(query, index, entry, masked);
+        if !version::JUNK_IS_PULLED_UP {
+            vars::expand_whole_rows(query, index, entry)?;
+        }
+        // The query may be a copy by now.
+        let nth = usize::try_from(index - 1).unwrap_or(0);
+        let Some(entry) = names::members((*query).rtable).get(nth).copied() else {
+            return Err(not_understood("A part of its FROM is missing."));
+        };
+        as_subquery(query, index, entry.cast(), masked);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::os::raw::c_char;
 use pgrx::pg_sys;
 
 use super::encoding;
+use crate::leading;
 
 /// The text that the client sent; empty where the server knows none (fast-path calls).
 pub fn current() -> String {
@@ -16,7 +17,7 @@ pub fn current() -> String {
     }
 }
 
-/// The part of a source text that is one statement of it.
+/// The part of a source text that is one statement of it, with the comments before it.
 ///
 /// # Safety
 /// `source` is null or NUL-terminated.
@@ -31,6 +32,7 @@ pub unsafe fn statement(source: *const c_char, location: i32, length: i32) -> St
         Ok(length) if length > 0 => start.saturating_add(length).min(bytes.len()),
         _ => bytes.len(),
     };
-    let part = bytes.get(start..end).unwrap_or(bytes);
+    // Up to 17 the server's location is the end of the statement before, from 18 on it is the first word.
+    let part = bytes.get(leading::comments(bytes, start)..end).unwrap_or(bytes);
     encoding::text_of(part.trim_ascii())
 }

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use super::catalog::with_cached;
 use super::encoding;
 use super::expression::{Place, type_name};
+use super::version;
 use crate::mask::rule::{Class, ColumnType};
 
 /// What pg_type says of a type.
@@ -80,9 +81,8 @@ pub fn attributes(relation: pg_sys::Oid) -> Vec<Attribute> {
     // SAFETY: opened and closed here; the descriptor is only read in between, and the lock stays.
     unsafe {
         let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock.cast_signed());
-        let descriptor = (*opened).rd_att;
-        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
-        let live = (*descriptor).attrs.as_slice(count).iter().filter(|attribute| !attribute.attisdropped);
+        let all = version::attributes((*opened).rd_att);
+        let live = all.iter().filter(|attribute| !attribute.attisdropped);
         let found = live
             .map(|attribute| Attribute {
                 number: attribute.attnum,

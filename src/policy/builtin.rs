@@ -69,6 +69,7 @@ const INSPECT: &[&str] = &[
     "pg_show_replication_origin_status",
     "pg_options_to_table",
     "pg_get_aios",
+    "pg_get_loaded_modules",
     "pg_log_backend_memory_contexts",
 ];
 
@@ -121,6 +122,8 @@ const SYSTEM_PREFIXES: &[&str] = &[
 const HARMLESS_VOLATILE: &[&str] = &[
     "random",
     "random_normal",
+    "array_sample",
+    "array_shuffle",
     "setseed",
     "clock_timestamp",
     "timeofday",

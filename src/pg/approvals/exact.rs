@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::super::gather::names;
-use super::super::{catalog, scan};
+use super::super::{catalog, scan, version};
 use super::plan;
 
 const ACCESS_SHARE: i32 = 1;
@@ -179,9 +179,8 @@ unsafe extern "C-unwind" fn names_other_column(node: *mut pg_sys::Node, of: *mut
         }
         let var = &*node.cast::<pg_sys::Var>();
         let descriptor = of.cast::<pg_sys::TupleDescData>();
-        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
         let at = usize::try_from(var.varattno).unwrap_or(0);
-        let Some(column) = (*descriptor).attrs.as_slice(count).get(at.wrapping_sub(1)) else { return true };
+        let Some(column) = version::attributes(descriptor).get(at.wrapping_sub(1)) else { return true };
         column.attisdropped || column.atttypid != var.vartype
     }
 }

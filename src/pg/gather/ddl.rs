@@ -8,6 +8,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, settings};
+use super::evaluated;
 use super::names;
 use super::utility::{Needs, all, creation, new_function, on, on_relation, whole};
 use crate::request::{Action, Kind, ObjectClass, Verb};
@@ -53,7 +54,10 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 alter_relation(Kind::Sequence, (*statement.cast::<pg_sys::AlterSeqStmt>()).sequence)
             }
             T::T_IndexStmt => {
-                on_its_table(Verb::Create, Kind::Index, (*statement.cast::<pg_sys::IndexStmt>()).relation)
+                let create: &pg_sys::IndexStmt = &*statement.cast();
+                let mut needs = on_its_table(Verb::Create, Kind::Index, create.relation);
+                needs.wanted.extend(evaluated::index(create, &names::relation_target(create.relation)));
+                needs
             }
             T::T_CreateTrigStmt => on_its_table(
                 Verb::Create,
@@ -348,6 +352,7 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Needs {
                 _ => {}
             }
         }
+        wanted.extend(evaluated::alter_table(statement, &target));
         all(wanted)
     }
 }
@@ -408,10 +413,6 @@ unsafe fn setting_clauses(options: *mut pg_sys::List) -> Vec<Wanted> {
 pub unsafe fn overloads(name: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
     // SAFETY: FuncnameGetCandidates returns a palloc'd linked list of all functions of the name in the path.
     unsafe {
-        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
-        let mut candidate =
-            pg_sys::FuncnameGetCandidates(name, -1, std::ptr::null_mut(), false, false, true, true);
-        #[cfg(feature = "pg18")]
         let mut candidate =
             pg_sys::FuncnameGetCandidates(name, -1, std::ptr::null_mut(), false, false, true, true);
         let mut found = Vec::new();

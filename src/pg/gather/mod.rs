@@ -1,6 +1,7 @@
 //! Collecting: from what the server is about to do to the accesses that it needs. Decides nothing.
 
 pub mod ddl;
+pub mod evaluated;
 pub mod functions;
 pub mod masked_ddl;
 pub mod masked_reads;

@@ -91,10 +91,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
         let function = match (*node).type_ {
             T::T_Query => {
                 let query = node.cast::<pg_sys::Query>();
-                #[cfg(feature = "pg15")]
-                walk.entries.extend(relations::entries((*query).rtable));
-                #[cfg(not(feature = "pg15"))]
-                walk.entries.extend(relations::entries((*query).rteperminfos));
+                walk.entries.extend(relations::entries_of(query));
                 return pg_sys::query_tree_walker(query, Some(visit), context, 0);
             }
             T::T_FuncExpr => {

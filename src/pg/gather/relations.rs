@@ -14,7 +14,7 @@ use super::super::enforce::{Target, Wanted};
 use super::super::policies::{self, Policy};
 use super::super::process::PerProcess;
 use super::super::substitute::Mark;
-use super::super::{calls, own, quick};
+use super::super::{calls, own, quick, version};
 use crate::policy::builtin::{self, Guarded};
 use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
 
@@ -184,16 +184,7 @@ pub unsafe fn mark_lent(range_table: *mut pg_sys::List, infos: *mut pg_sys::List
 /// `query` is a valid, rewritten query.
 pub unsafe fn entries_of(query: *mut pg_sys::Query) -> Vec<Entry> {
     // SAFETY: the caller's promise.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        {
-            entries((*query).rtable)
-        }
-        #[cfg(not(feature = "pg15"))]
-        {
-            entries((*query).rteperminfos)
-        }
-    }
+    unsafe { entries(version::permissions(query)) }
 }
 
 fn columns(set: *mut pg_sys::Bitmapset) -> Columns {

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use super::super::statement::{self, Key, Opening};
 use super::super::{
     approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, outgoing, record, results,
-    rows, second_line, session, synced, withhold,
+    rows, second_line, session, synced, version, withhold,
 };
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -22,8 +22,6 @@ unsafe extern "C-unwind" {
     // The bindings' own declarations are guarded: an error through them would lose its fields.
     #[link_name = "standard_ExecutorStart"]
     fn raw_start(query: *mut pg_sys::QueryDesc, flags: c_int);
-    #[link_name = "standard_ExecutorRun"]
-    fn raw_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
     #[link_name = "standard_ExecutorFinish"]
     fn raw_finish(query: *mut pg_sys::QueryDesc);
     #[link_name = "standard_ExecutorEnd"]
@@ -37,7 +35,14 @@ pub fn init() {
         PREV_START = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(start);
         PREV_RUN = pg_sys::ExecutorRun_hook;
-        pg_sys::ExecutorRun_hook = Some(run);
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::ExecutorRun_hook = Some(run);
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::ExecutorRun_hook = Some(run18);
+        }
         PREV_FINISH = pg_sys::ExecutorFinish_hook;
         pg_sys::ExecutorFinish_hook = Some(finish);
         PREV_END = pg_sys::ExecutorEnd_hook;
@@ -237,6 +242,17 @@ fn unmet(query: *mut pg_sys::QueryDesc, refusal: Refusal) -> Result<(), Refusal>
     if observed == Some(true) { Ok(()) } else { Err(refusal) }
 }
 
+/// From 18 on the executor knows by itself whether it runs once.
+#[cfg(feature = "pg18")]
+unsafe extern "C-unwind" fn run18(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
+    // SAFETY: outer frame; see `run`.
+    unsafe { run(query, direction, count, false) }
+}
+
 unsafe extern "C-unwind" fn run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -262,10 +278,7 @@ unsafe fn run_executor(
 ) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
-        match PREV_RUN {
-            Some(previous) => previous(query, direction, count, once),
-            None => raw_run(query, direction, count, once),
-        }
+        version::run_executor(PREV_RUN, query, direction, count, once);
     }
 }
 

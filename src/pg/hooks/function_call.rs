@@ -64,7 +64,8 @@ fn begin(function: pg_sys::Oid) -> Result<(), Refusal> {
     if functions::is_own(function) {
         return Ok(());
     }
-    let lends = match session::bound() {
+    // A login event trigger is called before any statement: the token that came with the connection is bound here then.
+    let lends = match session::bound().or_else(|| session::current().ok()) {
         None => false,
         Some(session) => {
             let policy = policies::policy(session.policy_id)?;

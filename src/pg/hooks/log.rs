@@ -81,6 +81,10 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
 unsafe fn hide(data: &mut pg_sys::ErrorData) {
     // SAFETY: NUL-terminated texts or null. A text that holds a token was made at run time, hence is writable.
     unsafe {
+        if is_dump(data) && secrets::shows_in_dump(data.detail) {
+            // The report's own memory context is current (EmitErrorReport in elog.c).
+            data.detail = pg_sys::pstrdup(c"(not shown: the statement holds a token)".as_ptr());
+        }
         for text in [data.message, data.detail, data.detail_log, data.hint, data.context, data.internalquery]
         {
             secrets::mask_in_place(text);
@@ -91,6 +95,16 @@ unsafe fn hide(data: &mut pg_sys::ErrorData) {
             data.hide_stmt = true;
         }
     }
+}
+
+/// Whether a report is what debug_print_parse and its like have logged: the tree is its detail (elog_node_display in print.c).
+unsafe fn is_dump(data: &pg_sys::ErrorData) -> bool {
+    if data.message.is_null() || data.elevel >= i32::try_from(pg_sys::PGERROR).unwrap_or(21) {
+        return false;
+    }
+    // SAFETY: NUL-terminated.
+    let message = unsafe { CStr::from_ptr(data.message) }.to_bytes();
+    message.ends_with(b" tree:") || message == b"plan:"
 }
 
 /// A cancel that the warden sent reads as one of anybody until here, where the report goes to its readers. Whether it was one.

@@ -224,7 +224,11 @@ fn before(
 fn is_fast_path() -> bool {
     // SAFETY: a plain pointer of this process, null between messages and during fast-path calls (postgres.c).
     unsafe {
-        pg_sys::debug_query_string.is_null() && pg_sys::ParallelWorkerNumber < 0 && !statement::any_active()
+        // Inside a function it is that function's own matter: one that was called so, or an event trigger's at login.
+        pg_sys::debug_query_string.is_null()
+            && pg_sys::ParallelWorkerNumber < 0
+            && !statement::any_active()
+            && !calls::any()
     }
 }
 

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
-use super::super::{catalog, encoding, expression_check};
+use super::super::{catalog, encoding, expression_check, version};
 use super::{Declared, copies, predicate, unusable};
 use crate::refusal::Refusal;
 
@@ -113,10 +113,7 @@ impl Opened {
     /// Its attributes in order, dropped ones included.
     pub fn attributes(&self) -> &[pg_sys::FormData_pg_attribute] {
         // SAFETY: an open relation has a descriptor of natts attributes.
-        unsafe {
-            let descriptor = (*self.0).rd_att;
-            (*descriptor).attrs.as_slice(usize::try_from((*descriptor).natts).unwrap_or(0))
-        }
+        unsafe { version::attributes((*self.0).rd_att) }
     }
 
     /// The number of the live column of this name.

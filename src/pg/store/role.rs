@@ -85,7 +85,8 @@ pub fn mights(role: Oid) -> AdminResult<Vec<Might>> {
              FROM holder h JOIN pg_catalog.pg_roles first ON first.oid OPERATOR(pg_catalog.=) h.first
              JOIN pg_catalog.pg_roles self ON self.oid OPERATOR(pg_catalog.=) $1
              WHERE h.super OR h.name OPERATOR(pg_catalog.=) ANY (ARRAY['pg_read_server_files', 'pg_write_server_files',
-                 'pg_execute_server_program', 'pg_signal_backend']::pg_catalog.name[])
+                 'pg_execute_server_program', 'pg_signal_backend', 'pg_signal_autovacuum_worker',
+                 'pg_create_subscription']::pg_catalog.name[])
          )
          SELECT what, remedy FROM might ORDER BY what, remedy",
         &[role.into()],

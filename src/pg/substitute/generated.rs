@@ -10,13 +10,9 @@ use pgrx::pg_sys::NodeTag as T;
 use super::super::catalog;
 use super::super::gather::names;
 use super::super::masks::{self, Masked};
+use super::super::version::ACL_SELECT;
 use super::{Mark, filter, mark};
 use crate::refusal::Refusal;
-
-#[cfg(feature = "pg15")]
-const READ: pg_sys::AclMode = pg_sys::ACL_SELECT;
-#[cfg(not(feature = "pg15"))]
-const READ: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
 
 /// Whether this level of the query is the generated view of its entry `index`: it gives what the view gives, and nothing of
 /// the raw rows decides which.
@@ -116,10 +112,10 @@ pub unsafe fn lender(
         let role = pg_sys::GetUserId();
         let any_column = pg_sys::AclMaskHow::ACLMASK_ANY;
         let relation = masked.relation;
-        if pg_sys::pg_class_aclcheck(relation, role, READ) == pg_sys::AclResult::ACLCHECK_OK
-            || pg_sys::pg_attribute_aclcheck_all(relation, role, READ, any_column)
+        if pg_sys::pg_class_aclcheck(relation, role, ACL_SELECT) == pg_sys::AclResult::ACLCHECK_OK
+            || pg_sys::pg_attribute_aclcheck_all(relation, role, ACL_SELECT, any_column)
                 == pg_sys::AclResult::ACLCHECK_OK
-            || pg_sys::pg_class_aclcheck(view, role, READ) != pg_sys::AclResult::ACLCHECK_OK
+            || pg_sys::pg_class_aclcheck(view, role, ACL_SELECT) != pg_sys::AclResult::ACLCHECK_OK
         {
             return None;
         }
@@ -182,7 +178,7 @@ pub fn may_read(relation: pg_sys::Oid) -> Result<(), Refusal> {
     let view = masks::of(relation)?.and_then(|masked| masked.view);
     // SAFETY: a catalogue look-up.
     let may = view.is_some_and(|view| unsafe {
-        pg_sys::pg_class_aclcheck(view, pg_sys::GetUserId(), READ) == pg_sys::AclResult::ACLCHECK_OK
+        pg_sys::pg_class_aclcheck(view, pg_sys::GetUserId(), ACL_SELECT) == pg_sys::AclResult::ACLCHECK_OK
     });
     if may {
         return Ok(());

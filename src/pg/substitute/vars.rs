@@ -6,6 +6,8 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
+use super::super::version;
+use crate::refusal::Refusal;
 
 /// `tree` with the references to columns of entry `index` replaced by the target entries of their numbers; references to other
 /// columns stay.
@@ -27,8 +29,9 @@ pub unsafe fn replaced(
             0,
             entry,
             targets,
+            // What OLD and NEW stand for in RETURNING: the masks are computed over the row that the reference means.
             #[cfg(feature = "pg18")]
-            0,
+            index,
             pg_sys::ReplaceVarsNoMatchOption::REPLACEVARS_CHANGE_VARNO,
             index,
             &raw mut has_sublinks,
@@ -85,6 +88,42 @@ unsafe extern "C-unwind" fn reference(node: *mut pg_sys::Node, context: *mut c_v
     }
 }
 
+/// Puts a row of columns in the place of references to the whole row of entry `index`, where its system columns are read too:
+/// these become columns of the subquery, and the whole row must stay what it was.
+///
+/// # Errors
+/// Where the row may be missing altogether, on the nullable side of an outer join: a row of columns is never that.
+///
+/// # Safety
+/// `entry` is the relation's entry in the query.
+pub unsafe fn expand_whole_rows(
+    query: *mut pg_sys::Query,
+    index: i32,
+    entry: *mut pg_sys::RangeTblEntry,
+) -> Result<(), Refusal> {
+    let (mut system, mut whole, mut nullable) = (false, false, false);
+    // SAFETY: the caller's promise; the changed copy takes the query's place.
+    unsafe {
+        each(query.cast(), index, &mut |var| {
+            system |= var.varattno < 0;
+            whole |= var.varattno == 0;
+            nullable |= var.varattno == 0 && version::may_be_nulled(var);
+            false
+        });
+        if !system || !whole {
+            return Ok(());
+        }
+        if nullable {
+            return Err(super::not_understood(
+                "It reads system columns and the whole row of one that an outer join may leave out.",
+            ));
+        }
+        let changed = replaced(query.cast(), index, entry, std::ptr::null_mut()).cast::<pg_sys::Query>();
+        std::ptr::copy_nonoverlapping(changed, query, 1);
+    }
+    Ok(())
+}
+
 /// Gives the subquery of entry `index` the system columns that the query reads, and renumbers the references. Returns the
 /// names of all its columns: as many as it has entries, which a stored rule's list may not have been.
 ///
@@ -117,7 +156,8 @@ pub unsafe fn columns_for(
                         pg_sys::makeVar(1, var.varattno, var.vartype, var.vartypmod, var.varcollid, 0);
                     let name = super::text(c"system");
                     // Junk, so that the whole row stays what it was.
-                    let entry = pg_sys::makeTargetEntry(inner.cast(), place, name, true);
+                    let junk = version::JUNK_IS_PULLED_UP;
+                    let entry = pg_sys::makeTargetEntry(inner.cast(), place, name, junk);
                     (*subquery).targetList = pg_sys::lappend((*subquery).targetList, entry.cast());
                     (*alias).colnames =
                         pg_sys::lappend((*alias).colnames, pg_sys::makeString(super::text(c"system")).cast());
