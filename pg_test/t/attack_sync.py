@@ -168,7 +168,6 @@ def test_large_results_are_whole_and_say_that_they_began(server):
         assert connection.execute("select intact from agent_guard.verify_audit()").fetchone() == (True,)
 
 
-<<<<<<< HEAD
 def test_what_left_before_an_error_is_on_disk_when_the_error_is_answered(server):
     oid = server.value("select oid from pg_database where datname = current_database()")
     journal = pathlib.Path(server.variables["GUARD_DATA"]) / "agent_guard_journal" / str(oid)
@@ -187,7 +186,8 @@ def test_what_left_before_an_error_is_on_disk_when_the_error_is_answered(server)
                 for row in reply.rows:
                     assert b'["' + row[0] + b'"' in kept, (sent, row[0], "is not on disk")
                 wire.until("Z")
-=======
+
+
 def test_nothing_arrives_without_a_token_where_denials_are_only_recorded(server):
     def enforcement(value):
         server.run(f"alter system set agent_guard.enforcement = {value}")
@@ -209,7 +209,6 @@ def test_nothing_arrives_without_a_token_where_denials_are_only_recorded(server)
     finally:
         enforcement("enforce")
     assert not wrong, "\n".join(wrong)
->>>>>>> main
 
 
 def test_each_is_woken_when_its_event_is_on_disk(server):
