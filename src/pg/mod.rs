@@ -18,6 +18,7 @@ mod connection;
 mod copy;
 mod databases;
 mod decided;
+mod defaults;
 mod door;
 mod drained;
 mod drops;

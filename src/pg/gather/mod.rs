@@ -8,4 +8,5 @@ pub mod mentions;
 pub mod names;
 pub mod query;
 pub mod relations;
+pub mod sequences;
 pub mod utility;

@@ -11,7 +11,7 @@ use pgrx::pg_sys::NodeTag as T;
 use super::super::enforce::{Target, Wanted};
 use super::super::policies::Policy;
 use super::super::{conditions, settings};
-use super::{functions, names, relations};
+use super::{functions, names, relations, sequences};
 use crate::request::{Action, Verb, Voice};
 
 struct Walk {
@@ -57,7 +57,7 @@ unsafe fn by_argument(call: &pg_sys::FuncExpr, wanted: &mut Vec<Wanted>) -> bool
                 true
             }
             pg_sys::F_NEXTVAL | pg_sys::F_CURRVAL => {
-                match arguments.first().and_then(|node| constant_oid(*node)) {
+                match arguments.first().and_then(|node| sequences::constant_oid(*node)) {
                     Some(sequence) => {
                         wanted.push(Wanted::named(Action::plain(Verb::Usage), Target::Relation(sequence)));
                         true
@@ -67,17 +67,6 @@ unsafe fn by_argument(call: &pg_sys::FuncExpr, wanted: &mut Vec<Wanted>) -> bool
             }
             _ => false,
         }
-    }
-}
-
-unsafe fn constant_oid(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
-    // SAFETY: the tag decides the cast; the argument's type is regclass.
-    unsafe {
-        if (*node).type_ != T::T_Const {
-            return None;
-        }
-        let constant = &*node.cast::<pg_sys::Const>();
-        pgrx::FromDatum::from_datum(constant.constvalue, constant.constisnull)
     }
 }
 

@@ -72,6 +72,11 @@ impl Entry {
         (self.required & pg_sys::ACL_SELECT != 0).then(|| columns(self.selected))
     }
 
+    /// The columns that it fills; `None` where it inserts nothing.
+    pub fn filled(&self) -> Option<Columns> {
+        (self.required & pg_sys::ACL_INSERT != 0).then(|| columns(self.inserted))
+    }
+
     /// Whether the role reads it by a privilege on its generated view alone, which nobody has checked yet.
     pub fn is_lent(&self) -> bool {
         self.lent
