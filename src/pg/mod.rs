@@ -91,6 +91,7 @@ pub mod trail;
 mod trail_refusal;
 mod types;
 mod upkeep;
+mod walk;
 mod warden;
 mod withhold;
 mod writer;

@@ -10,6 +10,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::policies::Policy;
+use super::super::walk;
 use super::super::{conditions, settings};
 use super::{functions, names, relations, sequences};
 use crate::request::{Action, Verb, Voice};
@@ -84,7 +85,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                 walk.entries.extend(relations::entries((*query).rtable));
                 #[cfg(not(feature = "pg15"))]
                 walk.entries.extend(relations::entries((*query).rteperminfos));
-                return pg_sys::query_tree_walker(query, Some(visit), context, 0);
+                return walk::query(query, visit, context, 0);
             }
             T::T_FuncExpr => {
                 let call = &*node.cast::<pg_sys::FuncExpr>();
@@ -102,6 +103,6 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
         if function != pg_sys::InvalidOid && !walk.functions.contains(&function) {
             walk.functions.push(function);
         }
-        pg_sys::expression_tree_walker(node, Some(visit), context)
+        walk::expression(node, visit, context)
     }
 }

@@ -12,6 +12,7 @@ use pgrx::pg_sys::NodeTag as T;
 use super::super::enforce::{Target, Wanted};
 use super::super::masks::Opened;
 use super::super::policies::{self, Policy};
+use super::super::walk;
 use super::super::{catalog, drops};
 use super::names;
 use crate::decision::Decision;
@@ -88,7 +89,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                 (*context.cast::<Uses>()).push(sequence.map(|sequence| (sequence, verb)));
             }
         }
-        pg_sys::expression_tree_walker(node, Some(visit), context)
+        walk::expression(node, visit, context)
     }
 }
 
