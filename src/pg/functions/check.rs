@@ -223,7 +223,13 @@ unsafe fn inner_query(statement: *mut pg_sys::Node) -> Option<*mut pg_sys::Query
     // SAFETY: the tag decides the cast; parse analysis has put a Query there (transformExplainStmt and its like).
     unsafe {
         let inner = match (*statement).type_ {
-            T::T_ExplainStmt => (*statement.cast::<pg_sys::ExplainStmt>()).query,
+            T::T_ExplainStmt => {
+                let explain = &*statement.cast::<pg_sys::ExplainStmt>();
+                if let Some(explained) = utility::utility_explained(explain) {
+                    return inner_query(explained);
+                }
+                explain.query
+            }
             T::T_DeclareCursorStmt => (*statement.cast::<pg_sys::DeclareCursorStmt>()).query,
             T::T_CreateTableAsStmt => (*statement.cast::<pg_sys::CreateTableAsStmt>()).query,
             _ => return None,

@@ -8,5 +8,7 @@ pub mod mentions;
 pub mod names;
 pub mod query;
 pub mod relations;
+pub mod row_security;
 pub mod sequences;
+pub mod swept;
 pub mod utility;

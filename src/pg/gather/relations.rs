@@ -14,6 +14,7 @@ use super::super::enforce::{Target, Wanted};
 use super::super::policies::{self, Policy};
 use super::super::substitute::Mark;
 use super::super::{calls, own, quick};
+use super::{functions, row_security};
 use crate::policy::builtin::{self, Guarded};
 use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
 
@@ -233,10 +234,19 @@ pub fn wanted_into(entries: &[Entry], policy: &Policy, wanted: &mut Vec<Wanted>)
         }
         asked => asked,
     };
+    let lent = asked != Voice::Named || entries.iter().any(|entry| entry.check_as != pg_sys::InvalidOid);
+    let brought =
+        if lent && !foreign_key { row_security::brought(entries) } else { row_security::Brought::default() };
     for entry in entries {
-        let voice = if foreign_key { Voice::View } else { voice_of(entry, asked, entries, policy) };
+        let voice = match foreign_key {
+            true => Voice::View,
+            false if brought.relations.contains(&entry.relid) => Voice::Named,
+            false => voice_of(entry, asked, entries, policy),
+        };
         of_entry(entry, voice, foreign_key, policy, wanted);
     }
+    let called = brought.functions.into_iter();
+    wanted.extend(called.filter_map(|function| functions::wanted(function, Voice::Named)));
 }
 
 /// A table reached through a view is the view's to lend, unless the view is the agent's own making. A rule or a
@@ -294,6 +304,11 @@ fn of_entry(entry: &Entry, voice: Voice, foreign_key: bool, policy: &Policy, wan
     }
     if entry.relid.to_u32() < FIRST_NORMAL {
         of_catalogue(entry, voice, reads, writes, wanted);
+        return;
+    }
+    // The rows of another table, in pieces.
+    if facts.kind == b't' {
+        wanted.push(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Select), target) });
         return;
     }
     if facts.temporary {
