@@ -187,6 +187,27 @@ def replace_journal(server, change):
     crash(server)
 
 
+def newest(directory):
+    return sorted(directory.glob("*.journal"))[-1]
+
+
+def test_room_in_the_file_that_grows_is_no_damage(server):
+    """It is there while the server runs, and after a crash; whoever reads the file stands it, and the writer goes on in it."""
+    work(server, 3)
+    directory = journal(server)
+    assert newest(directory).read_bytes().endswith(bytes(100)), "there is room"
+    before = read(server, journal(server))
+    crash(server)
+    assert read(server, journal(server))[: len(before)] == before, "nothing is lost or found damaged"
+    assert "the audit journal is cut" not in server.log()
+    work(server, 3)
+    after = read(server, journal(server))
+    assert len(after) > len(before) and not [row for row in after if row[2]], "it goes on behind them"
+    server._script("stop")
+    assert not newest(directory).read_bytes().endswith(bytes(8)), "a writer that ends leaves no room"
+    server.restart()
+
+
 def test_a_torn_end_is_cut_and_the_chain_goes_on(server):
     work(server, 3)
     last = server.audit(columns="seq")[-1][0]

@@ -5,7 +5,10 @@ result is asked for and however large it is.
 import os
 import signal
 import socket
+import statistics
 import struct
+import threading
+import time
 
 import guard
 import scene
@@ -161,6 +164,62 @@ def test_large_results_are_whole_and_say_that_they_began(server):
     assert len(steps) == 2, steps
     with server.connect() as connection:
         assert connection.execute("select intact from agent_guard.verify_audit()").fetchone() == (True,)
+
+
+def test_each_is_woken_when_its_event_is_on_disk(server):
+    """A wait that nobody ends looks around by itself after a fifth of a second."""
+    with Agent(server, *RULES) as agent:
+        connections = [server.connect("owner", options=f"-c agent_guard.token={agent.token}") for _ in range(4)]
+        took = []
+
+        def work(connection):
+            for _ in range(25):
+                began = time.monotonic()
+                connection.execute(SMALL)
+                took.append(time.monotonic() - began)
+
+        threads = [threading.Thread(target=work, args=(connection,)) for connection in connections]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for connection in connections:
+            connection.close()
+    assert len(took) == 100, "every statement was answered"
+    assert statistics.median(took) < 0.1, sorted(took)
+
+
+def test_the_tables_follow_by_themselves(server):
+    with Agent(server, *RULES) as agent:
+        agent.connection.execute(SMALL + " /* follows */")
+        query = "select count(*) from agent_guard.audit where statement like %s"
+        eventually(lambda: server.value(query, SMALL + " /* follows */") == 1, "the trail has it without a flush", 5)
+
+
+def test_a_writer_that_ends_with_the_journal_ahead_is_followed_by_one_that_stores(server):
+    """Nobody can write the tables: the journal has what was answered, and its events reach the tables later, each once."""
+    oid = server.value("select oid from pg_database where datname = current_database()")
+    query = "select count(*) from agent_guard.audit where statement like %s"
+    kept = "select count(*) from agent_guard.journal_read(%s) where event ->> 'statement' like %s"
+    mark = "%/* ahead */"
+    with Agent(server, *RULES) as agent:
+        agent.connection.execute(SMALL)
+        server.audit("false")
+        with server.connect(autocommit=False) as locker:
+            for n in range(16):
+                locker.execute(f"lock table agent_guard.audit_segment_{n:02} in access exclusive mode")
+            agent.connection.execute(SMALL + " /* ahead */")
+            assert server.value(kept, f"agent_guard_journal/{oid}", mark) == 1, "it was answered, so it is in the journal"
+            writer = server.value("select writer_pid from agent_guard.stat")
+            server.run(f"select pg_terminate_backend({writer})")
+            eventually(lambda: server.value("select writer_pid from agent_guard.stat") not in (None, writer), "another writer")
+            locker.rollback()
+        eventually(lambda: server.value(query, mark) == 1, "the trail has it", 20)
+        agent.connection.execute(SMALL + " /* behind */")
+        server.audit("false")
+        assert server.value(query, mark) == 1
+        assert server.value(kept, f"agent_guard_journal/{oid}", mark) == 1
+        assert server.value("select intact from agent_guard.verify_audit()") is True
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 //!         system u64  database u32  created i64  before seq u64  before hash 32  columns text
 //! record: magic "AGJR"  length u32 (of columns)  crc32c u32 (of what follows)  seq u64  hash 32  columns
 //! ```
+//! A file that grows, and one that a crash left, ends with zero bytes: room for records to come.
 
 #![forbid(unsafe_code)]
 
@@ -169,17 +170,17 @@ impl<'a> Reader<'a> {
         self.head
     }
 
-    /// How many bytes are good so far.
+    /// How many bytes are good so far: header and records.
     pub fn position(&self) -> usize {
         self.whole.len().saturating_sub(self.rest.len())
     }
 
-    /// The next event; `None` at the end.
+    /// The next event; `None` at the end, which may be one of zero bytes.
     ///
     /// # Errors
     /// Why there is no event although there are bytes. Nothing more can be read then.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, Damage> {
-        if self.rest.is_empty() {
+        if self.rest.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         let Some((entry, rest)) = record(self.rest) else {

@@ -53,10 +53,21 @@ fn a_torn_end_is_told_from_damage_inside() {
     let mut inside = bytes.clone();
     inside[ends[2] - 1] ^= 1;
     assert_eq!(read(&inside), (three()[..1].to_vec(), Some(Damage::Inside), ends[1]));
-    let mut zeros = bytes.clone();
-    zeros.extend_from_slice(&[0; 100]);
-    assert_eq!(read(&zeros), (three(), Some(Damage::Torn), ends[3]));
+    let mut behind_zeros = [bytes.as_slice(), &[0; 100], &bytes[ends[2]..]].concat();
+    assert_eq!(read(&behind_zeros), (three(), Some(Damage::Inside), ends[3]));
+    behind_zeros.pop();
+    assert_eq!(read(&behind_zeros), (three(), Some(Damage::Torn), ends[3]));
     assert_eq!(read(&bytes[..20]), (Vec::new(), Some(Damage::Header), 0));
+}
+
+#[test]
+fn room_for_records_to_come_is_an_end() {
+    let (bytes, ends) = file(&three());
+    for room in [1, 51, 52, 4096] {
+        assert_eq!(read(&[bytes.as_slice(), &vec![0; room]].concat()), (three(), None, ends[3]));
+    }
+    let torn = [&bytes[..ends[3] - 1], &[0; 100]].concat();
+    assert_eq!(read(&torn), (three()[..2].to_vec(), Some(Damage::Torn), ends[2]));
 }
 
 #[test]

@@ -215,7 +215,8 @@ unsafe fn slot(shared: *mut Shared, index: usize) -> *mut Slot {
     }
 }
 
-fn own_index() -> Option<usize> {
+/// This backend's number among all that can be, from 0 on; `None` in a process that is no backend.
+pub(super) fn own_index() -> Option<usize> {
     #[cfg(any(feature = "pg15", feature = "pg16"))]
     // SAFETY: a plain integer of this process, -1 (InvalidBackendId) before it has one; ids start at 1.
     let id = unsafe { pg_sys::MyBackendId } - 1;

@@ -11,16 +11,15 @@ use std::os::raw::c_char;
 
 use pgrx::pg_sys;
 
+use super::process::PerProcess;
 use crate::token;
 
 const NAME: &std::ffi::CStr = c"agent_guard.challenge";
 
 static mut VALUE: *mut c_char = std::ptr::null_mut();
 
-thread_local! {
-    static OPEN: RefCell<Option<CString>> = const { RefCell::new(None) };
-    static REPORTED: Cell<bool> = const { Cell::new(false) };
-}
+static OPEN: PerProcess<RefCell<Option<CString>>> = PerProcess::new(RefCell::new(None));
+static REPORTED: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
 
 /// Defines the variable; called from `_PG_init`.
 pub fn init() {
@@ -47,7 +46,7 @@ unsafe extern "C-unwind" fn show() -> *const c_char {
     if !super::guc::guarded() {
         return c"".as_ptr();
     }
-    let text = OPEN.try_with(|open| {
+    let text = OPEN.with(|open| {
         let mut open = open.try_borrow_mut().ok()?;
         if open.is_none() {
             *open = CString::new(token::fresh_challenge().ok()?).ok();
@@ -55,13 +54,13 @@ unsafe extern "C-unwind" fn show() -> *const c_char {
         // The text stays where it is until the challenge is closed; the server copies it before.
         open.as_ref().map(|text| text.as_ptr())
     });
-    text.ok().flatten().unwrap_or(c"".as_ptr())
+    text.unwrap_or(c"".as_ptr())
 }
 
 /// Closes the open challenge and returns it: it is answered, whatever comes of the answer. `None` where nobody has asked
 /// for one.
 pub fn take() -> Option<String> {
-    let taken = OPEN.try_with(|open| open.try_borrow_mut().ok()?.take()).ok().flatten()?;
+    let taken = OPEN.try_borrow_mut().ok()?.take()?;
     tell_anew();
     taken.into_string().ok()
 }
@@ -70,16 +69,11 @@ pub fn take() -> Option<String> {
 pub fn is_row_of(body: &[u8]) -> bool {
     // The number of columns and the length of the only one.
     const HEAD: usize = 6;
-    OPEN.try_with(|open| {
-        open.try_borrow().is_ok_and(|open| {
-            open.as_ref().is_some_and(|text| {
-                body.len() > HEAD
-                    && body.ends_with(text.to_bytes())
-                    && body.len() == HEAD + text.to_bytes().len()
-            })
+    OPEN.try_borrow().is_ok_and(|open| {
+        open.as_ref().is_some_and(|text| {
+            body.len() > HEAD && body.ends_with(text.to_bytes()) && body.len() == HEAD + text.to_bytes().len()
         })
     })
-    .unwrap_or(false)
 }
 
 /// Has the fresh challenge reported when the statement is over.

@@ -113,6 +113,8 @@ unsafe extern "C-unwind" {
 #[derive(Default)]
 pub struct Remembered {
     json: Vec<(usize, Vec<u8>)>,
+    /// The lists of the row before by the numbers of their columns, as they were put.
+    lists: Vec<(u8, usize, Vec<u8>)>,
     address: (Vec<u8>, Vec<u8>),
 }
 
@@ -123,6 +125,34 @@ impl Remembered {
     /// Forgets what may lie at another value's address by now.
     pub fn forget(&mut self) {
         self.json.clear();
+        self.lists.clear();
+    }
+
+    /// Puts a list, as it was put for the row before if it is the same.
+    ///
+    /// # Safety
+    /// `value` is a text[].
+    unsafe fn list(&mut self, number: u8, value: pg_sys::Datum, columns: &mut Columns<'_>) {
+        let at = value.value();
+        let place = self.lists.iter().position(|(known, ..)| *known == number);
+        if let Some((_, known, bytes)) = place.and_then(|place| self.lists.get(place))
+            && *known == at
+        {
+            columns.0.extend_from_slice(bytes);
+            return;
+        }
+        let before = columns.0.len();
+        // SAFETY: the caller's promise.
+        unsafe { list(number, value, columns) };
+        let bytes = columns.0.get(before..).unwrap_or(&[]);
+        match place.and_then(|place| self.lists.get_mut(place)) {
+            Some((_, known, kept)) => {
+                *known = at;
+                kept.clear();
+                kept.extend_from_slice(bytes);
+            }
+            None => self.lists.push((number, at, bytes.to_vec())),
+        }
     }
 }
 
@@ -178,7 +208,7 @@ pub unsafe fn put(
                         }
                     }
                 }
-                Kind::List => list(number, *value, &mut columns),
+                Kind::List => remembered.list(number, *value, &mut columns),
             }
         }
     }

@@ -12,18 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
+use super::process::PerProcess;
 use super::{challenge, encoding, guc, limit_timer, meter, raise, warden};
 use crate::refusal::{Refusal, SqlState};
 
 /// Whether anything is looked at.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
-thread_local! {
-    /// A notice was dropped, and the statement is being cancelled for it.
-    static DROPPED: RefCell<Option<Refusal>> = const { RefCell::new(None) };
-    /// A message is being looked at: what that itself brings about is let through.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
+/// A notice was dropped, and the statement is being cancelled for it.
+static DROPPED: PerProcess<RefCell<Option<Refusal>>> = PerProcess::new(RefCell::new(None));
+/// A message is being looked at: what that itself brings about is let through.
+static INSIDE: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
 
 /// Watches what leaves from here on, or lets it pass.
 pub fn watch(results: bool) {

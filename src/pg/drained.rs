@@ -17,7 +17,7 @@ pub struct Drained {
     pub faults: u64,
 }
 
-/// Takes the events between `back` and `front` that come after the number `stored`, at most a batch of them, into `rows`.
+/// Takes the events between `back` and `front` that come after the number `stored`, at most a batch of them, behind `rows`.
 /// `None` without a ring.
 pub fn drained(
     (n, slot): (usize, &Slot),
@@ -29,7 +29,6 @@ pub fn drained(
     let bytes = RingBytes::of(n)?;
     let mut drained = Drained { end: ring::drain(&bytes, back, front.at, BUDGET, batch), faults: 0 };
     let base = slot.base.load(Ordering::SeqCst);
-    rows.clear();
     for (number, payload) in batch.records() {
         let seq = base.saturating_add(number);
         if seq > stored {

@@ -12,29 +12,36 @@ use std::time::{Duration, Instant};
 use super::insert::Inserter;
 use super::resume;
 use super::row::{COLUMNS, RowMaker};
+use super::shmem;
 use super::writer::Writer;
 use super::writer_transaction::{Trouble, in_transaction};
 use crate::audit::chain::Head;
 use crate::audit::record::OwnedEvent;
+use crate::audit::ring::Position;
 
 use pgrx::pg_sys;
 
 /// Larger batches are not worth sealing twice: the agents wait for the tables too.
 const SHORT: usize = 256;
-/// How long one look at those who are still to come is from the next.
-const LOOK: Duration = Duration::from_micros(50);
-/// How long others are waited for at most.
-const LONGEST: Duration = Duration::from_millis(1);
+/// So many events, and for so long, may be in the journal alone: a transaction for each handful would cost more than its rows.
+const LATER: usize = 128;
+const SOON: Duration = Duration::from_millis(20);
 
-/// What the writer knows of those who wait.
+/// How far the journal is ahead of the tables.
 #[derive(Default)]
-pub struct Queue {
-    /// How many waited when the last batch was on disk: so many will probably wait again.
-    expected: u32,
-    /// What the last write to the disk took.
-    took: Duration,
+pub struct Lead {
     /// Where journal and tables last agreed, while the journal is ahead.
     agreed: Option<Head>,
+    /// What this writer has put into the journal alone.
+    ahead: Option<Ahead>,
+}
+
+/// Events that are in the journal, and among the writer's rows, but not yet in the tables.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// They end before this place in the ring.
+    end: Position,
+    since: Instant,
 }
 
 impl Inserter {
@@ -54,60 +61,88 @@ impl Inserter {
 }
 
 impl Writer {
-    /// Lets those come who were answered together with the ones that wait: one write to the disk then serves them all. For a
-    /// part of what such a write takes, and not at all where nobody waits.
-    pub(super) fn gather_waiting(&self) {
-        let waiting = || self.slot.waiting.load(Ordering::SeqCst);
-        let (began, limit) = (Instant::now(), LONGEST.min(self.queue.took / 3));
-        // Shorter than what a latch can wait for.
-        while (1..self.queue.expected).contains(&waiting()) && began.elapsed() < limit {
-            std::thread::sleep(LOOK);
-        }
+    /// Where the ring is to be read on: behind what waits to be stored.
+    pub(super) fn reached(&self) -> Position {
+        self.lead.ahead.map_or(self.slot.back(), |ahead| ahead.end)
     }
 
-    /// Puts the rows into the journal and lets those go on who wait for that; records end before number `end`. What goes wrong
-    /// here is told by the ordinary way, which comes after.
-    pub(super) fn express(&mut self, end: u64) {
+    /// How long what is in the journal alone may still wait; `None` where there is none.
+    pub(super) fn may_wait(&self) -> Option<Duration> {
+        Some(SOON.saturating_sub(self.lead.ahead?.since.elapsed()))
+    }
+
+    /// Puts the rows from `fresh` on, which end before a place in the ring, into the journal and lets those go on who wait for that; whether the tables may come later. What
+    /// goes wrong here is told by the ordinary way, which comes after.
+    pub(super) fn express(&mut self, fresh: usize, end: Position) -> bool {
         let waiting = self.slot.waiting.load(Ordering::SeqCst);
-        let Some(journal) = &mut self.journal else { return };
+        let ahead = self.lead.ahead;
+        let (Some(journal), Some(rows)) = (&mut self.journal, self.rows.get(fresh..)) else { return false };
         let sealer = &mut self.inserter.sealer;
         let level = journal.head().is_none_or(|head| head == sealer.head()) && sealer.pending().0.is_empty();
-        if waiting == 0 || !level || self.rows.is_empty() || self.rows.len() > SHORT {
-            return;
+        if waiting == 0 || rows.is_empty() || rows.len() > SHORT || !(level || ahead.is_some()) {
+            return false;
         }
-        let mark = sealer.mark();
-        let (rows, inserter) = (&self.rows, &mut self.inserter);
+        let (mark, agreed) = (sealer.mark(), sealer.head());
+        if let Some(head) = journal.head().filter(|_| ahead.is_some()) {
+            sealer.set_head(head);
+        }
+        let inserter = &mut self.inserter;
         let sealed = in_transaction(|| {
             inserter.seal(rows);
             Ok(())
         });
         let sealer = &mut self.inserter.sealer;
         let (records, before) = sealer.pending();
-        let (began, head) = (Instant::now(), sealer.head());
+        let head = sealer.head();
         let kept = sealed.is_ok() && journal.append(records, before, head).is_ok();
         sealer.back_to(mark);
-        if kept {
-            sealer.set_journaled(Some(head));
-            let waiting = self.slot.waiting.load(Ordering::SeqCst);
-            self.queue = Queue { expected: waiting, took: began.elapsed(), agreed: Some(before) };
-            self.slot.kept_until(end);
+        if !kept {
+            return false;
         }
+        sealer.set_journaled(Some(head));
+        self.slot.kept_until(self.n, end.number);
+        let since = ahead.map_or_else(Instant::now, |ahead| ahead.since);
+        self.lead = Lead { agreed: self.lead.agreed.or(Some(agreed)), ahead: Some(Ahead { end, since }) };
+        true
+    }
+
+    /// Whether what is in the journal alone is to be stored now.
+    pub(super) fn is_due(&self) -> bool {
+        let Some(left) = self.may_wait() else { return false };
+        let size = shmem::control().map_or(0, |control| control.ring_size);
+        let awaited = self.slot.flush.load(Ordering::SeqCst) > self.slot.done.load(Ordering::SeqCst);
+        left.is_zero()
+            || self.rows.len() >= LATER
+            || awaited
+            || self.slot.used() > size / 4
+            || self.journal.is_none()
+    }
+
+    /// Nothing is in the journal alone any more, or the ring is read again from where the tables end.
+    pub(super) fn read_from_tables(&mut self) {
+        self.lead.ahead = None;
     }
 
     /// The writer before this one has left the journal ahead of the tables: it agrees with them up to `agreed`.
     pub(super) fn take_over(&mut self, ahead: Head, agreed: Head) {
         self.inserter.sealer.set_journaled(Some(ahead));
-        self.queue.agreed = Some(agreed);
+        self.lead.agreed = Some(agreed);
     }
 
     /// The tables have what the journal has; sees to it where they do not agree.
     pub(super) fn agree(&mut self) -> Result<(), Trouble> {
-        if self.inserter.sealer.diverged() { self.withdraw() } else { Ok(()) }
+        if self.inserter.sealer.diverged() {
+            return self.withdraw();
+        }
+        if self.inserter.sealer.caught_up() {
+            self.lead.agreed = None;
+        }
+        Ok(())
     }
 
     /// Takes back what the journal has ahead of the tables, and brings it up from them.
     pub(super) fn withdraw(&mut self) -> Result<(), Trouble> {
-        let Some(agreed) = self.queue.agreed.take() else { return Ok(()) };
+        let Some(agreed) = self.lead.agreed.take() else { return Ok(()) };
         if let Some(mut journal) = self.journal.take()
             && journal.head().is_some_and(|head| head.seq > agreed.seq)
         {

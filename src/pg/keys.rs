@@ -15,6 +15,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::process::PerProcess;
 use crate::keyring::{KeyState, Keyring};
 use crate::pg::admin_error::{AdminError, AdminResult};
 use crate::refusal::Refusal;
@@ -154,10 +155,8 @@ pub fn listed() -> AdminResult<Vec<(u32, KeyState, i64)>> {
 /// the times change with every edit by hand and every chmod.
 type Stamp = (u64, u64, i64, i64, i64, i64);
 
-thread_local! {
-    /// This backend's copy of the keys and the version of the file that it is of.
-    static CACHE: RefCell<Option<(Stamp, Keyring)>> = const { RefCell::new(None) };
-}
+/// This backend's copy of the keys and the version of the file that it is of.
+static CACHE: PerProcess<RefCell<Option<(Stamp, Keyring)>>> = PerProcess::new(RefCell::new(None));
 
 fn stamp(metadata: &Metadata) -> Stamp {
     (

@@ -6,14 +6,13 @@ use std::cell::RefCell;
 
 use pgrx::prelude::*;
 
+use super::process::PerProcess;
 use super::{catalog, guc_audit};
 use crate::audit::line::line;
 use crate::audit::record::OwnedEvent;
 
-thread_local! {
-    /// The database of this process. It is not renamed while the writer is connected (databases.rs).
-    static DATABASE: RefCell<Option<String>> = const { RefCell::new(None) };
-}
+/// The database of this process. It is not renamed while the writer is connected (databases.rs).
+static DATABASE: PerProcess<RefCell<Option<String>>> = PerProcess::new(RefCell::new(None));
 
 /// Learns what the lines name. Inside a transaction.
 pub fn prepare() {

@@ -1,8 +1,8 @@
-//! Asks the server for the shared memory of `epoch`, `bindings` and `ledger`, and attaches every process to it.
+//! Asks the server for the shared memory of `epoch`, `bindings`, `ledger` and `waiters`, and attaches every process to it.
 
 use pgrx::pg_sys;
 
-use super::{bindings, epoch, ledger};
+use super::{bindings, epoch, ledger, waiters};
 
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
@@ -27,6 +27,7 @@ unsafe extern "C-unwind" fn request() {
         epoch::request();
         bindings::request();
         ledger::request();
+        waiters::request();
     }
 }
 
@@ -39,5 +40,6 @@ unsafe extern "C-unwind" fn startup() {
         epoch::attach();
         bindings::attach();
         ledger::attach();
+        waiters::attach();
     }
 }

@@ -91,6 +91,7 @@ pub mod trail;
 mod trail_refusal;
 mod types;
 mod upkeep;
+mod waiters;
 mod walk;
 mod warden;
 mod withhold;

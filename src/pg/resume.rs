@@ -6,6 +6,7 @@
 
 use pgrx::prelude::*;
 
+use super::express::Lead;
 use super::guc_audit::{self, Journal as Setting};
 use super::insert::{Rows, Written};
 use super::journal::Journal;
@@ -32,6 +33,7 @@ fn outside(why: impl std::fmt::Display) -> Trouble {
 /// # Errors
 /// Nothing is resumed; the caller tries again.
 pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
+    writer.lead = Lead::default();
     let mut news = Vec::new();
     let (table, sealer) = (writer.segments.any_table(), &mut writer.inserter.sealer);
     in_transaction(|| if sealer.learn(table) { Ok(()) } else { Err(Trouble::Gone) })?;

@@ -71,17 +71,21 @@ fn unix_now() -> i64 {
 /// How many different sets of accesses a chunk of rows remembers.
 const REMEMBERED: usize = 16;
 
+type Row = [Option<pg_sys::Datum>; COLUMNS];
+
 /// Makes the rows of one chunk; datums are shared between rows where agents repeat themselves.
 pub struct RowMaker<'a> {
     text: &'a ServerText,
     blocks: &'a mut Blocks,
     accesses: Vec<(&'a [OwnedAccess], pg_sys::Datum)>,
+    /// The event before and its row.
+    last: Option<(&'a OwnedEvent, Row)>,
 }
 
 impl<'a> RowMaker<'a> {
     /// A maker of rows whose texts become `text`.
     pub fn new(text: &'a ServerText, blocks: &'a mut Blocks) -> RowMaker<'a> {
-        RowMaker { text, blocks, accesses: Vec::new() }
+        RowMaker { text, blocks, accesses: Vec::new(), last: None }
     }
 
     /// Fills a row's values and nulls.
@@ -92,56 +96,75 @@ impl<'a> RowMaker<'a> {
         values: &mut [pg_sys::Datum],
         nulls: &mut [bool],
     ) {
+        let row = self.columns(seq, event);
         let cells = values.iter_mut().zip(nulls.iter_mut());
-        for ((value, null), datum) in cells.zip(self.columns(seq, event)) {
+        for ((value, null), datum) in cells.zip(row) {
             *null = datum.is_none();
             *value = datum.unwrap_or(pg_sys::Datum::from(0_usize));
         }
+        self.last = Some((event, row));
     }
 
-    fn columns(&mut self, seq: u64, event: &'a OwnedEvent) -> [Option<pg_sys::Datum>; COLUMNS] {
+    fn columns(&mut self, seq: u64, event: &'a OwnedEvent) -> Row {
         let text = self.text;
         let is_statement = event.statement_len > 0 || !event.statement.is_empty();
         let about_token = matches!(event.kind, EventKind::Bind | EventKind::HandshakeRefused);
         let parameters = event.parameters.as_ref().filter(|_| !about_token);
-        let blocks = self.blocks.of(event);
-        let decided_by = event.decided_by.map(|decider| named(decider, blocks));
-        let block_ids = (!blocks.is_empty()).then(|| array(blocks.iter().map(|id| Some(id.as_str())), text));
+        let mut row = Cells { row: [None; COLUMNS], event, before: self.last };
+        // One session's statements have the same blocks; those of other events are theirs alone.
+        let same_blocks = |a: &OwnedEvent, b: &OwnedEvent| {
+            let statements = a.kind == EventKind::Statement && b.kind == EventKind::Statement;
+            statements && a.session_id == b.session_id
+        };
+        row.set(0, Some(pg_sys::Datum::from(seq)));
+        row.set(1, Some(pg_sys::Datum::from(event.at.saturating_sub(EPOCH))));
+        row.set(2, (event.duration_us >= 0).then(|| interval(event.duration_us)));
+        row.set(3, (event.xid != 0).then(|| pg_sys::Datum::from(event.xid)));
+        row.set(4, event.rule_id.map(pg_sys::Datum::from));
+        row.set(5, (event.rows >= 0).then(|| pg_sys::Datum::from(event.rows)));
+        row.set(6, (event.policy_version != 0).then(|| pg_sys::Datum::from(event.policy_version)));
+        row.set(7, is_statement.then(|| pg_sys::Datum::from(event.statement_len)));
+        row.set(8, (event.pid != 0).then(|| pg_sys::Datum::from(event.pid)));
+        row.set(9, Some(pg_sys::Datum::from(i32::from(event.level))));
+        let session = || (event.session_id != [0; 16]).then(|| fixed(&event.session_id));
+        row.like(10, |a, b| a.session_id == b.session_id, session);
+        row.like(11, |a, b| a.window_id == b.window_id, || event.window_id.as_ref().map(fixed));
+        row.like(12, |a, b| a.kind == b.kind, || event.kind.word().map(|word| varlena(word.as_bytes())));
+        let decision = || event.decision.word().map(|word| varlena(word.as_bytes()));
+        row.like(13, |a, b| a.decision == b.decision, decision);
+        row.like(14, |a, b| a.command == b.command, || filled(&event.command, text));
+        row.like(15, |a, b| a.role == b.role, || filled(&event.role, text));
+        row.like(16, |a, b| a.client_addr == b.client_addr, || address(&event.client_addr));
+        let application = || filled(&event.application_name, text);
+        row.like(17, |a, b| a.application_name == b.application_name, application);
         let sqlstate = event.sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
-        [
-            Some(pg_sys::Datum::from(seq)),
-            Some(pg_sys::Datum::from(event.at.saturating_sub(EPOCH))),
-            (event.duration_us >= 0).then(|| interval(event.duration_us)),
-            (event.xid != 0).then(|| pg_sys::Datum::from(event.xid)),
-            event.rule_id.map(pg_sys::Datum::from),
-            (event.rows >= 0).then(|| pg_sys::Datum::from(event.rows)),
-            (event.policy_version != 0).then(|| pg_sys::Datum::from(event.policy_version)),
-            is_statement.then(|| pg_sys::Datum::from(event.statement_len)),
-            (event.pid != 0).then(|| pg_sys::Datum::from(event.pid)),
-            Some(pg_sys::Datum::from(i32::from(event.level))),
-            (event.session_id != [0; 16]).then(|| fixed(&event.session_id)),
-            event.window_id.as_ref().map(fixed),
-            event.kind.word().map(|word| varlena(word.as_bytes())),
-            event.decision.word().map(|word| varlena(word.as_bytes())),
-            filled(&event.command, text),
-            filled(&event.role, text),
-            address(&event.client_addr),
-            filled(&event.application_name, text),
-            sqlstate.and_then(|code| filled(&code, text)),
-            (!event.lineage.is_empty())
-                .then(|| array(event.lineage.iter().map(|name| Some(name.as_str())), text)),
-            (!event.accesses.is_empty()).then(|| self.accesses(&event.accesses)),
+        row.set(18, sqlstate.and_then(|code| filled(&code, text)));
+        let lineage = || array(event.lineage.iter().map(|name| Some(name.as_str())), text);
+        row.like(19, |a, b| a.lineage == b.lineage, || (!event.lineage.is_empty()).then(lineage));
+        row.set(20, (!event.accesses.is_empty()).then(|| self.accesses(&event.accesses)));
+        row.set(
+            21,
             match event.kind {
                 EventKind::Results => self.results(&event.results),
                 _ => parameters.map(|list| array(list.iter().map(Option::as_deref), text)),
             },
-            filled(&redact(&event.message), text),
-            is_statement.then(|| varlena(&text.encoded(&redact(&event.statement)))),
-            event.statement_sha256.as_ref().map(|digest| varlena(digest)),
-            cut(event, text),
-            block_ids,
-            decided_by.and_then(|name| filled(&name, text)),
-        ]
+        );
+        row.set(22, filled(&redact(&event.message), text));
+        let statement = || is_statement.then(|| varlena(&text.encoded(&redact(&event.statement))));
+        let same_text = |a: &OwnedEvent, b: &OwnedEvent| {
+            (a.statement_len, &a.statement) == (b.statement_len, &b.statement)
+        };
+        row.like(23, same_text, statement);
+        row.set(24, event.statement_sha256.as_ref().map(|digest| varlena(digest)));
+        row.set(25, cut(event, text));
+        let blocks = &mut self.blocks;
+        row.like(26, same_blocks, || {
+            let blocks = blocks.of(event);
+            (!blocks.is_empty()).then(|| array(blocks.iter().map(|id| Some(id.as_str())), text))
+        });
+        let decider = event.decided_by.map(|decider| named(decider, self.blocks.of(event)));
+        row.set(27, decider.and_then(|name| filled(&name, text)));
+        row.row
     }
 
     /// The rows of a part of a result, secrets taken out of each value.
@@ -163,6 +186,35 @@ impl<'a> RowMaker<'a> {
             self.accesses.push((accesses, datum));
         }
         datum
+    }
+}
+
+/// A row that is being made, and the event and row before it.
+struct Cells<'a> {
+    row: Row,
+    event: &'a OwnedEvent,
+    before: Option<(&'a OwnedEvent, Row)>,
+}
+
+impl Cells<'_> {
+    fn set(&mut self, at: usize, datum: Option<pg_sys::Datum>) {
+        if let Some(cell) = self.row.get_mut(at) {
+            *cell = datum;
+        }
+    }
+
+    /// The column as it was in the row before, where `same` finds that what it is made of is the same.
+    fn like(
+        &mut self,
+        at: usize,
+        same: impl Fn(&OwnedEvent, &OwnedEvent) -> bool,
+        make: impl FnOnce() -> Option<pg_sys::Datum>,
+    ) {
+        let datum = match &self.before {
+            Some((before, row)) if same(before, self.event) => row.get(at).copied().flatten(),
+            _ => make(),
+        };
+        self.set(at, datum);
     }
 }
 

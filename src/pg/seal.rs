@@ -66,6 +66,11 @@ impl Sealer {
         self.diverged
     }
 
+    /// Whether nothing is in the journal alone.
+    pub fn caught_up(&self) -> bool {
+        self.journaled.is_none_or(|journaled| self.head().seq >= journaled.seq)
+    }
+
     /// Forgets what it remembered of the rows before, whose memory may serve others by now.
     pub fn forget(&mut self) {
         self.remembered.forget();

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, O
 use pgrx::prelude::*;
 
 use super::shmem::{RingBytes, SharedCondition, control, is_set, locked, set_latch};
+use super::waiters;
 use crate::audit::chain::Head;
 use crate::audit::event::EventKind;
 use crate::audit::ring;
@@ -54,7 +55,7 @@ pub struct Slot {
     pub done: AtomicU64,
     /// The number of the first record that is not on disk, in the journal. Written by the writer.
     pub kept: AtomicU64,
-    /// How many backends wait for that mark.
+    /// How many backends wait for that mark (`waiters`).
     pub waiting: AtomicU32,
     /// Bytes promised to backends. Never reset: each holder gives its own back, even after the slot changed hands.
     pub reserved: AtomicU64,
@@ -91,7 +92,7 @@ pub struct Slot {
     head_hash: [AtomicU64; 4],
     /// Woken when there is room again, and when a writer is ready.
     pub space: SharedCondition,
-    /// Woken when events have become queryable.
+    /// Woken when events have become queryable; those who wait for the disk alone are not among the waiters.
     pub flushed: SharedCondition,
     /// Woken when approvers have decided on a request.
     pub decided: SharedCondition,
@@ -217,6 +218,15 @@ impl Slot {
         }
     }
 
+    /// Asks the writer to put everything on disk now; called by a backend that waits for that.
+    pub fn ask_to_keep(&self) {
+        if !is_set(&self.ready) {
+            self.want_writer();
+        } else if self.state.swap(writer_state::BUSY, Ordering::SeqCst) != writer_state::BUSY {
+            set_latch(&self.writer_latch);
+        }
+    }
+
     /// The numbers and positions up to which records are complete.
     pub fn front(&self, n: usize) -> ring::Position {
         locked(n.saturating_add(1), || ring::Position {
@@ -231,18 +241,20 @@ impl Slot {
     }
 
     /// What lies before `position` is in the trail: gives its room back and tells those who wait.
-    pub fn advance(&self, position: ring::Position) {
+    pub fn advance(&self, n: usize, position: ring::Position) {
         self.done.store(position.number, Ordering::SeqCst);
-        self.kept.store(position.number, Ordering::SeqCst);
         self.tail.store(position.at, Ordering::SeqCst);
+        self.kept_until(n, position.number);
         self.space.broadcast();
         self.flushed.broadcast();
     }
 
-    /// What lies before the record of this number is in the journal, though not yet in the tables: tells those who wait for that.
-    pub fn kept_until(&self, number: u64) {
+    /// What lies before the record of this number is in the journal, where there is one, though perhaps not yet in the tables: tells
+    /// those who wait for that.
+    pub fn kept_until(&self, n: usize, number: u64) {
+        // INVARIANT: stored before the places are looked at; whoever joins looks at it afterwards.
         self.kept.store(number, Ordering::SeqCst);
-        self.flushed.broadcast();
+        waiters::end_before(n, self, number);
     }
 
     /// Tells where the chain stands. Called by the writer only.

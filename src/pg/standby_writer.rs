@@ -217,7 +217,7 @@ impl StandbyWriter {
                 self.checkpoints.by_events(self.inserter.sealer.head());
                 self.stuck.over();
                 self.slot.faults.fetch_add(faults, Ordering::SeqCst);
-                self.slot.advance(end);
+                self.slot.advance(self.n, end);
                 true
             }
             Err(Trouble::Gone) => false,

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::guc_audit::{self, Journal};
-use super::shmem::{SharedCondition, is_set};
-use super::trail::{interrupted, my_slot, sleep_held};
+use super::shmem::is_set;
+use super::trail::{SLICE, interrupted, my_slot};
 use super::trail_refusal::{unsynced, unsynced_cancelled};
-use super::{calls, held, statement};
+use super::{calls, held, statement, waiters};
 use crate::refusal::Refusal;
 
 /// Whether answers wait for the journal.
@@ -39,12 +39,12 @@ pub fn wait_at_top() -> Result<(), Refusal> {
 pub fn wait() -> Result<(), Refusal> {
     // Without a slot there is no event that has not been stored.
     let Some((n, slot)) = my_slot() else { return Ok(()) };
+    let Some(place) = waiters::mine() else { return Err(unsynced()) };
     let target = slot.next.load(Ordering::SeqCst);
     let deadline = Instant::now() + guc_audit::timeout();
-    slot.waiting.fetch_add(1, Ordering::SeqCst);
     let outcome = loop {
         // Joined before looking, so that no wake-up is missed.
-        slot.flushed.prepare();
+        place.join(n, slot, target);
         let moved = my_slot().is_none_or(|(mine, _)| mine != n);
         if moved || (slot.kept.load(Ordering::SeqCst) >= target && is_set(&slot.journaled)) {
             break Ok(());
@@ -56,10 +56,9 @@ pub fn wait() -> Result<(), Refusal> {
         if interrupted() {
             break Err(unsynced_cancelled());
         }
-        slot.ask_for(target);
-        sleep_held(&slot.flushed, left);
+        slot.ask_to_keep();
+        place.sleep(left.min(SLICE));
     };
-    slot.waiting.fetch_sub(1, Ordering::SeqCst);
-    SharedCondition::cancel();
+    place.leave(slot);
     outcome
 }

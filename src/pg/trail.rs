@@ -38,7 +38,7 @@ pub enum Waiting {
 }
 
 /// How long a wait lasts before it looks around, should a wake-up be lost with a process.
-const SLICE: Duration = Duration::from_millis(200);
+pub const SLICE: Duration = Duration::from_millis(200);
 /// Room for accesses, parameters, names and message beside the statement's text.
 const BESIDE_TEXT: usize = 4096;
 

@@ -15,15 +15,15 @@ use super::admin_error::AdminResult;
 use super::expression::{self, Kept};
 use super::gather::names;
 use super::own::{self, Own};
+use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::store::mask as store;
 use super::{catalog, guc, pinned, reconcile};
 
-thread_local! {
-    /// Whether there is anything to look after.
-    static PENDING: Cell<bool> = const { Cell::new(false) };
-    static WORK: RefCell<Work> = const { RefCell::new(Work { touched: Vec::new(), renamed: Vec::new(), leaving: Vec::new() }) };
-}
+/// Whether there is anything to look after.
+static PENDING: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
+static WORK: PerProcess<RefCell<Work>> =
+    PerProcess::new(RefCell::new(Work { touched: Vec::new(), renamed: Vec::new(), leaving: Vec::new() }));
 
 #[derive(Default)]
 struct Work {
@@ -74,12 +74,10 @@ pub fn pending() -> bool {
 /// Forgets what was noted; the transaction is undone.
 pub fn forget() {
     if PENDING.replace(false) {
-        // Also asked while the process ends, when there may be nothing left to forget.
-        let _ = WORK.try_with(|work| {
-            if let Ok(mut work) = work.try_borrow_mut() {
-                *work = Work::default();
-            }
-        });
+        // Asked by a callback of the transaction's abort, which must not panic.
+        if let Ok(mut work) = WORK.try_borrow_mut() {
+            *work = Work::default();
+        }
     }
 }
 

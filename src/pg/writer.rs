@@ -10,9 +10,9 @@ use pgrx::prelude::*;
 
 use super::approvals;
 use super::checkpoint::Checkpoints;
-use super::drained::{Drained, drained};
+use super::drained::drained;
 use super::encoding::ServerText;
-use super::express::Queue;
+use super::express::Lead;
 use super::insert::{Inserter, Rows, Written};
 use super::journal::Journal;
 use super::launcher::{asked_to_end, attach_signals, serve, wait};
@@ -43,15 +43,18 @@ pub const LAST_EVENTS: Duration = Duration::from_secs(1);
 pub const RETRY: Duration = Duration::from_millis(500);
 
 pub struct Writer {
-    n: usize,
+    pub(super) n: usize,
     pub(super) slot: &'static Slot,
     pub(super) segments: Segments,
     pub(super) inserter: Inserter,
     pub(super) journal: Option<Journal>,
     checkpoints: Checkpoints,
     batch: Batch,
+    /// What was taken out of the ring and is not stored yet.
     pub(super) rows: Vec<(u64, OwnedEvent)>,
-    pub(super) queue: Queue,
+    /// How many of them stand for others that cannot be read.
+    faults: u64,
+    pub(super) lead: Lead,
     stuck: Stuck,
     said_blocked: bool,
 }
@@ -106,7 +109,7 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
             let (batch, rows) = (Batch::default(), Vec::new());
             let inserter = Inserter::new(text);
             let (journal, stuck) = (None, Stuck::default());
-            let queue = Queue::default();
+            let lead = Lead::default();
             let said_blocked = false;
             let mut writer = Writer {
                 n,
@@ -117,7 +120,8 @@ pub extern "C-unwind" fn agent_guard_audit_writer(arg: pg_sys::Datum) {
                 checkpoints,
                 batch,
                 rows,
-                queue,
+                faults: 0,
+                lead,
                 stuck,
                 said_blocked,
             };
@@ -155,7 +159,8 @@ pub fn gather(slot: &Slot, due: bool) {
     slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
     let size = shmem::control().map_or(0, |control| control.ring_size);
     let used = slot.used();
-    let awaited = slot.flush.load(Ordering::SeqCst) > slot.done.load(Ordering::SeqCst);
+    let awaited = slot.flush.load(Ordering::SeqCst) > slot.done.load(Ordering::SeqCst)
+        || slot.waiting.load(Ordering::SeqCst) > 0;
     if used > 0 && used <= size / 4 && !due && !awaited && !asked_to_end() {
         wait(Some(GATHER));
     }
@@ -235,9 +240,10 @@ impl Writer {
                 }
                 self.slot.leave.store(0, Ordering::SeqCst);
                 ending = None;
-            } else if back.at != front.at {
-                self.gather_waiting();
-                if self.take(back, self.slot.front(self.n)) {
+            } else if back.at != front.at
+                && (self.reached().at != front.at || ending.is_some() || self.is_due())
+            {
+                if self.take(ending.is_some()) {
                     quiet_since = Instant::now();
                 } else if asked_to_end() {
                     return;
@@ -266,11 +272,12 @@ impl Writer {
         }
         self.slot.state.store(writer_state::IDLE, Ordering::SeqCst);
         // INVARIANT: looked at after the state is visible; an append after this look sets the latch.
-        let idle = self.slot.used() == 0 && !ledger_store::is_due(self.slot);
+        let nothing_new = self.slot.head.load(Ordering::SeqCst) == self.reached().at;
+        let idle = nothing_new && !self.is_due() && !ledger_store::is_due(self.slot);
         if idle && self.segments.without_indexes().is_none() {
-            wait(Some(longest.clamp(GATHER, UPKEEP)));
+            wait(Some(self.may_wait().unwrap_or(longest.clamp(GATHER, UPKEEP))));
         }
-        gather(self.slot, ledger_store::is_due(self.slot));
+        gather(self.slot, ledger_store::is_due(self.slot) || self.is_due());
     }
 
     /// What is due by time: segments beyond age or a lowered capacity, and checkpoints.
@@ -342,15 +349,28 @@ impl Writer {
         self.slot.rest(|| !ledger_store::is_due(self.slot))
     }
 
-    /// Commits one batch and gives its room back; false if nothing was committed.
-    fn take(&mut self, back: Position, front: Position) -> bool {
-        let (place, stored) = ((self.n, self.slot), self.segments.last());
-        let Some(Drained { end, mut faults }) =
-            drained(place, (back, front), stored, &mut self.batch, &mut self.rows)
-        else {
+    /// Takes one batch and commits it, unless that has time, and gives its room back; false if there is no getting on.
+    fn take(&mut self, at_once: bool) -> bool {
+        let (place, stored, fresh) = ((self.n, self.slot), self.segments.last(), self.rows.len());
+        let range = (self.reached(), self.slot.front(self.n));
+        let Some(drained) = drained(place, range, stored, &mut self.batch, &mut self.rows) else {
             return false;
         };
-        self.express(end.number);
+        self.faults = self.faults.saturating_add(drained.faults);
+        if self.express(fresh, drained.end) && !at_once && !self.is_due() {
+            return true;
+        }
+        self.read_from_tables();
+        let committed = self.store(drained.end);
+        // Where that failed, all of it is taken out of the ring again.
+        self.rows.clear();
+        self.faults = 0;
+        committed
+    }
+
+    /// Commits the rows and gives their room back; false if nothing was committed.
+    fn store(&mut self, end: Position) -> bool {
+        let mut faults = self.faults;
         let all = self.rows.len();
         // What could not be written a moment ago is tried with one row: a failed batch leaves dead rows behind.
         let probed = if self.stuck.is_so() { 1.min(all) } else { 0 };
@@ -371,7 +391,7 @@ impl Writer {
                 self.checkpoints.by_events(self.inserter.sealer.head());
                 self.stuck.over();
                 self.slot.faults.fetch_add(faults, Ordering::SeqCst);
-                self.slot.advance(end);
+                self.slot.advance(self.n, end);
                 true
             }
             Err(Trouble::Gone) => {

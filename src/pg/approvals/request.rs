@@ -203,10 +203,8 @@ pub fn announce(event: &str, request: &str, state: &str, by: &str) -> AdminResul
     store::notify(&json!({ "event": event, "request_id": request, "state": state, "by": by }))
 }
 
-thread_local! {
-    /// What an approver's open transaction has decided, with whether it was an approval.
-    static DECIDED: RefCell<Vec<(String, bool)>> = const { RefCell::new(Vec::new()) };
-}
+/// What an approver's open transaction has decided, with whether it was an approval.
+static DECIDED: PerProcess<RefCell<Vec<(String, bool)>>> = PerProcess::new(RefCell::new(Vec::new()));
 
 /// Whether there is anything in it: every transaction of the server asks.
 static ANY_DECIDED: AtomicBool = AtomicBool::new(false);

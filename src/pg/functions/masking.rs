@@ -17,12 +17,11 @@ use crate::mask::calendar::{self, Unit};
 use crate::mask::keyed::MaskKey;
 use crate::mask::{json, text};
 use crate::pg::admin_error::AdminError;
+use crate::pg::process::PerProcess;
 use crate::pg::{guc, keys, own};
 
-thread_local! {
-    /// The key of pseudonyms never changes, so one look at the file is enough for the life of the backend.
-    static KEY: RefCell<Option<MaskKey>> = const { RefCell::new(None) };
-}
+/// The key of pseudonyms never changes, so one look at the file is enough for the life of the backend.
+static KEY: PerProcess<RefCell<Option<MaskKey>>> = PerProcess::new(RefCell::new(None));
 
 fn with_key<T>(apply: impl FnOnce(&MaskKey) -> T) -> T {
     let known = KEY.with_borrow(Clone::clone);

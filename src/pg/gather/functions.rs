@@ -10,6 +10,7 @@ use super::super::catalog::{self, FIRST_NORMAL};
 use super::super::enforce::{Target, Wanted};
 use super::super::own::{self, AGENT_FUNCTIONS, MASK_HASH};
 use super::super::policies::Policy;
+use super::super::process::PerProcess;
 use crate::policy::builtin::{self, Class};
 use crate::request::{Action, Verb, Voice};
 
@@ -26,10 +27,9 @@ pub enum Execution {
     Never,
 }
 
-thread_local! {
-    /// Built-ins by OID; their classes are fixed for a server version.
-    static BUILT_IN: RefCell<HashMap<u32, Execution>> = RefCell::new(HashMap::default());
-}
+/// Built-ins by OID; their classes are fixed for a server version.
+static BUILT_IN: PerProcess<RefCell<HashMap<u32, Execution>>> =
+    PerProcess::new(RefCell::new(HashMap::with_hasher(rustc_hash::FxBuildHasher)));
 
 /// Built-ins known to be free: a bit for each OID that initdb gives out.
 static FREE: [AtomicU64; FIRST_NORMAL as usize / 64] =

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use super::super::catalog::{self, FIRST_NORMAL, RelationFacts};
 use super::super::enforce::{Target, Wanted};
 use super::super::policies::{self, Policy};
+use super::super::process::PerProcess;
 use super::super::substitute::Mark;
 use super::super::{calls, own, quick};
 use super::{functions, row_security};
@@ -347,10 +348,9 @@ fn may_update(policy: &Policy, relid: pg_sys::Oid) -> bool {
         .is_some_and(|compiled| compiled.scope.has_allow())
 }
 
-thread_local! {
-    /// What of the server's own relations needs `inspect`, by OID: fixed for a server version.
-    static GUARDED: RefCell<HashMap<u32, Guarded>> = RefCell::new(HashMap::default());
-}
+/// What of the server's own relations needs `inspect`, by OID: fixed for a server version.
+static GUARDED: PerProcess<RefCell<HashMap<u32, Guarded>>> =
+    PerProcess::new(RefCell::new(HashMap::with_hasher(rustc_hash::FxBuildHasher)));
 
 fn guarded_columns(relid: pg_sys::Oid) -> Guarded {
     GUARDED.with(|known| {
