@@ -161,5 +161,66 @@ def test_a_policy_of_the_agents_making_lends_nothing(server):
         server.run("set role owner; alter table app.open disable row level security; alter table app.open no force row level security; drop policy if exists p on app.open; reset role; drop view kept.all_open; drop function kept.count_open(), kept.count_open_definer(), kept.tell()")
 
 
+# A table of the agent's role, which functions of the keeper and of the superuser write, and a view that they read.
+WRITTEN = """
+set role owner;
+create table app.log (id serial, v text, w text, z text);
+create view app.log_view as select v, z from app.log;
+reset role;
+grant all on app.log, app.log_view, app.log_id_seq to keeper;
+create function kept.note() returns void language sql as 'insert into app.log (v) values (''x'')';
+create function kept.note_definer() returns void language plpgsql security definer as 'begin insert into app.log (v) values (''x''); end';
+create function kept.renote() returns void language plpgsql security definer as 'begin update app.log set v = v; end';
+create function kept.read_log() returns bigint language plpgsql security definer as 'declare n int := 0; r record; begin for r in select * from app.log_view loop n := n + 1; end loop; return n; end';
+create function kept.fire() returns trigger language plpgsql as 'begin return new; end';
+create function kept.wipe() returns boolean language plpgsql as 'begin delete from kept.ledger; return true; end';
+grant execute on function kept.fire() to owner;
+alter function kept.note() owner to keeper;
+"""
+CALLS = ("select kept.note()", "select kept.note_definer()", "select kept.renote()", "select kept.read_log()")
+HANGS = {
+    "a default": "alter table app.log alter w set default {}::text",
+    "a check": "alter table app.log add constraint hung check ({} is not null) not valid",
+    "a condition of a trigger": "create trigger hung before insert or update on app.log for each row when ({} is not null) execute function kept.fire()",
+    "a rule": "create rule hung as on insert to app.log do also select {}",
+    "the body of a view": "create or replace view app.log_view as select v, {}::text as z from app.log",
+    "a row security policy": "create policy hung on app.log using ({} is not null)",
+    "a domain": "create domain app.hung as text check ({} is not null) not valid; alter table app.log alter z type app.hung",
+    "a domain's default": "create domain app.hung as text default {}::text; alter table app.log alter z type app.hung",
+}
+BAD = ("pg_read_file('PG_VERSION')", "set_config('role', 'keeper', false)", "pg_advisory_lock(1)", "kept.wipe()")
+FREE = ("length('x')", "now()", "random()")
+UNHANG = "alter table app.log alter w drop default, alter z type text; alter table app.log drop constraint if exists hung; drop trigger if exists hung on app.log; drop rule if exists hung on app.log; drop policy if exists hung on app.log; create or replace view app.log_view as select v, z from app.log; drop domain if exists app.hung"
+
+
+def test_what_hangs_on_an_own_relation_lends_nothing(server):
+    server.run(WRITTEN)
+    functions = ["function kept.note", "function kept.note_definer", "function kept.renote", "function kept.read_log"]
+    wrong = []
+    with Agent(server, ("allow", ["create", "alter"], "app.*"), ("allow", "execute", functions)) as agent:
+        for call in CALLS:
+            agent.run(call)
+        server.run("set role owner; alter table app.log enable row level security; create policy all_rows on app.log using (true); grant keeper to owner")
+        for name, hang in HANGS.items():
+            for expression in (*BAD, *FREE):
+                server.run(f"set client_min_messages = error; set role owner; drop view app.log_view; {UNHANG.replace('create or replace view', 'create view')}; grant all on app.log_view to keeper; " + hang.format(expression) + "; grant all on app.log_view to keeper")
+                before = scene.world(server)
+                errors = {call: agent.attempt(call) for call in CALLS}
+                refused = [call for call, error in errors.items() if error is not None and error.sqlstate == DENIED and (error.diag.message_detail or "").startswith("reason=")]
+                others = [f"{call}: {error}" for call, error in errors.items() if error is not None and call not in refused]
+                if others:
+                    wrong.append(f"{name} with {expression}: {others}")
+                elif expression in FREE and refused:
+                    wrong.append(f"{name} with {expression}: {refused} are refused")
+                elif expression in BAD and not refused:
+                    wrong.append(f"{name} with {expression}: all of it ran")
+                if expression in BAD and "kept.ledger" in scene.changes(before, scene.world(server)):
+                    wrong.append(f"{name} with {expression}: the ledger is gone")
+                assert agent.run("select current_user") == [("owner",)], f"{name} with {expression}"
+                assert not server.rows("select from pg_locks where locktype = 'advisory'"), f"{name} with {expression}"
+    server.run("revoke keeper from owner; set role owner; drop table app.log cascade; drop domain if exists app.hung; reset role; drop function kept.note(), kept.note_definer(), kept.renote(), kept.read_log(), kept.fire(), kept.wipe()")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
 if __name__ == "__main__":
     guard.run(globals(), conf=["autovacuum = off"])

@@ -1,5 +1,6 @@
 //! Collecting: from what the server is about to do to the accesses that it needs. Decides nothing.
 
+pub mod brought;
 pub mod ddl;
 pub mod functions;
 pub mod masked_ddl;
@@ -8,7 +9,6 @@ pub mod mentions;
 pub mod names;
 pub mod query;
 pub mod relations;
-pub mod row_security;
 pub mod sequences;
 pub mod swept;
 pub mod utility;

@@ -15,7 +15,8 @@ use super::super::policies::{self, Policy};
 use super::super::process::PerProcess;
 use super::super::substitute::Mark;
 use super::super::{calls, own, quick};
-use super::{functions, row_security};
+use super::brought::{self, Brought};
+use super::functions;
 use crate::policy::builtin::{self, Guarded};
 use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
 
@@ -236,8 +237,11 @@ pub fn wanted_into(entries: &[Entry], policy: &Policy, wanted: &mut Vec<Wanted>)
         asked => asked,
     };
     let lent = asked != Voice::Named || entries.iter().any(|entry| entry.check_as != pg_sys::InvalidOid);
-    let brought =
-        if lent && !foreign_key { row_security::brought(entries) } else { row_security::Brought::default() };
+    let brought = if lent && !foreign_key {
+        brought::brought(entries, |entry| lends(entry, policy))
+    } else {
+        Brought::default()
+    };
     for entry in entries {
         let voice = match foreign_key {
             true => Voice::View,
@@ -246,8 +250,7 @@ pub fn wanted_into(entries: &[Entry], policy: &Policy, wanted: &mut Vec<Wanted>)
         };
         of_entry(entry, voice, foreign_key, policy, wanted);
     }
-    let called = brought.functions.into_iter();
-    wanted.extend(called.filter_map(|function| functions::wanted(function, Voice::Named)));
+    wanted.extend(brought.functions().filter_map(|function| functions::wanted(function, Voice::Named)));
 }
 
 /// A table reached through a view is the view's to lend, unless the view is the agent's own making. A rule or a
