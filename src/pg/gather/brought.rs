@@ -107,21 +107,22 @@ unsafe fn of_rows(relation: &pg_sys::RelationData, opened: &Opened, context: *mu
         }
         if let Some(triggers) = relation.trigdesc.as_ref() {
             let count = usize::try_from(triggers.numtriggers).unwrap_or(0);
-            (0..count).for_each(|i| stored((*triggers.triggers.add(i)).tgqual));
+            // Copied first: another session may make a trigger on a partition, and looking functions up hears of it.
+            let conditions =
+                (0..count).map(|i| (*triggers.triggers.add(i)).tgqual).filter(|it| !it.is_null());
+            let conditions: Vec<*mut c_char> = conditions.map(|it| pg_sys::pstrdup(it)).collect();
+            conditions.into_iter().for_each(stored);
         }
         for column in opened.attributes().iter().filter(|one| !one.attisdropped) {
             if pg_sys::get_typtype(column.atttypid).cast_unsigned() != b'd' {
                 continue;
             }
             visit(pg_sys::get_typdefault(column.atttypid), context);
-            let mut domain = pg_sys::DomainConstraintRef::default();
-            pg_sys::InitDomainConstraintRef(
-                column.atttypid,
-                &raw mut domain,
-                pg_sys::CurrentMemoryContext,
-                false,
-            );
-            for constraint in names::members(domain.constraints) {
+            // The server keeps a callback in it for as long as the memory context lives.
+            let domain = pg_sys::palloc0(size_of::<pg_sys::DomainConstraintRef>())
+                .cast::<pg_sys::DomainConstraintRef>();
+            pg_sys::InitDomainConstraintRef(column.atttypid, domain, pg_sys::CurrentMemoryContext, false);
+            for constraint in names::members((*domain).constraints) {
                 visit((*constraint.cast::<pg_sys::DomainConstraintState>()).check_expr.cast(), context);
             }
         }
