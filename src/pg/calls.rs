@@ -116,6 +116,11 @@ pub fn clear() {
     with(|calls| calls.stack.clear());
 }
 
+/// How many functions are running.
+pub fn depth() -> usize {
+    with(|calls| calls.stack.len()).unwrap_or(usize::MAX)
+}
+
 /// The functions that are running, outermost first.
 pub fn running() -> Vec<pg_sys::Oid> {
     with(|calls| calls.stack.iter().map(|call| call.function).collect()).unwrap_or_default()

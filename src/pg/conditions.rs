@@ -7,6 +7,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::gather::names;
 use super::text_datum::Text;
+use super::walk;
 use super::{catalog, own, settings};
 use crate::refusal::{Place, Refusal, SqlState};
 
@@ -153,7 +154,7 @@ unsafe extern "C-unwind" fn mentions_column(node: *mut pg_sys::Node, context: *m
         if node.is_null() {
             return false;
         }
-        (*node).type_ == T::T_Var || pg_sys::expression_tree_walker(node, Some(mentions_column), context)
+        (*node).type_ == T::T_Var || walk::expression(node, mentions_column, context)
     }
 }
 

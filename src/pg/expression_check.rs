@@ -16,6 +16,7 @@ use super::catalog::{self, FIRST_NORMAL};
 use super::expression::type_name;
 use super::gather::functions::{self, Execution};
 use super::types;
+use super::walk;
 
 struct Check<'a> {
     relation: pg_sys::Oid,
@@ -52,7 +53,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             check.refusal = Some(refusal);
             return true;
         }
-        pg_sys::expression_tree_walker(node, Some(visit), context)
+        walk::expression(node, visit, context)
     }
 }
 

@@ -17,11 +17,11 @@ use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::{catalog, epoch};
 use crate::limit::{self, Limits};
-use crate::policy::rule::{Binding, RawRule, Rule};
+use crate::policy::rule::{Binding, Effect, RawRule, Rule};
 use crate::policy::scope::{ActionScope, Column};
 use crate::recording::{Kept, Recording};
 use crate::refusal::{Refusal, SqlState};
-use crate::request::{Action, Columns, Object, ObjectClass, Oid};
+use crate::request::{Action, Columns, Object, ObjectClass, Oid, Verb};
 
 /// A policy as it was read.
 pub struct Policy {
@@ -77,6 +77,14 @@ impl Policy {
 }
 
 impl Policy {
+    /// Whether a rule denies reading something, or holds it.
+    pub fn keeps_from_reading(&self) -> bool {
+        let select = Action::plain(Verb::Select);
+        self.rules
+            .iter()
+            .any(|rule| rule.effect != Effect::Allow && rule.actions.iter().any(|one| one.covers(select)))
+    }
+
     /// The epoch that it is of.
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -176,13 +176,12 @@ pub fn any_active() -> bool {
     with(|statements| statements.open.iter().any(|open| open.active)).unwrap_or(true)
 }
 
-/// Whether the query that runs fills a table that an enclosing CREATE TABLE AS makes.
+/// Whether the query that runs fills a table that an enclosing CREATE TABLE AS makes, under EXPLAIN ANALYZE too.
 pub fn filling_new_table() -> bool {
     with(|statements| {
         let mut active = statements.open.iter().rev().filter(|open| open.active);
         let query = active.next().is_some_and(|open| !open.is_utility());
-        let makes = ["CREATE TABLE AS", "SELECT INTO", "CREATE MATERIALIZED VIEW"];
-        query && active.next().is_some_and(|open| makes.contains(&open.command))
+        query && active.next().is_some_and(|open| open.makes_table)
     })
     .unwrap_or(false)
 }

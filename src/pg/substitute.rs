@@ -22,7 +22,7 @@ use pgrx::pg_sys::NodeTag as T;
 pub use self::generated::may_read;
 use super::gather::names;
 use super::masks::{self, Masked};
-use super::version;
+use super::{version, walk};
 use crate::refusal::{Refusal, SqlState};
 
 /// How a query tree was dealt with, as its entries carry it in a field that the server uses for other kinds of entries only
@@ -142,7 +142,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             return false;
         }
         if (*node).type_ != T::T_Query {
-            return pg_sys::expression_tree_walker(node, Some(visit), context);
+            return walk::expression(node, visit, context);
         }
         if let Err(refusal) = level(node.cast(), context) {
             (*context.cast::<Walk>()).refused.get_or_insert(refusal);
@@ -157,7 +157,7 @@ unsafe fn level(query: *mut pg_sys::Query, context: *mut c_void) -> Result<(), R
     // SAFETY: a valid query; the fields that are walked apart are put back at once.
     unsafe {
         let checks = std::mem::replace(&mut (*query).withCheckOptions, std::ptr::null_mut());
-        let stopped = pg_sys::query_tree_walker(query, Some(visit), context, ignore);
+        let stopped = walk::query(query, visit, context, ignore);
         (*query).withCheckOptions = checks;
         if stopped {
             return Ok(());

@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::super::gather::names;
-use super::super::{catalog, scan, version};
+use super::super::{catalog, scan, version, walk};
 use super::plan;
 
 const ACCESS_SHARE: i32 = 1;
@@ -175,7 +175,7 @@ unsafe extern "C-unwind" fn names_other_column(node: *mut pg_sys::Node, of: *mut
             return false;
         }
         if (*node).type_ != pg_sys::NodeTag::T_Var {
-            return pg_sys::expression_tree_walker(node, Some(names_other_column), of);
+            return walk::expression(node, names_other_column, of);
         }
         let var = &*node.cast::<pg_sys::Var>();
         let descriptor = of.cast::<pg_sys::TupleDescData>();

@@ -13,6 +13,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use super::super::gather::names;
+use super::super::walk;
 use super::super::{catalog, conditions};
 use crate::audit::event::prefix;
 use crate::audit::redact::redact;
@@ -144,7 +145,7 @@ unsafe extern "C-unwind" fn not_plain(node: *mut pg_sys::Node, context: *mut c_v
             return false;
         }
         let fine = match (*node).type_ {
-            T::T_List => return pg_sys::expression_tree_walker(node, Some(not_plain), context),
+            T::T_List => return walk::expression(node, not_plain, context),
             T::T_Var => {
                 let var = &*node.cast::<pg_sys::Var>();
                 var.varattno > 0 && var.varlevelsup == 0 && var.varno > 0
@@ -163,7 +164,7 @@ unsafe extern "C-unwind" fn not_plain(node: *mut pg_sys::Node, context: *mut c_v
         !fine
             || !TYPES.contains(&pg_sys::exprType(node))
             || pg_sys::check_functions_in_node(node, Some(not_quick), std::ptr::null_mut())
-            || pg_sys::expression_tree_walker(node, Some(not_plain), context)
+            || walk::expression(node, not_plain, context)
     }
 }
 

@@ -11,14 +11,14 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::super::enforce::{self, Target, Wanted};
-use super::super::gather::{names, query, utility};
+use super::super::gather::{names, query, sequences, utility};
 use super::super::policies::Policy;
 use super::super::text_datum::{Text, Texts};
 use super::super::{encoding, redecide, session};
 use super::administrator;
 use crate::pg::admin_error::{AdminResult, given};
 use crate::refusal::Refusal;
-use crate::request::{Action, Columns, Form, Verb};
+use crate::request::{Action, Columns, Form, Verb, Voice};
 
 /// decision, rule_id, action, object, masked_columns, reason.
 type Checked = (String, Option<i64>, String, Option<Text>, Texts, Option<Text>);
@@ -165,6 +165,7 @@ unsafe fn statement_wants(
             let form = needs.form;
             wanted.extend(needs.wanted.into_iter().map(|one| (one, form)));
             wanted.extend(copied(statement).map(|one| (one, form)));
+            wanted.extend(by_default(statement, policy).into_iter().map(|one| (one, form)));
             if let Some(inner) = inner_query(statement) {
                 for node in names::members(pg_sys::QueryRewrite(pg_sys::copyObjectImpl(inner.cast()).cast()))
                 {
@@ -195,12 +196,40 @@ unsafe fn copied(statement: *mut pg_sys::Node) -> Option<Wanted> {
     }
 }
 
+/// The sequences that COPY FROM draws from for the columns that it does not name; one that only running it would tell is none.
+unsafe fn by_default(statement: *mut pg_sys::Node, policy: &Policy) -> Vec<Wanted> {
+    // SAFETY: the tag decides the cast; the list holds String nodes.
+    unsafe {
+        if (*statement).type_ != T::T_CopyStmt {
+            return Vec::new();
+        }
+        let copy = &*statement.cast::<pg_sys::CopyStmt>();
+        let relation = names::relation(copy.relation);
+        if !copy.is_from || copy.attlist.is_null() || relation == pg_sys::InvalidOid {
+            return Vec::new();
+        }
+        let number = |name: &String| pg_sys::get_attnum(relation, encoding::c_string(name).as_ptr());
+        let named: Vec<i16> = names::strings(copy.attlist).iter().map(number).collect();
+        let filled = sequences::filled_by_default(relation, &named);
+        let uses = filled.into_iter().flat_map(|column| sequences::of_default(relation, column));
+        uses.flatten()
+            .filter_map(|(sequence, verb)| sequences::wanted(policy, sequence, verb, Voice::Named))
+            .collect()
+    }
+}
+
 /// The analysed query inside EXPLAIN, DECLARE CURSOR and CREATE TABLE AS.
 unsafe fn inner_query(statement: *mut pg_sys::Node) -> Option<*mut pg_sys::Query> {
     // SAFETY: the tag decides the cast; parse analysis has put a Query there (transformExplainStmt and its like).
     unsafe {
         let inner = match (*statement).type_ {
-            T::T_ExplainStmt => (*statement.cast::<pg_sys::ExplainStmt>()).query,
+            T::T_ExplainStmt => {
+                let explain = &*statement.cast::<pg_sys::ExplainStmt>();
+                if let Some(explained) = utility::utility_explained(explain) {
+                    return inner_query(explained);
+                }
+                explain.query
+            }
             T::T_DeclareCursorStmt => (*statement.cast::<pg_sys::DeclareCursorStmt>()).query,
             T::T_CreateTableAsStmt => (*statement.cast::<pg_sys::CreateTableAsStmt>()).query,
             _ => return None,

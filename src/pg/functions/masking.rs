@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::raw::c_int;
 
+use super::super::walk;
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -68,7 +69,7 @@ unsafe extern "C-unwind" fn permit_node(node: *mut pg_sys::Node, context: *mut s
                 call.funcformat = pg_sys::CoercionForm::COERCE_SQL_SYNTAX;
             }
         }
-        pg_sys::expression_tree_walker(node, Some(permit_node), context)
+        walk::expression(node, permit_node, context)
     }
 }
 

@@ -4,13 +4,13 @@
 
 use pgrx::prelude::*;
 
-use super::super::enforce::{self, Target, Wanted};
+use super::super::enforce;
+use super::super::gather::sequences;
 use super::super::hooks::{checked, raise_if};
 use super::super::text_datum::Text;
-use super::super::{calls, catalog, drops, guc, policies, session, settings, statement};
-use crate::decision::Decision;
+use super::super::{calls, guc, policies, session, settings, statement};
 use crate::refusal::Refusal;
-use crate::request::{Action, Columns, Form, ObjectClass, Verb, Voice};
+use crate::request::{Form, Verb, Voice};
 
 unsafe extern "C-unwind" {
     // Unguarded: the bindings' own declarations rebuild errors.
@@ -127,24 +127,14 @@ fn settle(call: pg_sys::FunctionCallInfo) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A sequence owned by a column that the agent may insert needs no rule of its own.
+/// What the sequence that the call names needs.
 fn may_use(call: pg_sys::FunctionCallInfo, verb: Verb) -> Result<(), Refusal> {
     // SAFETY: the functions are strict and their first argument is a regclass.
     let Some(sequence) = (unsafe { pgrx::fcinfo::pg_getarg::<pg_sys::Oid>(call, 0) }) else { return Ok(()) };
-    let voice = calls::voice();
     let session = session::current()?;
     let policy = policies::policy(session.policy_id)?;
-    let owner = drops::owned_column(sequence).filter(|_| verb == Verb::Usage);
-    if let Some((table, column)) = owner {
-        let insert = Action::plain(Verb::Insert);
-        let fills = policies::compiled(&policy, insert, ObjectClass::Relation, table)
-            .map(|compiled| compiled.scope.decide(&Columns::Of(vec![column]), voice, ""));
-        if matches!(fills, Some(Decision::Allow(..))) {
-            return Ok(());
-        }
+    match sequences::wanted(&policy, sequence, verb, calls::voice()) {
+        Some(wanted) => enforce::enforce_under(&session, &policy, &[wanted], Form::Plain),
+        None => Ok(()),
     }
-    let temporary = catalog::relation_facts(sequence).is_some_and(|facts| facts.temporary);
-    let verb = if temporary { Verb::Temporary } else { verb };
-    let wanted = Wanted::named(Action::plain(verb), Target::Relation(sequence)).by(voice);
-    enforce::enforce(&session, &[wanted], Form::Plain)
 }

@@ -8,10 +8,9 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, settings};
-use super::evaluated;
-use super::names;
 use super::utility::{Needs, all, creation, new_function, on, on_relation, whole};
-use crate::request::{Action, Kind, ObjectClass, Verb};
+use super::{evaluated, functions, names, swept};
+use crate::request::{Action, Kind, ObjectClass, Verb, Voice};
 
 /// What a DDL statement needs; `None` for a tag that is not in the list.
 ///
@@ -82,7 +81,11 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 by_names((*statement.cast::<pg_sys::AlterStatsStmt>()).defnames),
             ),
             T::T_AlterTableStmt => alter_table(&*statement.cast()),
-            T::T_AlterTableMoveAllStmt => on(Verb::Alter, Kind::Table, Target::Nothing),
+            T::T_AlterTableMoveAllStmt => {
+                let mut needs = on(Verb::Alter, Kind::Table, Target::Nothing);
+                needs.wanted.extend(swept::everywhere(Action::on(Verb::Alter, Kind::Table)));
+                needs
+            }
             T::T_CreateFunctionStmt => create_function(&*statement.cast()),
             T::T_AlterFunctionStmt => {
                 let alter: &pg_sys::AlterFunctionStmt = &*statement.cast();
@@ -361,7 +364,7 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Needs {
 fn moves(target: &Target, wanted: &mut Vec<Wanted>) {
     wanted.push(on_relation(Action::on(Verb::Alter, Kind::Table), target.clone()));
     if let Target::Relation(relid) = target {
-        wanted.extend(readable(*relid));
+        wanted.extend(usable(*relid));
     }
 }
 
@@ -487,22 +490,40 @@ unsafe fn rename(statement: &pg_sys::RenameStmt) -> Option<Needs> {
                 Some(name) if statement.object.is_null() => names::named(String::new(), name),
                 _ => names::existing(statement.renameType, statement.object),
             };
-            return Some(on(Verb::Alter, kind, target));
+            let mut needs = on(Verb::Alter, kind, target.clone());
+            needs.wanted.extend(swept::renamed(&target));
+            needs.wanted.extend(callable(&target));
+            return Some(needs);
         }
         let target = names::relation_target(statement.relation);
         let mut wanted = vec![on_relation(Action::on(Verb::Alter, kind), target.clone())];
         if let Target::Relation(relid) = target {
             // Rules with * and the token's patterns go by name: a new name must not show what the old one did not.
-            wanted.extend(readable(relid));
+            wanted.extend(usable(relid));
         }
         Some(all(wanted))
     }
 }
 
-/// Reading all of a relation that holds or shows rows; nothing for temporary ones, indexes and sequences.
-fn readable(relid: pg_sys::Oid) -> Option<Wanted> {
-    let facts = catalog::relation_facts(relid)?;
-    (!facts.temporary && matches!(facts.kind, b'r' | b'p' | b'v' | b'm' | b'f')).then(|| whole(relid))
+/// Reading all of a relation that holds or shows rows, and whatever a rule forbids to be done to them; nothing for temporary
+/// ones, indexes and sequences.
+fn usable(relid: pg_sys::Oid) -> Vec<Wanted> {
+    let shows_rows = catalog::relation_facts(relid)
+        .is_some_and(|facts| !facts.temporary && matches!(facts.kind, b'r' | b'p' | b'v' | b'm' | b'f'));
+    if !shows_rows {
+        return Vec::new();
+    }
+    let mut wanted = vec![whole(relid)];
+    wanted.extend(swept::forbidden_changes(relid));
+    wanted
+}
+
+/// Running a function that comes under another name.
+fn callable(target: &Target) -> Option<Wanted> {
+    match target {
+        Target::Function(function) => functions::wanted(*function, Voice::Named),
+        _ => None,
+    }
 }
 
 unsafe fn set_schema(statement: &pg_sys::AlterObjectSchemaStmt) -> Option<Needs> {
@@ -519,8 +540,9 @@ unsafe fn set_schema(statement: &pg_sys::AlterObjectSchemaStmt) -> Option<Needs>
             on_relation(Action::on(Verb::Alter, kind), target.clone()),
             Wanted::named(Action::on(Verb::Create, kind), schema),
         ];
+        wanted.extend(callable(&target));
         if let Target::Relation(relid) = target {
-            wanted.extend(readable(relid));
+            wanted.extend(usable(relid));
         }
         Some(all(wanted))
     }

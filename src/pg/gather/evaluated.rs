@@ -8,8 +8,8 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
-use super::super::catalog;
 use super::super::enforce::{Target, Wanted};
+use super::super::{catalog, walk};
 use super::names;
 use crate::request::{Action, Columns, Verb};
 
@@ -178,7 +178,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             | T::T_String
             | T::T_Integer
             | T::T_Float
-            | T::T_Boolean => return pg_sys::raw_expression_tree_walker(node, Some(visit), context),
+            | T::T_Boolean => return walk::parsed(node, visit, context),
             // Analysed already, or of a kind that is not known here.
             _ => mentioned.whole = true,
         }

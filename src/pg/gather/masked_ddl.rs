@@ -14,7 +14,7 @@ use super::super::catalog;
 use super::super::enforce::Target;
 use super::super::masks::{self, Masked};
 use super::mentions::mentions;
-use super::names;
+use super::{names, utility};
 use crate::refusal::Refusal;
 
 /// Refuses a utility statement that the masks do not reach.
@@ -26,6 +26,8 @@ use crate::refusal::Refusal;
 /// `statement` is the utility statement of the hook; it is only read.
 pub unsafe fn check(statement: *mut pg_sys::Node) -> Result<(), Refusal> {
     // SAFETY: the caller's promise. In a transaction that has failed only its end gets here, and no table can be read.
+    let statement = unsafe { utility::table_made(statement) }.map_or(statement, <*mut _>::cast);
+    // SAFETY: as above.
     if !unsafe { concerns((*statement).type_) } || !masks::any() {
         return Ok(());
     }

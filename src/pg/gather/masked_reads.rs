@@ -25,6 +25,14 @@ pub fn check(entries: &[Entry], policy: Option<&Policy>, form: Form) -> Result<(
     if let Some(policy) = policy.filter(|_| entries.iter().any(Entry::changes)) {
         withhold_rows(entries, policy);
     }
+    let statistics = entries.iter().find(|one| STATISTICS.contains(&one.relation().to_u32()));
+    if let Some(entry) = statistics.filter(|one| one.read().is_some())
+        && policy.is_some_and(Policy::keeps_from_reading)
+    {
+        let refusal = kept_statistics(entry.relation());
+        enforce::note_refusal(&refusal);
+        return Err(refusal);
+    }
     if !masks::any() || calls::in_foreign_key() {
         return Ok(());
     }
@@ -115,6 +123,20 @@ fn withhold_rows(entries: &[Entry], policy: &Policy) {
         statement::with_current(|open| open.texts = open.texts.and(Texts::ROWS));
         withhold::begin(Texts::ROWS);
     }
+}
+
+/// Statistics hold values of every relation's columns, so they are read by no agent that a rule keeps from one of them.
+fn kept_statistics(relation: pg_sys::Oid) -> Refusal {
+    masks::refusal(
+        "denied_statistics",
+        relation,
+        None,
+        |name| {
+            format!("{name} cannot be read, because a rule of the policy keeps a relation from being read")
+        },
+        "Statistics hold values of its columns.",
+        "Use pg_class.reltuples for sizes, or ask a DBA.",
+    )
 }
 
 fn statistics(relation: pg_sys::Oid) -> Refusal {

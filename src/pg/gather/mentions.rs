@@ -9,6 +9,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::catalog;
 use super::super::masks::Masked;
+use super::super::walk;
 use super::names;
 
 struct Mention<'a> {
@@ -66,7 +67,7 @@ unsafe extern "C-unwind" fn mentioned(node: *mut pg_sys::Node, context: *mut c_v
             | T::T_ScalarArrayOpExpr
             | T::T_CaseExpr
             | T::T_CoalesceExpr
-            | T::T_NullTest => pg_sys::expression_tree_walker(node, Some(mentioned), context),
+            | T::T_NullTest => walk::expression(node, mentioned, context),
             T::T_A_Expr
             | T::T_FuncCall
             | T::T_TypeCast
@@ -86,7 +87,7 @@ unsafe extern "C-unwind" fn mentioned(node: *mut pg_sys::Node, context: *mut c_v
             | T::T_MinMaxExpr
             | T::T_SQLValueFunction
             | T::T_Const
-            | T::T_CaseWhen => pg_sys::raw_expression_tree_walker(node, Some(mentioned), context),
+            | T::T_CaseWhen => walk::parsed(node, mentioned, context),
             // A kind that is not known here.
             _ => true,
         }

@@ -1,5 +1,6 @@
 //! Collecting: from what the server is about to do to the accesses that it needs. Decides nothing.
 
+pub mod brought;
 pub mod ddl;
 pub mod evaluated;
 pub mod functions;
@@ -9,4 +10,6 @@ pub mod mentions;
 pub mod names;
 pub mod query;
 pub mod relations;
+pub mod sequences;
+pub mod swept;
 pub mod utility;

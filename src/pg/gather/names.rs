@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pgrx::pg_sys;
 
 use super::super::enforce::Target;
+use super::super::walk;
 use super::super::{catalog, encoding};
 use crate::request::{Kind, Object, ObjectClass, Oid};
 
@@ -120,7 +121,7 @@ unsafe extern "C-unwind" fn note_relations(node: *mut pg_sys::Node, context: *mu
             return false;
         }
         if (*node).type_ != pg_sys::NodeTag::T_Query {
-            return pg_sys::expression_tree_walker(node, Some(note_relations), context);
+            return walk::expression(node, note_relations, context);
         }
         let query = node.cast::<pg_sys::Query>();
         for entry in members((*query).rtable) {
@@ -129,7 +130,7 @@ unsafe extern "C-unwind" fn note_relations(node: *mut pg_sys::Node, context: *mu
                 (*context.cast::<Vec<pg_sys::Oid>>()).push(entry.relid);
             }
         }
-        pg_sys::query_tree_walker(query, Some(note_relations), context, 0)
+        walk::query(query, note_relations, context, 0)
     }
 }
 

@@ -10,8 +10,9 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::policies::Policy;
+use super::super::walk;
 use super::super::{conditions, settings};
-use super::{functions, names, relations};
+use super::{functions, names, relations, sequences};
 use crate::request::{Action, Verb, Voice};
 
 struct Walk {
@@ -57,7 +58,7 @@ unsafe fn by_argument(call: &pg_sys::FuncExpr, wanted: &mut Vec<Wanted>) -> bool
                 true
             }
             pg_sys::F_NEXTVAL | pg_sys::F_CURRVAL => {
-                match arguments.first().and_then(|node| constant_oid(*node)) {
+                match arguments.first().and_then(|node| sequences::constant_oid(*node)) {
                     Some(sequence) => {
                         wanted.push(Wanted::named(Action::plain(Verb::Usage), Target::Relation(sequence)));
                         true
@@ -67,17 +68,6 @@ unsafe fn by_argument(call: &pg_sys::FuncExpr, wanted: &mut Vec<Wanted>) -> bool
             }
             _ => false,
         }
-    }
-}
-
-unsafe fn constant_oid(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
-    // SAFETY: the tag decides the cast; the argument's type is regclass.
-    unsafe {
-        if (*node).type_ != T::T_Const {
-            return None;
-        }
-        let constant = &*node.cast::<pg_sys::Const>();
-        pgrx::FromDatum::from_datum(constant.constvalue, constant.constisnull)
     }
 }
 
@@ -92,7 +82,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             T::T_Query => {
                 let query = node.cast::<pg_sys::Query>();
                 walk.entries.extend(relations::entries_of(query));
-                return pg_sys::query_tree_walker(query, Some(visit), context, 0);
+                return walk::query(query, visit, context, 0);
             }
             T::T_FuncExpr => {
                 let call = &*node.cast::<pg_sys::FuncExpr>();
@@ -110,6 +100,6 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
         if function != pg_sys::InvalidOid && !walk.functions.contains(&function) {
             walk.functions.push(function);
         }
-        pg_sys::expression_tree_walker(node, Some(visit), context)
+        walk::expression(node, visit, context)
     }
 }

@@ -15,6 +15,8 @@ use super::super::policies::{self, Policy};
 use super::super::process::PerProcess;
 use super::super::substitute::Mark;
 use super::super::{calls, own, quick, version};
+use super::brought::{self, Brought};
+use super::functions;
 use crate::policy::builtin::{self, Guarded};
 use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
 
@@ -71,6 +73,11 @@ impl Entry {
     /// The columns that it reads; `None` where it reads nothing.
     pub fn read(&self) -> Option<Columns> {
         (self.required & pg_sys::ACL_SELECT != 0).then(|| columns(self.selected))
+    }
+
+    /// The columns that it fills; `None` where it inserts nothing.
+    pub fn filled(&self) -> Option<Columns> {
+        (self.required & pg_sys::ACL_INSERT != 0).then(|| columns(self.inserted))
     }
 
     /// Whether the role reads it by a privilege on its generated view alone, which nobody has checked yet.
@@ -220,10 +227,21 @@ pub fn wanted_into(entries: &[Entry], policy: &Policy, wanted: &mut Vec<Wanted>)
         }
         asked => asked,
     };
+    let lent = asked != Voice::Named || entries.iter().any(|entry| entry.check_as != pg_sys::InvalidOid);
+    let brought = if lent && !foreign_key {
+        brought::brought(entries, |entry| lends(entry, policy))
+    } else {
+        Brought::default()
+    };
     for entry in entries {
-        let voice = if foreign_key { Voice::View } else { voice_of(entry, asked, entries, policy) };
+        let voice = match foreign_key {
+            true => Voice::View,
+            false if brought.relations.contains(&entry.relid) => Voice::Named,
+            false => voice_of(entry, asked, entries, policy),
+        };
         of_entry(entry, voice, foreign_key, policy, wanted);
     }
+    wanted.extend(brought.functions().filter_map(|function| functions::wanted(function, Voice::Named)));
 }
 
 /// A table reached through a view is the view's to lend, unless the view is the agent's own making. A rule or a
@@ -281,6 +299,11 @@ fn of_entry(entry: &Entry, voice: Voice, foreign_key: bool, policy: &Policy, wan
     }
     if entry.relid.to_u32() < FIRST_NORMAL {
         of_catalogue(entry, voice, reads, writes, wanted);
+        return;
+    }
+    // The rows of another table, in pieces.
+    if facts.kind == b't' {
+        wanted.push(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Select), target) });
         return;
     }
     if facts.temporary {

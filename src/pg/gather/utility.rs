@@ -11,7 +11,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, settings};
-use super::names;
+use super::{names, swept};
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, Kind, ObjectClass, Verb, Voice};
 
@@ -65,7 +65,19 @@ impl Needs {
 }
 
 fn ddl(verb: Verb, kind: Kind, target: Target) -> Needs {
-    Needs::one(Action::on(verb, kind), target)
+    Needs::one(Action::on(verb, kind), of_table(target))
+}
+
+/// The table of an index, by which rules about indexes are matched; any other target as it is.
+fn of_table(target: Target) -> Target {
+    match target {
+        Target::Relation(relid)
+            if catalog::relation_facts(relid).is_some_and(|facts| matches!(facts.kind, b'i' | b'I')) =>
+        {
+            catalog::table_of_index(relid).map_or(target, Target::Relation)
+        }
+        target => target,
+    }
 }
 
 /// What `statement` needs.
@@ -88,9 +100,15 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             | T::T_FetchStmt
             | T::T_PrepareStmt
             | T::T_ExecuteStmt
-            | T::T_ExplainStmt
             | T::T_ConstraintsSetStmt => Needs::ordinary(),
             T::T_DeallocateStmt => Needs::free(),
+            // What is explained is decided where it is planned and started; what EXPLAIN ANALYZE makes, here.
+            T::T_ExplainStmt => match table_made(statement) {
+                Some(create) => {
+                    super::ddl::needs(T::T_CreateTableAsStmt, create.cast()).unwrap_or_else(Needs::unknown)
+                }
+                None => Needs::ordinary(),
+            },
             T::T_CallStmt => call(&*statement.cast()),
             T::T_DoStmt => Needs { form: Form::Do, ..Needs::verb(Verb::System) },
             T::T_CopyStmt => copy(&*statement.cast()),
@@ -156,6 +174,48 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             }
             tag => return Ok(super::ddl::needs(tag, statement).unwrap_or_else(Needs::unknown)),
         })
+    }
+}
+
+/// The CREATE TABLE AS that a statement runs: itself, or what EXPLAIN ANALYZE explains.
+///
+/// # Safety
+/// `statement` is a valid utility statement.
+pub unsafe fn table_made(statement: *mut pg_sys::Node) -> Option<*mut pg_sys::CreateTableAsStmt> {
+    // SAFETY: the tag decides the cast; parse analysis has put a Query into EXPLAIN, options are DefElem nodes.
+    unsafe {
+        match (*statement).type_ {
+            T::T_CreateTableAsStmt => Some(statement.cast()),
+            T::T_ExplainStmt => {
+                let explain = &*statement.cast::<pg_sys::ExplainStmt>();
+                // The last of several counts (ExplainQuery).
+                let analyzes = names::members(explain.options).into_iter().rev().find_map(|node| {
+                    let option = node.cast::<pg_sys::DefElem>();
+                    (catalog::text((*option).defname).as_deref() == Some("analyze"))
+                        .then(|| pg_sys::defGetBoolean(option))
+                });
+                let explained = utility_explained(explain)?;
+                (analyzes == Some(true) && (*explained).type_ == T::T_CreateTableAsStmt)
+                    .then(|| explained.cast())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The utility statement that EXPLAIN explains.
+///
+/// # Safety
+/// `explain` is analysed.
+pub unsafe fn utility_explained(explain: &pg_sys::ExplainStmt) -> Option<*mut pg_sys::Node> {
+    // SAFETY: the caller's promise; the tag is looked at before the cast.
+    unsafe {
+        if explain.query.is_null() || (*explain.query).type_ != T::T_Query {
+            return None;
+        }
+        let query = &*explain.query.cast::<pg_sys::Query>();
+        (query.commandType == pg_sys::CmdType::CMD_UTILITY && !query.utilityStmt.is_null())
+            .then_some(query.utilityStmt)
     }
 }
 
@@ -227,25 +287,30 @@ fn behind_view(locked: &Wanted) -> Vec<Wanted> {
 
 /// An action on a relation, or `temporary` where that is the session's own.
 pub fn on_relation(action: Action, target: Target) -> Wanted {
-    match target {
+    match of_table(target) {
         Target::Relation(relid) if catalog::relation_facts(relid).is_some_and(|facts| facts.temporary) => {
-            Wanted::named(Action::plain(Verb::Temporary), target)
+            Wanted::named(Action::plain(Verb::Temporary), Target::Relation(relid))
         }
-        _ => Wanted::named(action, target),
+        target => Wanted::named(action, target),
     }
 }
 
 unsafe fn maintain(range: *mut pg_sys::RangeVar) -> Needs {
     // SAFETY: null (CLUSTER of everything) or a RangeVar.
     let target = unsafe { names::relation_target(range) };
-    Needs::of(vec![on_relation(Action::plain(Verb::Maintain), target)])
+    let mut needs = Needs::of(vec![on_relation(Action::plain(Verb::Maintain), target)]);
+    if range.is_null() {
+        needs.wanted.extend(swept::maintained(None));
+    }
+    needs
 }
 
 unsafe fn vacuum(statement: &pg_sys::VacuumStmt) -> Needs {
     // SAFETY: a list of VacuumRelations.
     let relations = unsafe { names::members(statement.rels) };
     if relations.is_empty() {
-        return Needs::verb(Verb::Maintain);
+        // SAFETY: null stands for everything.
+        return unsafe { maintain(std::ptr::null_mut()) };
     }
     let wanted = relations.into_iter().map(|node| {
         // SAFETY: as above; `relation` is null only when expanded inside the server, after this hook.
@@ -257,7 +322,12 @@ unsafe fn vacuum(statement: &pg_sys::VacuumStmt) -> Needs {
 
 unsafe fn reindex(statement: &pg_sys::ReindexStmt) -> Needs {
     if statement.relation.is_null() {
-        return Needs::verb(Verb::Maintain);
+        let mut needs = Needs::verb(Verb::Maintain);
+        let of_schema = statement.kind == pg_sys::ReindexObjectType::REINDEX_OBJECT_SCHEMA;
+        // SAFETY: the name of a schema, of the database, or null.
+        let schema = unsafe { catalog::text(statement.name) }.filter(|_| of_schema);
+        needs.wanted.extend(swept::maintained(schema.map(|name| names::schema(&name)).as_ref()));
+        return needs;
     }
     // SAFETY: a RangeVar of a table or an index.
     unsafe { maintain(statement.relation) }
@@ -293,6 +363,10 @@ unsafe fn grant(statement: &pg_sys::GrantStmt) -> Needs {
         Wanted::named(Action::plain(Verb::Grant), unsafe { names::existing(kind, object) })
     });
     let mut wanted: Vec<Wanted> = wanted.collect();
+    if statement.targtype == pg_sys::GrantTargetType::ACL_TARGET_ALL_IN_SCHEMA {
+        // SAFETY: the objects are schemas then.
+        wanted.extend(unsafe { swept::granted(statement) });
+    }
     if wanted.is_empty() {
         wanted.push(Wanted::named(Action::plain(Verb::Grant), Target::Nothing));
     }

@@ -135,6 +135,9 @@ fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Ref
     enforce::enforce_under(&session, &policy, wanted, form)?;
     masked_reads::check(entries, Some(&policy), form)?;
     if form == Form::Copy {
+        for (relation, filled) in entries.iter().filter_map(|one| Some((one.relation(), one.filled()?))) {
+            object_access::copies_into(relation, &filled);
+        }
         rows::refuse_plain_copy()?;
     }
     repeated::remember(entries, &session, &policy, generation);

@@ -8,9 +8,11 @@ use std::os::raw::c_int;
 use pgrx::pg_sys;
 
 use super::super::decided::Decided;
+use super::super::defaults::{self, Belongs, Fills};
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
 use super::super::gather::masked_ddl;
+use super::super::gather::sequences;
 use super::super::gather::utility::Permit;
 use super::super::process::PerProcess;
 use super::super::session::Session;
@@ -19,7 +21,7 @@ use super::super::{record, statement};
 use super::{checked, guarded, raise_if};
 use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
-use crate::request::{Action, Form, Kind, Verb, Voice};
+use crate::request::{Action, Columns, Form, Kind, Verb, Voice};
 
 static mut PREVIOUS: pg_sys::object_access_hook_type = None;
 
@@ -35,8 +37,8 @@ pub fn init() {
 /// A utility statement that is running.
 struct Frame {
     permit: Permit,
-    /// COPY FROM without WHERE, or DDL: defaults are evaluated outside any plan.
-    fills_defaults: bool,
+    /// What it evaluates of defaults outside any plan.
+    fills: Fills,
     /// CREATE TABLE or ALTER TABLE, which the server takes apart into statements of its own.
     derives: bool,
     created: Vec<pg_sys::Oid>,
@@ -51,19 +53,15 @@ static FRAMES: PerProcess<RefCell<Vec<Frame>>> = PerProcess::new(RefCell::new(Ve
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
     // SAFETY: the statement of the hook; the tag decides the cast. The subtransaction id is a plain value.
-    let (fills_defaults, derives, subtransaction) = unsafe {
+    let (fills, derives, subtransaction) = unsafe {
         use pg_sys::NodeTag as T;
         let derives =
             matches!((*node).type_, T::T_CreateStmt | T::T_CreateForeignTableStmt | T::T_AlterTableStmt);
-        let copy_from = (*node).type_ == pg_sys::NodeTag::T_CopyStmt && {
-            let copy = &*node.cast::<pg_sys::CopyStmt>();
-            copy.is_from && copy.whereClause.is_null()
-        };
-        (copy_from || permit == Permit::Objects, derives, pg_sys::GetCurrentSubTransactionId())
+        (Fills::of(node), derives, pg_sys::GetCurrentSubTransactionId())
     };
     let frame = Frame {
         permit,
-        fills_defaults,
+        fills,
         derives,
         created: Vec::new(),
         dropped: Vec::new(),
@@ -83,6 +81,11 @@ pub fn derives() -> bool {
     with_frame(|frame| frame.derives).unwrap_or(false)
 }
 
+/// The server is about to copy rows into a relation.
+pub fn copies_into(relation: pg_sys::Oid, filled: &Columns) {
+    with_frame(|frame| frame.fills.copies_into(relation, filled));
+}
+
 /// Whether the innermost utility statement that is running created this relation.
 pub fn just_created(relation: pg_sys::Oid) -> bool {
     with_frame(|frame| frame.created.contains(&relation)).unwrap_or(false)
@@ -91,6 +94,12 @@ pub fn just_created(relation: pg_sys::Oid) -> bool {
 /// A utility statement has ended; a refusal where it took a part of a relation along that it may not.
 pub fn leave() -> Option<Refusal> {
     let frame = FRAMES.with(|frames| frames.borrow_mut().pop())?;
+    // The sequence of a serial column is made by a statement of its own.
+    with_frame(|outer| {
+        if outer.derives {
+            outer.created.extend_from_slice(&frame.created);
+        }
+    });
     let left: Vec<(pg_sys::Oid, Wanted)> =
         frame.parts.into_iter().filter(|(relation, _)| !frame.dropped.contains(relation)).collect();
     if left.is_empty() {
@@ -201,7 +210,15 @@ fn before(
             let internal = unsafe { argument.cast::<pg_sys::ObjectAccessPostCreate>().as_ref() }
                 .is_some_and(|create| create.is_internal);
             if class == pg_sys::RelationRelationId {
-                with_frame(|frame| frame.created.push(object));
+                with_frame(|frame| match i16::try_from(sub) {
+                    Ok(column @ 1..) => frame.fills.added(object, column),
+                    _ => {
+                        frame.created.push(object);
+                        if internal {
+                            frame.fills.made_internally();
+                        }
+                    }
+                });
             }
             if internal { Ok(()) } else { made(class, Verb::Create) }
         }
@@ -250,7 +267,7 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
         Execution::ServerOnly => {
             Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), Target::Function(function)) }
         }
-        _ if function.to_u32() == pg_sys::F_NEXTVAL && fills_defaults() => return Ok(()),
+        Execution::Never if sequences::verb(function).is_some() && drawn_by_default(voice)? => return Ok(()),
         // Inside a function that lends, built-ins are that function's business; denies hold.
         Execution::Never if voice == Voice::Function && function.to_u32() < catalog::FIRST_NORMAL => {
             Wanted::named(Action::plain(Verb::Execute), Target::Function(function)).by(voice)
@@ -271,8 +288,31 @@ fn denied_by_name(function: pg_sys::Oid) -> Result<Option<Wanted>, Refusal> {
     }
 }
 
-fn fills_defaults() -> bool {
-    with_frame(|frame| frame.fills_defaults).unwrap_or(false)
+/// Whether a sequence function is announced for a default that COPY FROM or ALTER TABLE evaluates, and what it uses allowed.
+fn drawn_by_default(voice: Voice) -> Result<bool, Refusal> {
+    let columns = match with_frame(|frame| frame.fills.announced()) {
+        None | Some(Belongs::No) => return Ok(false),
+        Some(Belongs::Decided) => return Ok(true),
+        Some(Belongs::Perhaps(columns)) => columns,
+    };
+    let session = match session::current() {
+        Ok(session) => session,
+        Err(_) if guc::observing() => return Ok(true),
+        Err(refusal) => return Err(refusal),
+    };
+    let policy = policies::policy(session.policy_id)?;
+    let (uses, calls) = defaults::uses(&columns);
+    let mut wanted = Vec::new();
+    for one in uses {
+        // Which sequence it is only the run would tell.
+        let Some((sequence, verb)) = one else { return Ok(false) };
+        if !just_created(sequence) {
+            wanted.extend(sequences::wanted(&policy, sequence, verb, voice));
+        }
+    }
+    enforce::enforce_under(&session, &policy, &wanted, Form::Plain)?;
+    with_frame(|frame| frame.fills.decided(calls));
+    Ok(calls > 0)
 }
 
 /// Nothing else sees a fast-path call: token, decision and record are all here.

@@ -16,6 +16,7 @@ use super::super::gather::functions::{self, Execution};
 use super::super::gather::names;
 use super::super::gather::relations;
 use super::super::own::{self, StandIns};
+use super::super::walk;
 use super::super::{calls, catalog, enforce, guc, masks, policies, secrets, session, substitute};
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
@@ -171,7 +172,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                     let entry = &*entry.cast::<pg_sys::RangeTblEntry>();
                     substitute::may_concern(entry).then_some(entry.relid)
                 }));
-                pg_sys::query_tree_walker(query, Some(visit), context, 0)
+                walk::query(query, visit, context, 0)
             }
             tag => {
                 let walk = &mut *context.cast::<Walk>();
@@ -193,7 +194,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                     }
                     _ => {}
                 }
-                pg_sys::expression_tree_walker(node, Some(visit), context)
+                walk::expression(node, visit, context)
             }
         }
     }

@@ -200,7 +200,9 @@ fn before(
     let session = session.ok();
     let opening =
         Opening { key, command, text, known: None, session: session.clone(), form: Some(form), at: None };
-    statement::open(opening, |open| open.node = node.addr())?;
+    // SAFETY: as above.
+    let makes_table = unsafe { utility::table_made(node) }.is_some();
+    statement::open(opening, |open| (open.node, open.makes_table) = (node.addr(), makes_table))?;
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }

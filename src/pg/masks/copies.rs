@@ -8,6 +8,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::catalog;
 use super::super::gather::names;
+use super::super::walk;
 use super::compile::Opened;
 use super::{Declared, unusable};
 use crate::refusal::Refusal;
@@ -129,7 +130,7 @@ unsafe extern "C-unwind" fn uses_node(node: *mut pg_sys::Node, context: *mut c_v
             return false;
         }
         if (*node).type_ != T::T_Var {
-            return pg_sys::expression_tree_walker(node, Some(uses_node), context);
+            return walk::expression(node, uses_node, context);
         }
         let uses = &mut *context.cast::<Uses<'_>>();
         let number = (*node.cast::<pg_sys::Var>()).varattno;

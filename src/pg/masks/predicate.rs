@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
+use super::super::walk;
 use super::super::{encoding, pinned};
 use super::compile::Opened;
 
@@ -90,7 +91,7 @@ unsafe extern "C-unwind" fn carry_node(node: *mut pg_sys::Node, context: *mut c_
             return false;
         }
         if (*node).type_ != T::T_Var {
-            return pg_sys::expression_tree_walker(node, Some(carry_node), context);
+            return walk::expression(node, carry_node, context);
         }
         let carry = &mut *context.cast::<Carry<'_>>();
         let var = &mut *node.cast::<pg_sys::Var>();

@@ -75,6 +75,8 @@ pub struct Open {
     pub where_required: Vec<(pg_sys::Oid, RuleId)>,
     /// It has run before, in part: a cursor or portal.
     pub(super) has_run: bool,
+    /// Its query fills a table that it makes.
+    pub makes_table: bool,
     /// Whether what an obligation refuses is only recorded.
     pub observed: bool,
     /// Whether `max_rows` rides on an allow to change rows.
@@ -140,6 +142,7 @@ impl Open {
             obligations: Obligations::default(),
             where_required: Vec::new(),
             has_run: false,
+            makes_table: false,
             observed: false,
             changes_limited: false,
             begun: false,
@@ -169,6 +172,7 @@ impl Open {
         (self.policy_version, self.rows) = (0, -1);
         self.obligations = Obligations::default();
         (self.has_run, self.observed, self.changes_limited, self.begun) = (false, false, false, false);
+        self.makes_table = false;
         (self.sent, self.changed, self.node) = (0, 0, 0);
         (self.texts, self.masked) = (Texts::PLAIN, false);
     }

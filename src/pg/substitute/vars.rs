@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::gather::names;
-use super::super::version;
+use super::super::{version, walk};
 use crate::refusal::Refusal;
 
 /// `tree` with the references to columns of entry `index` replaced by the target entries of their numbers; references to other
@@ -58,7 +58,7 @@ pub unsafe fn each(tree: *mut pg_sys::Node, index: i32, visit: &mut dyn FnMut(&m
         let context: *mut c_void = (&raw mut walk).cast();
         if !tree.is_null() && (*tree).type_ == T::T_Query {
             // Its own level, not one below.
-            pg_sys::query_tree_walker(tree.cast(), Some(reference), context, 0);
+            walk::query(tree.cast(), reference, context, 0);
         } else {
             reference(tree, context);
         }
@@ -79,11 +79,11 @@ unsafe extern "C-unwind" fn reference(node: *mut pg_sys::Node, context: *mut c_v
             }
             T::T_Query => {
                 walk.depth += 1;
-                let enough = pg_sys::query_tree_walker(node.cast(), Some(reference), context, 0);
+                let enough = walk::query(node.cast(), reference, context, 0);
                 (*context.cast::<Walk<'_>>()).depth -= 1;
                 enough
             }
-            _ => pg_sys::expression_tree_walker(node, Some(reference), context),
+            _ => walk::expression(node, reference, context),
         }
     }
 }
