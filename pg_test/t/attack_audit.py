@@ -123,6 +123,18 @@ def test_rolled_back_work_stays_recorded(server):
         assert once(server, one, "allow")[4] == 1 and once(server, two, "allow")[4] == 1
 
 
+def test_a_failure_behind_a_savepoint_is_told_as_the_client_heard_it(server):
+    with Agent(server, *RULES) as agent:
+        top, inner, later = mark(), mark(), mark()
+        agent.run("begin", "savepoint s", f"select 1 / 0 /* {top} */", "rollback to s")
+        agent.run(f"do $$begin perform 1 / 0 /* {inner} */; exception when others then null; end$$")
+        agent.run("savepoint s", f"select app.nested() /* {later} */", "rollback")
+        told = {sent: server.audit("statement like %s and sqlstate is not null", f"%{sent}%", columns="level, sqlstate, message") for sent in (top, inner, later)}
+    assert told[top] == [(0, "22012", "division by zero")], told
+    assert [row[:2] for row in told[inner]] == [(1, "P0000")], "nobody heard this one"
+    assert told[later] == [], "and none is told of a later one"
+
+
 def test_fast_path_calls_are_recorded(server):
     oid, sleep, user = (server.value(f"select {name}::oid::int") for name in ("'pg_catalog.length(text)'::regprocedure", "'pg_sleep(float8)'::regprocedure", "'app.nested()'::regprocedure"))
     with Agent(server, *RULES) as agent:

@@ -11,8 +11,9 @@
 
 #![forbid(unsafe_code)]
 
+use crc32c::{crc32c, crc32c_append};
+
 use crate::audit::chain::{Hash, Head};
-use crate::audit::crc32c::crc32c;
 
 const FILE_MAGIC: &[u8; 8] = b"AGJRNL01";
 const RECORD_MAGIC: &[u8; 4] = b"AGJR";
@@ -49,7 +50,7 @@ impl Header {
         let mut bytes = Vec::with_capacity(body.len().saturating_add(16));
         bytes.extend_from_slice(FILE_MAGIC);
         bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
-        bytes.extend_from_slice(&crc32c(0, &body).to_le_bytes());
+        bytes.extend_from_slice(&crc32c(&body).to_le_bytes());
         bytes.extend_from_slice(&body);
         bytes
     }
@@ -61,7 +62,7 @@ impl Header {
         let length = usize::try_from(u32::from_le_bytes(take(bytes)?)).ok()?;
         let crc = u32::from_le_bytes(take(bytes)?);
         let (mut body, rest) = bytes.split_at_checked(length)?;
-        if crc32c(0, body) != crc {
+        if crc32c(body) != crc {
             return None;
         }
         *bytes = rest;
@@ -95,7 +96,7 @@ pub fn first_of_name(name: &str) -> Option<u64> {
 
 /// Appends a record to `out`.
 pub fn put(seq: u64, hash: &Hash, columns: &[u8], out: &mut Vec<u8>) {
-    let crc = crc32c(crc32c(crc32c(0, &seq.to_le_bytes()), hash), columns);
+    let crc = crc32c_append(crc32c_append(crc32c(&seq.to_le_bytes()), hash), columns);
     out.extend_from_slice(RECORD_MAGIC);
     out.extend_from_slice(&u32::try_from(columns.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(&crc.to_le_bytes());
@@ -214,7 +215,7 @@ fn record(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {
         return None;
     }
     let (columns, rest) = rest.split_at_checked(length)?;
-    if crc32c(crc32c(0, head), columns) != crc {
+    if crc32c_append(crc32c(head), columns) != crc {
         return None;
     }
     Some((Entry { seq: u64::from_le_bytes(take(head)?), hash: take(head)?, columns }, rest))

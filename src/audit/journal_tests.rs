@@ -39,6 +39,11 @@ fn three() -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn the_checksum_is_that_of_the_format() {
+    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+}
+
+#[test]
 fn a_file_comes_back() {
     let (bytes, ends) = file(&three());
     assert_eq!(read(&bytes), (three(), None, ends[3]));

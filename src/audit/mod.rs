@@ -4,7 +4,6 @@
 
 pub mod binary_text;
 pub mod chain;
-pub mod crc32c;
 pub mod decode;
 pub mod event;
 pub mod journal;

@@ -317,20 +317,22 @@ pub fn transaction_aborted(error: bool) {
     }
 }
 
-/// A subtransaction failed: what began in it or below it has ended. The server tells no message where a function's
-/// exception clause caught the error.
+/// A subtransaction failed: what began in it or below it has ended, with the error that went to the client, where it is a
+/// savepoint's. The server tells no message where a function's exception clause caught the error.
 pub fn subtransaction_aborted(subtransaction: u32) {
-    let ended = with(|statements| {
+    let (ended, failure) = with(|statements| {
+        let failure = statements.error.take();
         let open = std::mem::take(&mut statements.open);
         let (ended, kept) =
             open.into_iter().partition::<Vec<_>, _>(|open| open.subtransaction >= subtransaction);
         statements.open = kept;
-        ended
+        (ended, failure)
     })
     .unwrap_or_default();
+    let caught = || (*b"P0000", "failed; the error was caught inside a function".to_owned());
     for mut open in ended.into_iter().rev() {
         if open.failure.is_none() && open.active {
-            open.failure = Some((*b"P0000", "failed; the error was caught inside a function".to_owned()));
+            open.failure = Some(failure.clone().unwrap_or_else(caught));
         }
         publish(&open);
     }
