@@ -191,7 +191,10 @@ fn object_text(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<()> {
             IS_STRING => quoted(bytes.get(start..end)?, out),
             IS_NUMBER => {
                 let number = whole(bytes.get(start.next_multiple_of(4)..end)?)?;
-                write!(out, "{number}").ok()?;
+                match i64::try_from(number) {
+                    Ok(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+                    Err(_) => write!(out, "{number}").ok()?,
+                }
             }
             _ => return None,
         }
@@ -257,9 +260,12 @@ fn whole(bytes: &[u8]) -> Option<i128> {
 
 /// A string as escape_json (src/backend/utils/adt/json.c) writes it.
 fn quoted(text: &[u8], out: &mut Vec<u8>) {
+    let special = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
     out.push(b'"');
     let mut rest = text;
-    while let Some(at) = rest.iter().position(|byte| *byte < b' ' || matches!(byte, b'"' | b'\\')) {
+    // Without a way out of the loop it takes many bytes at once; mostly there is nothing to be found.
+    let any = text.iter().fold(false, |any, byte| any | special(byte));
+    while any && let Some(at) = rest.iter().position(special) {
         let (plain, behind) = rest.split_at(at);
         out.extend_from_slice(plain);
         let Some((special, behind)) = behind.split_first() else { break };
