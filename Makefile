@@ -7,7 +7,6 @@
 #   make demo       a walk through on a throw-away server, which stays up until make demo-stop
 #   make test       every suite below but test-core
 #   make test-unit test-clients test-sql test-attack test-process test-drivers
-#   make test-assert  the SQL and attack suites on a server built with assertions
 #   make test-core  PostgreSQL's own regression suite, with and without the extension: no difference
 #   make bench      what the guard costs (ROUNDS=…)
 #   make lint       formatting, clippy, sql-check, syntax of the scripts
@@ -32,7 +31,7 @@ PGRX_ENV = PGRX_PG_CONFIG_PATH="$(PG_CONFIG_PATH)"
 FEATURES = --no-default-features --features pg$(MAJOR)
 
 .PHONY: all build deps install uninstall demo demo-stop test test-unit test-clients test-sql test-attack test-process \
-        test-drivers test-assert test-core bench lint sql sql-check clean
+        test-drivers test-core bench lint sql sql-check clean
 
 all: build
 
@@ -79,11 +78,6 @@ test-process: build
 
 test-drivers: build
 	@pg_test/bin/run-tests drivers
-
-# A target directory of its own: the extension is built against that server's headers.
-test-assert: deps
-	@pg_config=$$(pg_test/bin/assert-server) && \
-	    $(MAKE) PG_CONFIG="$$pg_config" CARGO_TARGET_DIR='$(abspath $(TARGET))/assert/target' test-sql test-attack
 
 test-core: build
 	@pg_test/bin/test-core
