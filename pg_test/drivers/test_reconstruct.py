@@ -1,4 +1,4 @@
-"""What psycopg, node-postgres, JDBC and psql did on Chinook, reconstructed by replay and held, statement by statement, against the
+"""What psycopg, node-postgres and psql did on Chinook, reconstructed by replay and held, statement by statement, against the
 server's own log of the same run: nothing more, nothing less, in the same order, with parameters and errors."""
 
 import csv
@@ -9,7 +9,6 @@ import psycopg
 
 import chinook
 import guard
-import test_jdbc
 import test_node
 import test_psql
 from chinook import AGENT, DATABASE, REFUSED
@@ -164,16 +163,6 @@ def test_node_postgres(server):
     test_node._work(server, AGENT, FEW, chinook.handshake(server))
     count = reconstructed(server, since)
     assert count > 70, count
-
-
-def test_jdbc_driver(server):
-    if test_jdbc.missing():
-        print(test_jdbc.missing())
-        return
-    since = len(lines(server))
-    test_jdbc._work(server, AGENT, FEW, chinook.handshake(server), server.token)
-    count = reconstructed(server, since)
-    assert count > 200, count
 
 
 def test_psql_session(server):
