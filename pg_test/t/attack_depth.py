@@ -84,7 +84,7 @@ def _tell(wrong):
 
 
 def test_views_upon_views(server):
-    with Agent(server, EVERYTHING, ("deny", "select", "app.secret")) as agent:
+    with Agent(server, EVERYTHING, ("deny", ["select", "lock"], "app.secret")) as agent:
         for base, may in (("app.open", True), ("app.secret", False)):
             scene.workshop(server)
             agent.run(f"create view other.v0 as select id, v from {base}", *(f"create view other.v{i} as select * from other.v{i - 1}" for i in range(1, 150)))
