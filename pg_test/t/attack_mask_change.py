@@ -35,14 +35,7 @@ def setup(server):
 
 
 def test_returning_is_masked(server):
-    for form in ("simple", "extended", "binary"):
-        for statement in RETURNING:
-            with Spy(server, *WRITE) as spy:
-                spy.run("begin")
-                reply = spy.send(statement, form=form)
-                assert not reply.errors, f"{reply.errors[0]}: {statement}"
-                assert reply.rows, statement
-                spy.run("rollback")
+    mask_scene.each_returns_rows(server, RETURNING)
 
 
 def test_returning_tells_the_mask(server):

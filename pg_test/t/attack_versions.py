@@ -117,14 +117,7 @@ def test_new_forms_of_commands_are_denied_without_a_rule(server):
 
 @since(18)
 def test_returning_old_and_new_is_masked(server):
-    for form in ("simple", "extended", "binary"):
-        for statement in RETURNING_OLD_AND_NEW:
-            with Spy(server, *WRITE) as spy:
-                spy.run("begin")
-                reply = spy.send(statement, form=form)
-                assert not reply.errors, f"{reply.errors[0]}: {statement}"
-                assert reply.rows, statement
-                spy.run("rollback")
+    mask_scene.each_returns_rows(server, RETURNING_OLD_AND_NEW)
 
 
 @since(18)

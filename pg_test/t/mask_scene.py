@@ -260,3 +260,15 @@ class Spy:
         if reply.status != "I":
             self.send("rollback")
         return reply.errors[0]
+
+
+def each_returns_rows(server, statements):
+    """Each of the statements, in every form, works and gives rows, in which the spy finds nothing raw; all is undone."""
+    for form in ("simple", "extended", "binary"):
+        for statement in statements:
+            with Spy(server, *WRITE) as spy:
+                spy.run("begin")
+                reply = spy.send(statement, form=form)
+                assert not reply.errors, f"{reply.errors[0]}: {statement}"
+                assert reply.rows, statement
+                spy.run("rollback")

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use super::insert::Inserter;
 use super::resume;
 use super::row::{COLUMNS, RowMaker};
-use super::shmem;
 use super::writer::Writer;
 use super::writer_transaction::{Trouble, in_transaction};
 use crate::audit::chain::Head;
@@ -71,8 +70,8 @@ impl Writer {
         Some(SOON.saturating_sub(self.lead.ahead?.since.elapsed()))
     }
 
-    /// Puts the rows from `fresh` on, which end before a place in the ring, into the journal and lets those go on who wait for that; whether the tables may come later. What
-    /// goes wrong here is told by the ordinary way, which comes after.
+    /// Puts the rows from `fresh` on, which end before a place in the ring, into the journal and lets those go on who wait for that;
+    /// whether the tables may come later. What goes wrong here is told by the ordinary way, which comes after.
     pub(super) fn express(&mut self, fresh: usize, end: Position) -> bool {
         let waiting = self.slot.waiting.load(Ordering::SeqCst);
         let ahead = self.lead.ahead;
@@ -109,12 +108,10 @@ impl Writer {
     /// Whether what is in the journal alone is to be stored now.
     pub(super) fn is_due(&self) -> bool {
         let Some(left) = self.may_wait() else { return false };
-        let size = shmem::control().map_or(0, |control| control.ring_size);
-        let awaited = self.slot.flush.load(Ordering::SeqCst) > self.slot.done.load(Ordering::SeqCst);
         left.is_zero()
             || self.rows.len() >= LATER
-            || awaited
-            || self.slot.used() > size / 4
+            || self.slot.flush_is_due()
+            || self.slot.is_filling()
             || self.journal.is_none()
     }
 

@@ -107,6 +107,16 @@ impl Slot {
         head.saturating_sub(self.tail.load(Ordering::SeqCst))
     }
 
+    /// Whether more waits in the ring than should gather there.
+    pub fn is_filling(&self) -> bool {
+        self.used() > control().map_or(0, |control| control.ring_size / 4)
+    }
+
+    /// Whether somebody waits for events to be in the tables.
+    pub fn flush_is_due(&self) -> bool {
+        self.flush.load(Ordering::SeqCst) > self.done.load(Ordering::SeqCst)
+    }
+
     /// Adds `bytes` to the reservations if everything together stays within `limit`.
     pub fn reserve(&self, bytes: u64, limit: u64) -> bool {
         let others = self.reserved.fetch_add(bytes, Ordering::SeqCst);
@@ -169,10 +179,9 @@ impl Slot {
 
     /// Wakes the writer if what is in the ring is what it waits for.
     fn nudge(&self) {
-        let quarter = control().map_or(0, |control| control.ring_size / 4);
         let due = match self.state.load(Ordering::SeqCst) {
             writer_state::IDLE => true,
-            writer_state::GATHERING => self.used() > quarter,
+            writer_state::GATHERING => self.is_filling(),
             _ => false,
         };
         // Only the one who turns the state pays for the signal.

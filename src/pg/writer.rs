@@ -157,11 +157,8 @@ fn leave_for_good(n: usize, slot: &Slot) {
 /// The end of a writer's rest: waits for others behind the first event, where nobody waits for it and nothing else is due.
 pub fn gather(slot: &Slot, due: bool) {
     slot.state.store(writer_state::GATHERING, Ordering::SeqCst);
-    let size = shmem::control().map_or(0, |control| control.ring_size);
-    let used = slot.used();
-    let awaited = slot.flush.load(Ordering::SeqCst) > slot.done.load(Ordering::SeqCst)
-        || slot.waiting.load(Ordering::SeqCst) > 0;
-    if used > 0 && used <= size / 4 && !due && !awaited && !asked_to_end() {
+    let awaited = slot.flush_is_due() || slot.waiting.load(Ordering::SeqCst) > 0;
+    if slot.used() > 0 && !slot.is_filling() && !due && !awaited && !asked_to_end() {
         wait(Some(GATHER));
     }
     slot.state.store(writer_state::BUSY, Ordering::SeqCst);
