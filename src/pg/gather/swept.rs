@@ -39,7 +39,7 @@ fn lying_in(class: pg_sys::Oid, schema: Option<pg_sys::Oid>) -> Vec<pg_sys::Oid>
 }
 
 /// What of this the session is not allowed as it is. Without a session, all of it.
-fn not_simply_allowed(wanted: Vec<Wanted>) -> Vec<Wanted> {
+pub fn not_simply_allowed(wanted: Vec<Wanted>) -> Vec<Wanted> {
     let Ok(session) = session::current() else { return wanted };
     wanted.into_iter().filter(|one| !enforce::would_allow(&session, one).unwrap_or(false)).collect()
 }
@@ -61,6 +61,16 @@ pub fn maintained(schema: Option<&Target>) -> Vec<Wanted> {
 pub fn everywhere(action: Action) -> Vec<Wanted> {
     let each = owned(None).map(|oid| on_relation(action, Target::Relation(oid)).by(Voice::View));
     not_simply_allowed(each.collect())
+}
+
+/// The tables of a schema, or of the database, as subscribers get them: read as a whole.
+pub fn published(schema: Option<&Target>) -> Vec<Wanted> {
+    let place = schema.map(schema_of);
+    let Some(place) = place.map_or(Some(None), |found| found.map(Some)) else { return Vec::new() };
+    let tables = relations(place)
+        .into_iter()
+        .filter(|(_, facts)| matches!(facts.kind, b'r' | b'p') && !facts.temporary);
+    not_simply_allowed(tables.map(|(oid, _)| whole(oid).by(Voice::View)).collect())
 }
 
 /// GRANT and REVOKE on everything of a kind in schemas.

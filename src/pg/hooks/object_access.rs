@@ -116,10 +116,33 @@ pub fn leave() -> Option<Refusal> {
 /// A part of a relation that stays: dropping it takes `drop <part>` on the relation, or altering the relation.
 fn part(session: &Session, wanted: Wanted) -> Result<(), Refusal> {
     let alter = Wanted { action: Action::on(Verb::Alter, Kind::Table), ..wanted.clone() };
-    if enforce::would_allow(session, &wanted)? || !enforce::would_allow(session, &alter)? {
+    let by_itself = held(session, &wanted)? || enforce::would_allow(session, &wanted)?;
+    if by_itself || !enforce::would_allow(session, &alter)? {
         return enforce::enforce(session, &[wanted], Form::Plain);
     }
     enforce::enforce(session, &[alter], Form::Plain)
+}
+
+/// Whether a rule denies it or holds it for approval: altering the relation is then not enough.
+fn held(session: &Session, wanted: &Wanted) -> Result<bool, Refusal> {
+    Ok(!enforce::would_allow(session, &wanted.clone().by(Voice::View))?)
+}
+
+/// What is left to be decided with the relation of a part. A sequence that a column owns is an object by itself, and its name is
+/// gone when the statement ends: what a rule says of it is decided at once, also where its table goes.
+fn with_relation(relation: pg_sys::Oid, wanted: Wanted) -> Result<Option<Wanted>, Refusal> {
+    if matches!(wanted.target, Target::Relation(part) if part == relation) {
+        return Ok(Some(wanted));
+    }
+    let ruled = match session::current() {
+        Ok(session) => held(&session, &wanted)? || enforce::would_allow(&session, &wanted)?,
+        Err(_) => true,
+    };
+    if ruled {
+        return enforce_one(wanted).map(|()| None);
+    }
+    let action = Action::on(Verb::Alter, Kind::Table);
+    Ok(Some(Wanted { action, target: Target::Relation(relation), ..wanted }))
 }
 
 /// An error reached the top, or a subtransaction failed: its frames are gone.
@@ -399,7 +422,7 @@ fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Re
             enforce_one(wanted.by(voice))
         }
         drops::Drop::Part(relation, wanted) => {
-            let wanted = wanted.by(voice);
+            let Some(wanted) = with_relation(relation, wanted.by(voice))? else { return Ok(()) };
             let kept = with_frame(|frame| frame.parts.push((relation, wanted.clone())));
             if kept.is_some() { Ok(()) } else { enforce_one(wanted) }
         }

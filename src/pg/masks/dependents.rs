@@ -40,6 +40,18 @@ pub fn of_function(function: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     found
 }
 
+/// What uses a type: class, object and, for a column of a relation, its number.
+pub fn using_type(of_type: pg_sys::Oid) -> Vec<(pg_sys::Oid, pg_sys::Oid, i32)> {
+    let mut found = Vec::new();
+    let key = (pg_sys::Oid::from(BY_REFERENCED), 5, Key::Oid(of_type));
+    scan_second(key, 4, pg_sys::TypeRelationId, |row| {
+        if let (Some(class), Some(it), Some(sub)) = (row.column(1), row.column(2), row.column(3)) {
+            found.push((class, it, sub));
+        }
+    });
+    found
+}
+
 /// Who depends on an object (columns: 1 classid, 2 objid; 4 refclassid, 5 refobjid).
 fn dependers(class: pg_sys::Oid, object: pg_sys::Oid) -> Vec<(pg_sys::Oid, pg_sys::Oid)> {
     let mut found = Vec::new();
