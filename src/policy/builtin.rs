@@ -181,6 +181,10 @@ const HARMLESS_VOLATILE: &[&str] = &[
     "pg_jit_available",
     "inet_client_addr",
     "inet_server_addr",
+    // Triggers of the server's own.
+    "suppress_redundant_updates_trigger",
+    "tsvector_update_trigger",
+    "tsvector_update_trigger_column",
 ];
 
 /// The class of a built-in function by its name, volatility (`i`, `s`, `v`) and whether it takes `internal`.

@@ -125,14 +125,13 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 Kind::Type,
                 names::new_object((*statement.cast::<pg_sys::CreateEnumStmt>()).typeName, ObjectClass::Other),
             ),
-            T::T_CreateRangeStmt => on(
-                Verb::Create,
-                Kind::Type,
-                names::new_object(
-                    (*statement.cast::<pg_sys::CreateRangeStmt>()).typeName,
-                    ObjectClass::Other,
-                ),
-            ),
+            T::T_CreateRangeStmt => {
+                let create: &pg_sys::CreateRangeStmt = &*statement.cast();
+                let target = names::new_object(create.typeName, ObjectClass::Other);
+                let mut needs = on(Verb::Create, Kind::Type, target);
+                needs.wanted.extend(handed::to_range(create));
+                needs
+            }
             T::T_AlterEnumStmt => {
                 on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterEnumStmt>()).typeName))
             }

@@ -7,7 +7,7 @@ use super::super::enforce::{Target, Wanted};
 use super::super::masks::dependents;
 use super::super::{calls, catalog};
 use super::utility::whole;
-use super::{evaluated, names, swept};
+use super::{evaluated, functions, names, swept};
 use crate::request::{Action, Columns, Verb, Voice};
 
 /// Reading all of what holds rows and is not the session's own.
@@ -17,17 +17,46 @@ fn read(target: &Target) -> Option<Wanted> {
     (!own).then(|| whole(relation))
 }
 
-/// A trigger, whose function gets the rows. In a function that is not the agent's they stay in other hands, so that only what
+/// A trigger: it takes running its function, which gets the rows. In a function that is not the agent's they stay in other hands, so that only what
 /// is denied counts.
 ///
 /// # Safety
 /// `statement` is a valid CREATE TRIGGER statement.
-pub unsafe fn to_trigger(statement: &pg_sys::CreateTrigStmt, target: &Target) -> Option<Wanted> {
+pub unsafe fn to_trigger(statement: &pg_sys::CreateTrigStmt, target: &Target) -> Vec<Wanted> {
     // SAFETY: a list of String nodes; with missing_ok an unknown function gives InvalidOid.
     let function = unsafe { pg_sys::LookupFuncName(statement.funcname, 0, std::ptr::null(), true) };
     let others = catalog::function_facts(function).is_some_and(|facts| !calls::is_agents(facts.owner));
-    let read = read(target)?;
-    if others { swept::not_simply_allowed(vec![read.by(Voice::View)]).pop() } else { Some(read) }
+    let mut wanted: Vec<Wanted> = read(target).into_iter().collect();
+    if others {
+        wanted = swept::not_simply_allowed(wanted.into_iter().map(|read| read.by(Voice::View)).collect());
+    }
+    // The server calls it without telling any hook, and what it reaches is then its owner's matter.
+    if function != pg_sys::InvalidOid {
+        wanted.extend(functions::wanted(function, Voice::Named));
+    }
+    wanted
+}
+
+/// The functions of a range type, which the server calls without telling any hook.
+///
+/// # Safety
+/// `statement` is a valid CREATE TYPE ... AS RANGE statement.
+pub unsafe fn to_range(statement: &pg_sys::CreateRangeStmt) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    // SAFETY: a list of DefElems; the value of these options is a possibly qualified name.
+    unsafe {
+        for node in names::members(statement.params) {
+            let option = node.cast::<pg_sys::DefElem>();
+            let name = catalog::text((*option).defname).unwrap_or_default();
+            if (name == "subtype_diff" || name == "canonical") && !(*option).arg.is_null() {
+                let candidates = super::ddl::overloads(pg_sys::defGetQualifiedName(option));
+                wanted.extend(
+                    candidates.into_iter().filter_map(|function| functions::wanted(function, Voice::Named)),
+                );
+            }
+        }
+    }
+    wanted
 }
 
 /// A rule, whose condition and actions get the rows.

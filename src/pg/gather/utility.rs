@@ -190,8 +190,10 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             }
             T::T_DropRoleStmt => each_role((*statement.cast::<pg_sys::DropRoleStmt>()).roles),
             T::T_GrantRoleStmt => Needs::verb(Verb::Role),
-            T::T_ReassignOwnedStmt => each_role((*statement.cast::<pg_sys::ReassignOwnedStmt>()).roles),
-            T::T_DropOwnedStmt => each_role((*statement.cast::<pg_sys::DropOwnedStmt>()).roles),
+            T::T_ReassignOwnedStmt => {
+                owned(each_role((*statement.cast::<pg_sys::ReassignOwnedStmt>()).roles), false)
+            }
+            T::T_DropOwnedStmt => owned(each_role((*statement.cast::<pg_sys::DropOwnedStmt>()).roles), true),
             T::T_GrantStmt => grant(&*statement.cast()),
             T::T_AlterDefaultPrivilegesStmt => Needs::verb(Verb::Grant),
             T::T_AlterOwnerStmt => {
@@ -357,6 +359,12 @@ unsafe fn reindex(statement: &pg_sys::ReindexStmt) -> Needs {
     }
     // SAFETY: a RangeVar of a table or an index.
     unsafe { maintain(statement.relation) }
+}
+
+fn owned(mut needs: Needs, drops: bool) -> Needs {
+    let hanging = swept::of_roles(&needs.wanted, drops);
+    needs.wanted.extend(hanging);
+    needs
 }
 
 fn role_needs(target: Target) -> Needs {
