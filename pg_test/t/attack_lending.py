@@ -32,12 +32,12 @@ def test_a_trigger_takes_running_its_function(server):
         agent.run("create trigger x before update on t for each row execute function suppress_redundant_updates_trigger()")
     with Agent(server, *own, ("allow", "execute", ["function kept.purge()", "function kept.distance"])) as agent:
         agent.run("create temporary table t (n int)", "create trigger x before insert on t for each row execute function kept.purge()", "begin", "insert into t values (1)", "rollback")
-        agent.run("create type other.r as range (subtype = int, subtype_diff = kept.distance)", "drop type other.r", "drop table other.t")
+        agent.run("create type other.r as range (subtype = int, subtype_diff = kept.distance)", "drop table other.t")
     with Agent(server, ("allow", "*", "*"), ("allow", "execute", "function kept.*"), ("deny", "execute", "function kept.purge()")) as agent:
         agent.run("create temporary table t (n int)")
         agent.refused("create trigger x before insert on t for each row execute function kept.purge()")
     assert server.value("select count(*) from kept.ledger") == 1
-    server.run("drop function kept.purge(), kept.purge_invoker(), kept.distance(int, int)")
+    server.run("drop type other.r; drop function kept.purge(), kept.purge_invoker(), kept.distance(int, int)")
 
 
 def test_what_a_rule_names_lends_no_body_that_the_agent_may_write(server):
