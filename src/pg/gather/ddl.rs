@@ -317,6 +317,12 @@ unsafe fn create_table(statement: &pg_sys::CreateStmt, kind: Kind) -> Needs {
                 Action::on(Verb::Alter, Kind::Table),
                 names::relation_target(parent.cast()),
             ));
+            // Rows that are to come lie under another name.
+            if let (false, Target::Relation(parent)) =
+                (statement.partbound.is_null(), names::relation_target(parent.cast()))
+            {
+                wanted.extend(usable(parent));
+            }
         }
         let elements: Vec<*mut pg_sys::Node> = names::members(statement.tableElts)
             .into_iter()

@@ -50,7 +50,11 @@ pub unsafe fn alter_table(statement: &pg_sys::AlterTableStmt, target: &Target) -
                 A::AT_AddConstraint => mentioned.constraint(command.def),
                 // An error of the conversion quotes the value. The expression is that of USING.
                 A::AT_AlterColumnType => {
-                    mentioned.column(catalog::text(command.name));
+                    let name = catalog::text(command.name);
+                    if !column(command.def).is_some_and(|new| keeps_values(&mentioned, name.as_deref(), new))
+                    {
+                        mentioned.column(name);
+                    }
                     if let Some(column) = column(command.def) {
                         mentioned.expression(column.raw_default);
                     }
@@ -156,6 +160,22 @@ fn columns_of_type(of_type: pg_sys::Oid) -> Vec<Wanted> {
         holds_rows.then(|| mentioned.wanted()).flatten()
     });
     read.collect()
+}
+
+/// Whether a new type takes the values as they are, so that none can be unfit.
+unsafe fn keeps_values(mentioned: &Mentioned, name: Option<&str>, new: &pg_sys::ColumnDef) -> bool {
+    let old = name.and_then(|name| catalog::column_number(mentioned.relation, name));
+    // SAFETY: look-ups of catalogue rows; with missing_ok an unknown type gives InvalidOid.
+    unsafe {
+        let (Some(old), Some(written)) = (old, new.typeName.as_ref()) else { return false };
+        if !(new.raw_default.is_null() && new.collClause.is_null() && written.typmods.is_null()) {
+            return false;
+        }
+        let old = pg_sys::get_atttype(mentioned.relation, old);
+        let new = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), written, true);
+        let domain = pg_sys::get_typtype(new).cast_unsigned() == b'd';
+        new != pg_sys::InvalidOid && !domain && pg_sys::IsBinaryCoercible(old, new)
+    }
 }
 
 unsafe fn column<'a>(definition: *mut pg_sys::Node) -> Option<&'a pg_sys::ColumnDef> {

@@ -70,9 +70,9 @@ pub unsafe fn to_rule(statement: &pg_sys::RuleStmt, target: &Target) -> Option<W
 
 /// A function that comes with another body or another way of running: what hands it rows already will hand them to that.
 pub fn to_changed_function(function: pg_sys::Oid) -> Vec<Wanted> {
-    let relations = dependents::of_function(function).into_iter();
+    let relations = dependents::with_rows(function).into_iter();
     let read = relations.filter_map(|relation| read(&Target::Relation(relation)));
-    swept::not_simply_allowed(read.map(|read| read.by(Voice::View)).collect())
+    swept::not_simply_allowed(read.collect())
 }
 
 /// The relations that a publication takes.
