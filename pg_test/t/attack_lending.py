@@ -84,5 +84,42 @@ def test_roles_take_nothing_along_that_is_denied(server):
         server.run("drop owned by minor; drop role minor; revoke peer from owner")
 
 
+VIEWS = """
+create view kept.few as select id, v from app.secret where id > 2;
+create view kept.fewer as select id, v from kept.few where id < 100;
+create view kept.joined as select s.id, s.v from app.secret s join app.open o on o.id = s.id where o.id = 3;
+alter view kept.few owner to keeper; alter view kept.fewer owner to keeper; alter view kept.joined owner to keeper;
+grant select on app.open to keeper;
+grant all on kept.few, kept.fewer, kept.joined to owner;
+"""
+
+
+def test_no_function_of_the_agents_sees_rows_that_a_view_leaves_out(server):
+    scene.workshop(server)
+    server.run(VIEWS)
+    rules = [("allow", "select", "kept.*"), ("allow", ["create", "drop", "execute"], "function other.*"), ("allow", ["create", "drop"], "other.*"), ("allow", "create", "schema other")]
+    said = []
+    with Agent(server, *rules) as agent:
+        agent.connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
+        agent.run("create function other.leak(text) returns bool language plpgsql cost 0.0000001 as $$begin raise notice 'leaked %', $1; return true; end$$")
+        agent.run("create function other.leak(text, text) returns bool language plpgsql cost 0.0000001 as $$begin raise notice 'leaked %', $1; return true; end$$")
+        agent.run("create operator other.<<< (function = other.leak, leftarg = text, rightarg = text)")
+        for view in ("kept.few", "kept.fewer", "kept.joined"):
+            for query in (
+                f"select * from {view} where other.leak(v)",
+                f"select * from {view} where v operator(other.<<<) 'x'",
+                f"select * from {view} where v operator(other.<<<) any (array['x'])",
+                f"select count(*) from {view} a join {view} b using (id) where other.leak(a.v) and other.leak(b.v, 'x')",
+                f"with w as (select * from {view}) select * from w where other.leak(v)",
+                f"select * from (select * from {view} offset 0) s where other.leak(v)",
+                f"select 1 where exists (select from {view} where other.leak(v))",
+            ):
+                assert len(agent.run(query)) == 1, query
+                agent.run(f"prepare p as {query}", "execute p", "deallocate p")
+        agent.run("drop operator other.<<<(text, text)", "drop function other.leak(text), other.leak(text, text)")
+    assert set(said) == {"leaked secret-3"}, set(said)
+    server.run("drop view kept.fewer, kept.few, kept.joined")
+
+
 if __name__ == "__main__":
     guard.run(globals(), conf=["autovacuum = off"])
