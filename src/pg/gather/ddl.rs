@@ -133,7 +133,10 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 needs
             }
             T::T_AlterEnumStmt => {
-                on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterEnumStmt>()).typeName))
+                let alter: &pg_sys::AlterEnumStmt = &*statement.cast();
+                let mut needs = on(Verb::Alter, Kind::Type, by_names(alter.typeName));
+                needs.wanted.extend(parts::renamed_value(alter));
+                needs
             }
             T::T_AlterTypeStmt => {
                 on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterTypeStmt>()).typeName))

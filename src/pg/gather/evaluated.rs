@@ -133,8 +133,8 @@ pub unsafe fn domain(statement: &pg_sys::AlterDomainStmt) -> Vec<Wanted> {
     if domain == pg_sys::InvalidOid { Vec::new() } else { columns_of_type(domain) }
 }
 
-/// Reading the columns of a type, and of domains over it.
-fn columns_of_type(of_type: pg_sys::Oid) -> Vec<Wanted> {
+/// The columns of a type, and of domains over it: relation and number.
+pub fn columns_of(of_type: pg_sys::Oid) -> Vec<(pg_sys::Oid, i16)> {
     let mut types = vec![of_type];
     let mut columns: Vec<(pg_sys::Oid, i16)> = Vec::new();
     let mut next = 0;
@@ -148,6 +148,12 @@ fn columns_of_type(of_type: pg_sys::Oid) -> Vec<Wanted> {
             }
         }
     }
+    columns
+}
+
+/// Reading the columns of a type.
+fn columns_of_type(of_type: pg_sys::Oid) -> Vec<Wanted> {
+    let columns = columns_of(of_type);
     let mut relations: Vec<pg_sys::Oid> = columns.iter().map(|column| column.0).collect();
     relations.sort_unstable_by_key(|relation| relation.to_u32());
     relations.dedup();

@@ -10,7 +10,7 @@ use pgrx::pg_sys::NodeTag as T;
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, drops, scan};
 use super::utility::on_relation;
-use super::{names, swept};
+use super::{evaluated, names, swept};
 use crate::request::{Action, Kind, Verb, Voice};
 
 /// The parts that ALTER TABLE makes or changes, as far as a rule may keep it from that.
@@ -101,6 +101,39 @@ pub fn typed_tables(of_type: &Target) -> Vec<Wanted> {
     }
     let alter = Action::on(Verb::Alter, Kind::Table);
     let each = tables.into_iter().map(|table| on_relation(alter, Target::Relation(table)).by(Voice::View));
+    swept::not_simply_allowed(each.collect())
+}
+
+/// The tables with columns of an enum whose value gets another name: their rows read otherwise then.
+///
+/// # Safety
+/// `statement` is a valid ALTER TYPE ... ADD or RENAME VALUE statement.
+pub unsafe fn renamed_value(statement: &pg_sys::AlterEnumStmt) -> Vec<Wanted> {
+    if statement.oldVal.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: a list of String nodes; with missing_ok an unknown type gives InvalidOid.
+    let of_type = unsafe {
+        let name = pg_sys::makeTypeNameFromNameList(statement.typeName);
+        pg_sys::LookupTypeNameOid(std::ptr::null_mut(), name, true)
+    };
+    let mut tables: Vec<pg_sys::Oid> = match of_type {
+        pg_sys::InvalidOid => Vec::new(),
+        of_type => evaluated::columns_of(of_type).into_iter().map(|column| column.0).collect(),
+    };
+    tables.sort_unstable_by_key(|table| table.to_u32());
+    tables.dedup();
+    let alter = Action::on(Verb::Alter, Kind::Table);
+    let each = tables.into_iter().map(|table| on_relation(alter, Target::Relation(table)).by(Voice::View));
+    swept::not_simply_allowed(each.collect())
+}
+
+/// What starting the sequences of a table anew does to them: TRUNCATE ... RESTART IDENTITY.
+pub fn restarted(relation: pg_sys::Oid) -> Vec<Wanted> {
+    // SAFETY: a list of OIDs.
+    let sequences = unsafe { names::oids(pg_sys::getOwnedSequences(relation)) };
+    let update = Action::plain(Verb::Update);
+    let each = sequences.into_iter().map(|it| on_relation(update, Target::Relation(it)).by(Voice::View));
     swept::not_simply_allowed(each.collect())
 }
 

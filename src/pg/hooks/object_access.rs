@@ -11,9 +11,9 @@ use super::super::decided::Decided;
 use super::super::defaults::{self, Belongs, Fills};
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
-use super::super::gather::masked_ddl;
 use super::super::gather::sequences;
 use super::super::gather::utility::Permit;
+use super::super::gather::{masked_ddl, parts};
 use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::{calls, catalog, drops, guc, meter, policies, session, synced, text, trail, upkeep};
@@ -41,6 +41,8 @@ struct Frame {
     fills: Fills,
     /// CREATE TABLE or ALTER TABLE, which the server takes apart into statements of its own.
     derives: bool,
+    /// TRUNCATE ... RESTART IDENTITY.
+    restarts: bool,
     created: Vec<pg_sys::Oid>,
     dropped: Vec<pg_sys::Oid>,
     /// Parts of relations that were dropped, each with its relation: fine where the relation itself goes.
@@ -53,16 +55,19 @@ static FRAMES: PerProcess<RefCell<Vec<Frame>>> = PerProcess::new(RefCell::new(Ve
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
     // SAFETY: the statement of the hook; the tag decides the cast. The subtransaction id is a plain value.
-    let (fills, derives, subtransaction) = unsafe {
+    let (fills, derives, restarts, subtransaction) = unsafe {
         use pg_sys::NodeTag as T;
         let derives =
             matches!((*node).type_, T::T_CreateStmt | T::T_CreateForeignTableStmt | T::T_AlterTableStmt);
-        (Fills::of(node), derives, pg_sys::GetCurrentSubTransactionId())
+        let restarts =
+            (*node).type_ == T::T_TruncateStmt && (*node.cast::<pg_sys::TruncateStmt>()).restart_seqs;
+        (Fills::of(node), derives, restarts, pg_sys::GetCurrentSubTransactionId())
     };
     let frame = Frame {
         permit,
         fills,
         derives,
+        restarts,
         created: Vec::new(),
         dropped: Vec::new(),
         parts: Vec::new(),
@@ -413,7 +418,10 @@ fn truncated(relid: pg_sys::Oid) -> Result<(), Refusal> {
     let temporary = catalog::relation_facts(relid).is_some_and(|facts| facts.temporary);
     masked_ddl::truncate(relid).inspect_err(enforce::note_refusal)?;
     let verb = if temporary { Verb::Temporary } else { Verb::Truncate };
-    enforce_one(Wanted::named(Action::plain(verb), Target::Relation(relid)).by(calls::voice()))
+    enforce_one(Wanted::named(Action::plain(verb), Target::Relation(relid)).by(calls::voice()))?;
+    let restarts = with_frame(|frame| frame.restarts).unwrap_or(false);
+    let restarted = if restarts { parts::restarted(relid) } else { Vec::new() };
+    restarted.into_iter().try_for_each(enforce_one)
 }
 
 fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Refusal> {
