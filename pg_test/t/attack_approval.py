@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 
+import psycopg
+
 import guard
 import scene
 from guard import DENIED, bind, eventually, expect
@@ -158,6 +160,25 @@ def test_a_truncate_takes_along_what_was_approved(server):
         server.run("drop table lab.late")
         approved(server, one, "truncate lab.a cascade")
         one.run("truncate lab.a cascade")
+
+
+def test_other_parameters_of_a_call_are_another_statement(server):
+    server.run("create procedure app.keep(n int) language plpgsql as 'begin null; end'; alter procedure app.keep(int) owner to owner")
+    with Agent(server, ("require_approval", "execute", "function app.keep(int)", {"approvers": ["lead"]})) as one:
+        def call(value):
+            try:
+                one.connection.execute("call app.keep(%s::int)", (value,))
+            except psycopg.Error as error:
+                assert error.sqlstate == HELD, error
+                return re.search(r"request=([0-9a-f-]{36})", error.diag.message_detail).group(1)
+            return None
+
+        request = call("1")
+        assert server.value("select parameters::text from agent_guard.approval_requests where request_id = %s", request) == "{1}"
+        assert approve(server, request) == "approved"
+        assert call("2") not in (None, request)
+        assert call("1") is None
+    server.run("drop procedure app.keep(int)")
 
 
 def test_other_parameters_are_another_statement(server):

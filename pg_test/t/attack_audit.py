@@ -92,6 +92,26 @@ def test_every_fate_of_a_statement_is_recorded_once(server):
     assert not wrong, "\n" + "\n".join(wrong)
 
 
+def test_what_is_refused_without_a_token_is_recorded_with_its_parameters(server):
+    given = ("7", "some value", None)
+    statements = ("select id from app.open where id = %s::int and v = %s and v is not distinct from %s::text -- {}", "insert into app.open values (%s::int, %s, %s::text) -- {}", "update app.open set v = %s, hidden = %s || %s::text -- {}", "delete from app.open where id = length(%s) and v = %s and hidden = %s::text -- {}", "call app.takes(%s, %s, %s) -- {}")
+    server.run("create procedure app.takes(text, text, text) language plpgsql as 'begin null; end'; alter procedure app.takes(text, text, text) owner to owner")
+    with server.connect("owner") as connection:
+        for statement in statements:
+            text = mark()
+            expect(UNAUTHENTICATED, connection.execute, statement.format(text), given)
+            assert server.audit("statement like %s", f"%{text}%", columns="decision, parameters") == [("deny", list(given))], statement
+    with Agent(server, ("allow", ["select", "insert", "update", "delete"], "app.open")) as agent:
+        for statement in (statements[0], statements[4]):
+            text = mark()
+            before = statement.format(text)
+            try:
+                agent.connection.execute(before, given)
+            except psycopg.Error as error:
+                assert error.sqlstate == DENIED, error
+            assert server.audit("statement like %s", f"%{text}%", columns="parameters") == [(list(given),)], statement
+
+
 def test_parameters_are_those_of_their_own_statement(server):
     """Records reuse the memory of the one before."""
     with Agent(server, ("allow", "select", "app.*")) as agent:

@@ -275,7 +275,7 @@ NEAREST_ALLOW = [
     ("create statistics app.s on id, v from app.open", "create statistics", "app.open", "drop statistics app.s"),
     ("create function app.f() returns int language sql as 'select 1'", "create function", "function app.*", "drop function app.f()"),
     ("create procedure app.p() language sql as 'select 1'", "create procedure", "function app.*", "drop procedure app.p()"),
-    ("create trigger t before insert on app.open for each row execute function app.fire()", "create trigger", "app.open", "drop trigger t on app.open"),
+    ("create trigger t before insert on app.open for each row execute function app.fire()", [("create trigger", "app.open"), ("select", "app.open"), ("execute", "function app.fire()")], None, "drop trigger t on app.open"),
     ("create rule r as on insert to app.open do also nothing", "create rule", "app.open", "drop rule r on app.open"),
     ("create policy p on app.open using (true)", "create policy", "app.open", "drop policy p on app.open"),
     ("create schema s", "create schema", "schema s", "drop schema s"),

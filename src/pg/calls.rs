@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::policies::{self, Policy};
 use super::process::PerProcess;
 use super::{catalog, epoch, guc, quick, session};
-use crate::request::{Action, ObjectClass, Verb, Voice};
+use crate::request::{Action, Kind, ObjectClass, Verb, Voice};
 
 #[derive(Clone, Copy)]
 struct Call {
@@ -80,15 +80,17 @@ pub fn has_label(role: pg_sys::Oid) -> bool {
 }
 
 /// Whether the body of a function speaks for the DBA who allowed it. One that the agent could have made or replaced
-/// speaks for the agent, unless a rule names that very function.
+/// speaks for the agent, unless a rule names that very function and none lets it be replaced.
 pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
     let Some(facts) = catalog::function_facts(function) else { return false };
     if !is_agents(facts.owner) {
         return true;
     }
     let execute = Action::plain(Verb::Execute);
+    let kind = if facts.kind == b'p' { Kind::Procedure } else { Kind::Function };
     policies::compiled(policy, execute, ObjectClass::Function, function)
         .is_some_and(|compiled| compiled.scope.allows_exactly())
+        && !policies::may_alter(policy, kind, ObjectClass::Function, function)
 }
 
 /// Whether any function that is not built in is running. Cannot panic: asked inside the server's error reporting.

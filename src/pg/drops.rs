@@ -141,12 +141,18 @@ fn type_drop(oid: pg_sys::Oid) -> Drop {
     object_drop(kind, Target::Named(catalog::shared(object)))
 }
 
-fn part_drop(part: &PartCatalogue, class: pg_sys::Oid, oid: pg_sys::Oid) -> Drop {
+/// The relation that a constraint, trigger, statistics object and the like is a part of.
+pub fn table_of(class: pg_sys::Oid, oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let part = PARTS.iter().find(|part| part.class == class.to_u32())?;
     let mut relation = None;
     let key = (pg_sys::Oid::from(part.oid_index), 1, Key::Oid(oid));
     scan::rows(class, Some(key), |row| relation = row.column::<pg_sys::Oid>(part.relation));
-    match relation {
-        Some(relid) if relid != pg_sys::InvalidOid => {
+    relation.filter(|relid| *relid != pg_sys::InvalidOid)
+}
+
+fn part_drop(part: &PartCatalogue, class: pg_sys::Oid, oid: pg_sys::Oid) -> Drop {
+    match table_of(class, oid) {
+        Some(relid) => {
             if catalog::relation_facts(relid).is_some_and(|facts| facts.temporary) {
                 return Drop::Nothing;
             }

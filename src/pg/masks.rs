@@ -6,7 +6,7 @@
 
 mod compile;
 mod copies;
-mod dependents;
+pub mod dependents;
 mod predicate;
 
 use rustc_hash::{FxBuildHasher, FxHashMap as HashMap, FxHashSet as HashSet};

@@ -21,7 +21,7 @@ use crate::policy::rule::{Binding, Effect, RawRule, Rule};
 use crate::policy::scope::{ActionScope, Column};
 use crate::recording::{Kept, Recording};
 use crate::refusal::{Refusal, SqlState};
-use crate::request::{Action, Columns, Object, ObjectClass, Oid, Verb};
+use crate::request::{Action, Columns, Kind, Object, ObjectClass, Oid, Verb};
 
 /// A policy as it was read.
 pub struct Policy {
@@ -420,6 +420,12 @@ pub fn compiled(
         }
     });
     Some(fresh)
+}
+
+/// Whether a rule may let the agent put another body into a view or function. What lends because a rule names it would then lend
+/// whatever the agent writes.
+pub fn may_alter(policy: &Policy, kind: Kind, class: ObjectClass, oid: pg_sys::Oid) -> bool {
+    compiled(policy, Action::on(Verb::Alter, kind), class, oid).is_none_or(|it| it.scope.has_allow())
 }
 
 /// What the policy says of `action` on an object that is not kept: one to be created, one of another class, or none.

@@ -199,6 +199,17 @@ pub fn record_refused_handshake(refusal: &Refusal) {
 
 /// A refusal where no statement is open: while planning, in a fast-path call, before a statement could be opened.
 pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>, refusal: &Refusal) {
+    record_refused_with(command, text, None, decided, refusal);
+}
+
+/// As `record_refused_alone`, with the bind parameters.
+pub fn record_refused_with(
+    command: &str,
+    text: &str,
+    parameters: Option<&[Option<String>]>,
+    decided: Option<&Decided>,
+    refusal: &Refusal,
+) {
     let text = redact(text);
     let bounded = bounded_text(&text);
     let records: Vec<AccessRecord<'_>> = decided.map(Decided::record).into_iter().collect();
@@ -209,6 +220,7 @@ pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>
             statement_len: bounded.full_len,
             statement_sha256: bounded.sha256,
             accesses: &records,
+            parameters,
             decision: AuditDecision::Deny,
             rule_id: refusal.rule,
             decided_by: refusal.decided_by,

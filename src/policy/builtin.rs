@@ -17,6 +17,8 @@ pub enum Class {
     Needs(Verb),
     /// Takes arguments of the pseudo-type internal: for the server's own calls only.
     ServerOnly,
+    /// Reaches the relation that its argument names past every rule: for nobody.
+    Never,
 }
 
 /// Reaches files of the server.
@@ -71,6 +73,27 @@ const INSPECT: &[&str] = &[
     "pg_get_aios",
     "pg_get_loaded_modules",
     "pg_log_backend_memory_contexts",
+    "pg_sequence_last_value",
+    "pg_get_sequence_data",
+];
+
+/// Read or change the relation, or index, that their argument names, and no hook hears of it. VACUUM does what those of indexes
+/// do, and is decided.
+const PAST_RULES: &[&str] = &[
+    "currtid",
+    "currtid2",
+    "brin_summarize_new_values",
+    "brin_summarize_range",
+    "brin_desummarize_range",
+    "gin_clean_pending_list",
+];
+
+/// Hand out what was changed in any table of the database.
+pub const EVERY_CHANGE: &[&str] = &[
+    "pg_logical_slot_get_changes",
+    "pg_logical_slot_peek_changes",
+    "pg_logical_slot_get_binary_changes",
+    "pg_logical_slot_peek_binary_changes",
 ];
 
 /// Reaches beyond the session.
@@ -140,7 +163,6 @@ const HARMLESS_VOLATILE: &[&str] = &[
     "pg_blocking_pids",
     "pg_current_xact_id_if_assigned",
     "txid_current_if_assigned",
-    "pg_sequence_last_value",
     "pg_is_in_recovery",
     "pg_conf_load_time",
     "pg_my_temp_schema",
@@ -159,6 +181,10 @@ const HARMLESS_VOLATILE: &[&str] = &[
     "pg_jit_available",
     "inet_client_addr",
     "inet_server_addr",
+    // Triggers of the server's own.
+    "suppress_redundant_updates_trigger",
+    "tsvector_update_trigger",
+    "tsvector_update_trigger_column",
 ];
 
 /// The class of a built-in function by its name, volatility (`i`, `s`, `v`) and whether it takes `internal`.
@@ -168,6 +194,8 @@ pub fn function_class(name: &str, volatility: u8, takes_internal: bool) -> Class
     };
     if takes_internal {
         Class::ServerOnly
+    } else if within(PAST_RULES, &[]) {
+        Class::Never
     } else if within(FILE, FILE_PREFIXES) {
         Class::Needs(Verb::File)
     } else if within(INSPECT, &[]) {
@@ -391,6 +419,8 @@ mod tests {
         ] {
             assert_eq!(function_class(name, b'v', false), Class::Needs(verb), "{name}");
         }
+        assert_eq!(function_class("currtid2", b'v', false), Class::Never);
+        assert_eq!(function_class("gin_clean_pending_list", b'v', false), Class::Never);
         assert_eq!(function_class("pg_stat_get_activity", b's', false), Class::Needs(Verb::Inspect));
         assert_eq!(function_class("int8_avg_accum", b'i', true), Class::ServerOnly);
         assert_eq!(function_class("lower", b'i', false), Class::Ordinary);

@@ -9,7 +9,7 @@ use pgrx::pg_sys::NodeTag as T;
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, settings};
 use super::utility::{Needs, all, creation, new_function, on, on_relation, whole};
-use super::{evaluated, functions, names, swept};
+use super::{evaluated, functions, handed, names, parts, swept};
 use crate::request::{Action, Kind, ObjectClass, Verb, Voice};
 
 /// What a DDL statement needs; `None` for a tag that is not in the list.
@@ -58,27 +58,34 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 needs.wanted.extend(evaluated::index(create, &names::relation_target(create.relation)));
                 needs
             }
-            T::T_CreateTrigStmt => on_its_table(
-                Verb::Create,
-                Kind::Trigger,
-                (*statement.cast::<pg_sys::CreateTrigStmt>()).relation,
-            ),
-            T::T_RuleStmt => {
-                on_its_table(Verb::Create, Kind::Rule, (*statement.cast::<pg_sys::RuleStmt>()).relation)
+            T::T_CreateTrigStmt => {
+                let create: &pg_sys::CreateTrigStmt = &*statement.cast();
+                let mut needs = on_its_table(Verb::Create, Kind::Trigger, create.relation);
+                needs.wanted.extend(handed::to_trigger(create, &names::relation_target(create.relation)));
+                needs
             }
-            T::T_CreatePolicyStmt => on_its_table(
-                Verb::Create,
-                Kind::Policy,
-                (*statement.cast::<pg_sys::CreatePolicyStmt>()).table,
-            ),
+            T::T_RuleStmt => {
+                let create: &pg_sys::RuleStmt = &*statement.cast();
+                let mut needs = on_its_table(Verb::Create, Kind::Rule, create.relation);
+                needs.wanted.extend(handed::to_rule(create, &names::relation_target(create.relation)));
+                needs
+            }
+            T::T_CreatePolicyStmt => {
+                let create: &pg_sys::CreatePolicyStmt = &*statement.cast();
+                row_policy(Verb::Create, create.table, [create.qual, create.with_check])
+            }
             T::T_AlterPolicyStmt => {
-                on_its_table(Verb::Alter, Kind::Policy, (*statement.cast::<pg_sys::AlterPolicyStmt>()).table)
+                let alter: &pg_sys::AlterPolicyStmt = &*statement.cast();
+                row_policy(Verb::Alter, alter.table, [alter.qual, alter.with_check])
             }
             T::T_CreateStatsStmt => create_statistics(&*statement.cast()),
             T::T_AlterStatsStmt => on(
                 Verb::Alter,
                 Kind::Statistics,
-                by_names((*statement.cast::<pg_sys::AlterStatsStmt>()).defnames),
+                names::existing(
+                    pg_sys::ObjectType::OBJECT_STATISTIC_EXT,
+                    (*statement.cast::<pg_sys::AlterStatsStmt>()).defnames.cast(),
+                ),
             ),
             T::T_AlterTableStmt => alter_table(&*statement.cast()),
             T::T_AlterTableMoveAllStmt => {
@@ -95,6 +102,9 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                     names::existing(alter.objtype, alter.func.cast()),
                 );
                 needs.wanted.extend(setting_clauses(alter.actions));
+                if let Target::Function(function) = names::existing(alter.objtype, alter.func.cast()) {
+                    needs.wanted.extend(handed::to_changed_function(function));
+                }
                 needs
             }
             T::T_CreateSchemaStmt => create_schema(&*statement.cast()),
@@ -115,33 +125,37 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 Kind::Type,
                 names::new_object((*statement.cast::<pg_sys::CreateEnumStmt>()).typeName, ObjectClass::Other),
             ),
-            T::T_CreateRangeStmt => on(
-                Verb::Create,
-                Kind::Type,
-                names::new_object(
-                    (*statement.cast::<pg_sys::CreateRangeStmt>()).typeName,
-                    ObjectClass::Other,
-                ),
-            ),
+            T::T_CreateRangeStmt => {
+                let create: &pg_sys::CreateRangeStmt = &*statement.cast();
+                let target = names::new_object(create.typeName, ObjectClass::Other);
+                let mut needs = on(Verb::Create, Kind::Type, target);
+                needs.wanted.extend(handed::to_range(create));
+                needs
+            }
             T::T_AlterEnumStmt => {
-                on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterEnumStmt>()).typeName))
+                let alter: &pg_sys::AlterEnumStmt = &*statement.cast();
+                let mut needs = on(Verb::Alter, Kind::Type, by_names(alter.typeName));
+                needs.wanted.extend(parts::renamed_value(alter));
+                needs
             }
             T::T_AlterTypeStmt => {
                 on(Verb::Alter, Kind::Type, by_names((*statement.cast::<pg_sys::AlterTypeStmt>()).typeName))
             }
-            T::T_CreateDomainStmt => on(
-                Verb::Create,
-                Kind::Domain,
-                names::new_object(
-                    (*statement.cast::<pg_sys::CreateDomainStmt>()).domainname,
-                    ObjectClass::Other,
-                ),
-            ),
-            T::T_AlterDomainStmt => on(
-                Verb::Alter,
-                Kind::Domain,
-                by_names((*statement.cast::<pg_sys::AlterDomainStmt>()).typeName),
-            ),
+            T::T_CreateDomainStmt => {
+                let create: &pg_sys::CreateDomainStmt = &*statement.cast();
+                let target = names::new_object(create.domainname, ObjectClass::Other);
+                let mut needs = on(Verb::Create, Kind::Domain, target.clone());
+                needs.wanted.extend(parts::created(&names::members(create.constraints), &target));
+                needs
+            }
+            T::T_AlterDomainStmt => {
+                let alter: &pg_sys::AlterDomainStmt = &*statement.cast();
+                let target = by_names(alter.typeName);
+                let mut needs = on(Verb::Alter, Kind::Domain, target.clone());
+                needs.wanted.extend(parts::of_domain(alter, &target));
+                needs.wanted.extend(evaluated::domain(alter));
+                needs
+            }
             T::T_CreateConversionStmt => on(
                 Verb::Create,
                 Kind::Conversion,
@@ -234,7 +248,7 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
             }
             T::T_CommentStmt => {
                 let comment: &pg_sys::CommentStmt = &*statement.cast();
-                on(Verb::Comment, names::kind(comment.objtype)?, commented(comment))
+                on(Verb::Comment, names::kind(comment.objtype)?, whole_of(comment.objtype, comment.object))
             }
             _ => return None,
         })
@@ -271,17 +285,30 @@ unsafe fn on_its_table(verb: Verb, kind: Kind, range: *mut pg_sys::RangeVar) -> 
     all(vec![on_relation(Action::on(verb, kind), unsafe { names::relation_target(range) })])
 }
 
+/// A row security policy is evaluated over the rows of its table.
+unsafe fn row_policy(verb: Verb, table: *mut pg_sys::RangeVar, conditions: [*mut pg_sys::Node; 2]) -> Needs {
+    // SAFETY: a RangeVar and expressions of the parse tree.
+    unsafe {
+        let mut needs = on_its_table(verb, Kind::Policy, table);
+        needs.wanted.extend(evaluated::conditions(&conditions, &names::relation_target(table)));
+        needs
+    }
+}
+
 unsafe fn create_statistics(statement: &pg_sys::CreateStatsStmt) -> Needs {
     // SAFETY: a list of RangeVars (the grammar takes any FROM item; the server refuses all others later).
     let relations = unsafe { names::members(statement.relations) };
-    let wanted = relations.into_iter().map(|node| {
+    let mut wanted = Vec::new();
+    for node in relations {
         // SAFETY: the tag is checked before the cast.
         let target = unsafe {
             if (*node).type_ == T::T_RangeVar { names::relation_target(node.cast()) } else { Target::Nothing }
         };
-        on_relation(Action::on(Verb::Create, Kind::Statistics), target)
-    });
-    all(wanted.collect())
+        // SAFETY: parse tree of CREATE STATISTICS.
+        wanted.extend(unsafe { evaluated::statistics(statement, &target) });
+        wanted.push(on_relation(Action::on(Verb::Create, Kind::Statistics), target));
+    }
+    all(wanted)
 }
 
 unsafe fn create_table(statement: &pg_sys::CreateStmt, kind: Kind) -> Needs {
@@ -293,11 +320,23 @@ unsafe fn create_table(statement: &pg_sys::CreateStmt, kind: Kind) -> Needs {
                 Action::on(Verb::Alter, Kind::Table),
                 names::relation_target(parent.cast()),
             ));
+            // Rows that are to come lie under another name.
+            if let (false, Target::Relation(parent)) =
+                (statement.partbound.is_null(), names::relation_target(parent.cast()))
+            {
+                wanted.extend(usable(parent));
+            }
         }
-        for element in
-            names::members(statement.tableElts).into_iter().chain(names::members(statement.constraints))
-        {
-            references(element, &mut wanted);
+        let elements: Vec<*mut pg_sys::Node> = names::members(statement.tableElts)
+            .into_iter()
+            .chain(names::members(statement.constraints))
+            .collect();
+        for element in &elements {
+            references(*element, &mut wanted);
+        }
+        let (target, temporary) = names::new_relation(statement.relation);
+        if !temporary {
+            wanted.extend(parts::created(&elements, &target));
         }
         all(wanted)
     }
@@ -355,6 +394,7 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Needs {
                 _ => {}
             }
         }
+        wanted.extend(parts::altered(statement, &target));
         wanted.extend(evaluated::alter_table(statement, &target));
         all(wanted)
     }
@@ -380,6 +420,7 @@ unsafe fn create_function(statement: &pg_sys::CreateFunctionStmt) -> Needs {
         // SAFETY: as above; candidates are read from the catalogue.
         for function in unsafe { overloads(statement.funcname) } {
             needs.wanted.push(Wanted::named(Action::on(Verb::Alter, kind), Target::Function(function)));
+            needs.wanted.extend(handed::to_changed_function(function));
         }
     }
     needs
@@ -497,6 +538,9 @@ unsafe fn rename(statement: &pg_sys::RenameStmt) -> Option<Needs> {
         }
         let target = names::relation_target(statement.relation);
         let mut wanted = vec![on_relation(Action::on(Verb::Alter, kind), target.clone())];
+        if statement.renameType == pg_sys::ObjectType::OBJECT_ATTRIBUTE {
+            wanted.extend(parts::typed_tables(&target));
+        }
         if let Target::Relation(relid) = target {
             // Rules with * and the token's patterns go by name: a new name must not show what the old one did not.
             wanted.extend(usable(relid));
@@ -548,20 +592,23 @@ unsafe fn set_schema(statement: &pg_sys::AlterObjectSchemaStmt) -> Option<Needs>
     }
 }
 
-/// Comments on parts of a relation are matched by the relation.
-unsafe fn commented(statement: &pg_sys::CommentStmt) -> Target {
+/// The object that COMMENT and SECURITY LABEL name; parts of a relation are matched by the relation.
+///
+/// # Safety
+/// `object` is the node that the grammar builds for the object type.
+pub unsafe fn whole_of(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Target {
     use pg_sys::ObjectType::{
         OBJECT_COLUMN, OBJECT_POLICY, OBJECT_RULE, OBJECT_TABCONSTRAINT, OBJECT_TRIGGER,
     };
     // SAFETY: for these kinds the object is a list of String nodes, the last of them the part's name.
     unsafe {
-        match statement.objtype {
+        match kind {
             OBJECT_COLUMN | OBJECT_POLICY | OBJECT_RULE | OBJECT_TABCONSTRAINT | OBJECT_TRIGGER => {
-                let parts = pg_sys::list_copy(statement.object.cast());
+                let parts = pg_sys::list_copy(object.cast());
                 let relation = pg_sys::list_truncate(parts, (*parts).length - 1);
                 names::existing(pg_sys::ObjectType::OBJECT_TABLE, relation.cast())
             }
-            kind => names::existing(kind, statement.object),
+            kind => names::existing(kind, object),
         }
     }
 }

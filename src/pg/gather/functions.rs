@@ -8,9 +8,11 @@ use pgrx::pg_sys;
 
 use super::super::catalog::{self, FIRST_NORMAL};
 use super::super::enforce::{Target, Wanted};
+use super::super::masks;
 use super::super::own::{self, AGENT_FUNCTIONS, MASK_HASH};
 use super::super::policies::Policy;
 use super::super::process::PerProcess;
+use super::swept;
 use crate::policy::builtin::{self, Class};
 use crate::request::{Action, Verb, Voice};
 
@@ -99,6 +101,7 @@ fn built_in(function: pg_sys::Oid) -> Execution {
         Class::Ordinary => Execution::Free,
         Class::Needs(verb) => Execution::Needs(verb),
         Class::ServerOnly => Execution::ServerOnly,
+        Class::Never => Execution::Never,
     }
 }
 
@@ -113,6 +116,21 @@ pub fn wanted(function: pg_sys::Oid, voice: Voice) -> Option<Wanted> {
             Some(Wanted { never: true, ..Wanted::named(Action::plain(Verb::Execute), target).by(voice) })
         }
     }
+}
+
+/// What a function hands out that no other hook sees: the changes of every table, for which it takes reading them all.
+pub fn handed_out(function: pg_sys::Oid) -> Vec<Wanted> {
+    let names_it = |facts: &catalog::FunctionFacts| builtin::EVERY_CHANGE.contains(&facts.name.as_str());
+    if function.to_u32() >= FIRST_NORMAL || !catalog::function_facts(function).as_ref().is_some_and(names_it)
+    {
+        return Vec::new();
+    }
+    let mut wanted = swept::published(None);
+    if masks::any() {
+        let action = Action::plain(Verb::Execute);
+        wanted.push(Wanted { never: true, ..Wanted::named(action, Target::Function(function)) });
+    }
+    wanted
 }
 
 /// The access to a function that needs no rule, where a rule denies it by name: subject to denies alone, whoever calls it.

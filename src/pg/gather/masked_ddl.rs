@@ -70,6 +70,15 @@ pub unsafe fn check(statement: *mut pg_sys::Node) -> Result<(), Refusal> {
                     _ => Ok(()),
                 }
             }
+            T::T_CreatePublicationStmt => {
+                let create: &pg_sys::CreatePublicationStmt = &*statement.cast();
+                published(create.pubobjects, create.for_all_tables)
+            }
+            T::T_AlterPublicationStmt => {
+                let alter: &pg_sys::AlterPublicationStmt = &*statement.cast();
+                let removes = alter.action == pg_sys::AlterPublicationAction::AP_DropObjects;
+                if removes { Ok(()) } else { published(alter.pubobjects, alter.for_all_tables) }
+            }
             T::T_CreateFunctionStmt => {
                 let create: &pg_sys::CreateFunctionStmt = &*statement.cast();
                 if create.replace { replaced(&super::ddl::overloads(create.funcname)) } else { Ok(()) }
@@ -116,6 +125,8 @@ fn concerns(tag: pg_sys::NodeTag) -> bool {
             | T::T_RefreshMatViewStmt
             | T::T_ViewStmt
             | T::T_AlterDomainStmt
+            | T::T_CreatePublicationStmt
+            | T::T_AlterPublicationStmt
             | T::T_CreateFunctionStmt
             | T::T_AlterFunctionStmt
     )
@@ -466,6 +477,34 @@ fn domain() -> Refusal {
         "constraints of domains cannot be added or checked here, because relations are masked or filtered",
         "They would be checked against stored values as they are.",
         "Leave it to a DBA, whose session is not guarded.",
+    )
+}
+
+/// Subscribers get rows as they are. Everything in a schema, or in the database, is refused where anything is masked at all.
+unsafe fn published(objects: *mut pg_sys::List, all: bool) -> Result<(), Refusal> {
+    // SAFETY: PublicationObjSpec nodes.
+    unsafe {
+        if all {
+            return Err(schemas_published());
+        }
+        for node in names::members(objects) {
+            let object: &pg_sys::PublicationObjSpec = &*node.cast();
+            match object.pubtable.as_ref() {
+                Some(table) => closed(table.relation, "its rows would be published as they are")?,
+                None => return Err(schemas_published()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn schemas_published() -> Refusal {
+    Refusal::new(
+        crate::refusal::SqlState::InsufficientPrivilege,
+        "masked_relation",
+        "all tables, or those of a schema, cannot be published here, because relations are masked or filtered",
+        "Their rows would be published as they are.",
+        "Name the tables one by one, or leave it to a DBA.",
     )
 }
 

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::super::enforce::Target;
 use super::super::walk;
-use super::super::{catalog, encoding};
+use super::super::{catalog, drops, encoding};
 use crate::request::{Kind, Object, ObjectClass, Oid};
 
 /// The members of a List as node pointers.
@@ -21,6 +21,21 @@ pub unsafe fn members(list: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
         }
         let length = usize::try_from((*list).length).unwrap_or(0);
         (0..length).map(|i| (*(*list).elements.add(i)).ptr_value.cast()).collect()
+    }
+}
+
+/// The members of a List of OIDs.
+///
+/// # Safety
+/// `list` is null or a list of OIDs.
+pub unsafe fn oids(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+    // SAFETY: the caller's promise; length and elements belong together.
+    unsafe {
+        if list.is_null() {
+            return Vec::new();
+        }
+        let length = usize::try_from((*list).length).unwrap_or(0);
+        (0..length).map(|i| (*(*list).elements.add(i)).oid_value).collect()
     }
 }
 
@@ -213,8 +228,8 @@ pub unsafe fn new_object(names: *mut pg_sys::List, class: ObjectClass) -> Target
 pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Target {
     use pg_sys::ObjectType::{
         OBJECT_AGGREGATE, OBJECT_FOREIGN_TABLE, OBJECT_FUNCTION, OBJECT_INDEX, OBJECT_MATVIEW,
-        OBJECT_PROCEDURE, OBJECT_ROLE, OBJECT_ROUTINE, OBJECT_SCHEMA, OBJECT_SEQUENCE, OBJECT_TABLE,
-        OBJECT_VIEW,
+        OBJECT_PROCEDURE, OBJECT_ROLE, OBJECT_ROUTINE, OBJECT_SCHEMA, OBJECT_SEQUENCE, OBJECT_STATISTIC_EXT,
+        OBJECT_TABLE, OBJECT_VIEW,
     };
     // SAFETY: the grammar's node types for each object type (gram.y, objectaddress.c: get_object_address).
     unsafe {
@@ -238,10 +253,25 @@ pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node
                 let oid = pg_sys::LookupFuncWithArgs(kind, object.cast(), true);
                 if oid == pg_sys::InvalidOid { Target::Nothing } else { Target::Function(oid) }
             }
+            OBJECT_STATISTIC_EXT => {
+                table_of_statistics(object).map_or_else(|| loose(object), Target::Relation)
+            }
             OBJECT_SCHEMA => string(object).map_or(Target::Nothing, |name| schema(&name)),
             OBJECT_ROLE => string(object).map_or(Target::Nothing, |name| role(&name)),
             _ => loose(object),
         }
+    }
+}
+
+/// The table of a statistics object, by which rules about those are matched.
+unsafe fn table_of_statistics(object: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    // SAFETY: the tag says that it is a list, of String nodes as the grammar builds it; a missing object gives InvalidOid.
+    unsafe {
+        if object.is_null() || (*object).type_ != pg_sys::NodeTag::T_List {
+            return None;
+        }
+        let statistics = pg_sys::get_statistics_object_oid(object.cast(), true);
+        drops::table_of(pg_sys::StatisticExtRelationId, statistics)
     }
 }
 

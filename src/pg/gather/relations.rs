@@ -18,7 +18,7 @@ use super::super::{calls, own, quick, version};
 use super::brought::{self, Brought};
 use super::functions;
 use crate::policy::builtin::{self, Guarded};
-use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
+use crate::request::{Action, Columns, Kind, ObjectClass, Verb, Voice};
 
 /// One relation's permission entry, the same on every server version.
 #[derive(Clone, Copy)]
@@ -279,12 +279,13 @@ fn is_own_view(entry: &Entry) -> bool {
         .is_some_and(|facts| facts.kind == b'v' && calls::is_agents(facts.owner))
 }
 
-/// Whether an own view lends its tables: it is only read, and a rule names that very view.
+/// Whether an own view lends its tables: it is only read, a rule names that very view, and none lets it be replaced.
 fn lends(entry: &Entry, policy: &Policy) -> bool {
     entry.required == pg_sys::ACL_SELECT
         && is_own_view(entry)
         && policies::compiled(policy, Action::plain(Verb::Select), ObjectClass::Relation, entry.relid)
             .is_some_and(|compiled| compiled.scope.allows_exactly())
+        && !policies::may_alter(policy, Kind::View, ObjectClass::Relation, entry.relid)
 }
 
 fn of_entry(entry: &Entry, voice: Voice, foreign_key: bool, policy: &Policy, wanted: &mut Vec<Wanted>) {

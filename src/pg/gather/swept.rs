@@ -6,10 +6,11 @@
 use pgrx::pg_sys;
 
 use super::super::enforce::{self, Target, Wanted};
-use super::super::{calls, catalog, scan, session};
+use super::super::scan::Key;
+use super::super::{calls, catalog, drops, scan, session};
 use super::utility::{on_relation, whole};
 use super::{functions, names};
-use crate::request::{Action, Columns, Verb, Voice};
+use crate::request::{Action, Columns, Kind, Verb, Voice};
 
 /// The relations of a schema, or of the database: not the server's own, no indexes, no TOAST tables.
 fn relations(schema: Option<pg_sys::Oid>) -> Vec<(pg_sys::Oid, catalog::RelationFacts)> {
@@ -39,7 +40,7 @@ fn lying_in(class: pg_sys::Oid, schema: Option<pg_sys::Oid>) -> Vec<pg_sys::Oid>
 }
 
 /// What of this the session is not allowed as it is. Without a session, all of it.
-fn not_simply_allowed(wanted: Vec<Wanted>) -> Vec<Wanted> {
+pub fn not_simply_allowed(wanted: Vec<Wanted>) -> Vec<Wanted> {
     let Ok(session) = session::current() else { return wanted };
     wanted.into_iter().filter(|one| !enforce::would_allow(&session, one).unwrap_or(false)).collect()
 }
@@ -61,6 +62,61 @@ pub fn maintained(schema: Option<&Target>) -> Vec<Wanted> {
 pub fn everywhere(action: Action) -> Vec<Wanted> {
     let each = owned(None).map(|oid| on_relation(action, Target::Relation(oid)).by(Voice::View));
     not_simply_allowed(each.collect())
+}
+
+/// pg_shdepend and its index by the role (src/include/catalog/pg_shdepend.h).
+const SHARED_DEPEND: u32 = 1214;
+const BY_ROLE: u32 = 1233;
+
+/// What in this database hangs on a role: each object's class and OID, and how (`o` owns it, `a` has privileges on it, `r` is
+/// named by a row policy).
+fn of_role(role: pg_sys::Oid) -> Vec<(pg_sys::Oid, pg_sys::Oid, u8)> {
+    let mut found = Vec::new();
+    // SAFETY: a plain value of this process.
+    let here = unsafe { pg_sys::MyDatabaseId };
+    let keys = [(5, Key::Oid(pg_sys::AuthIdRelationId)), (6, Key::Oid(role))];
+    scan::tuples(pg_sys::Oid::from(SHARED_DEPEND), Some((pg_sys::Oid::from(BY_ROLE), &keys)), |_, row| {
+        let ours = row.column::<pg_sys::Oid>(1).is_some_and(|it| it == here || it == pg_sys::InvalidOid);
+        if let (true, Some(class), Some(object), Some(how)) =
+            (ours, row.column(2), row.column(3), row.column::<i8>(7))
+        {
+            found.push((class, object, how.cast_unsigned()));
+        }
+    });
+    found
+}
+
+/// What REASSIGN OWNED takes to another owner, and of what DROP OWNED takes privileges and row policies away. What the latter
+/// drops is decided as it goes.
+pub fn of_roles(roles: &[Wanted], drops_owned: bool) -> Vec<Wanted> {
+    let grant = |target| Some(Wanted::named(Action::plain(Verb::Grant), target));
+    let mut wanted = Vec::new();
+    for role in roles {
+        let Target::Role(role) = role.target else { continue };
+        let each = of_role(role).into_iter().filter_map(|(class, object, how)| match (how, class) {
+            (b'r', class) if drops_owned => {
+                let table = drops::table_of(class, object)?;
+                Some(Wanted::named(Action::on(Verb::Alter, Kind::Policy), Target::Relation(table)))
+            }
+            (how, _) if how != if drops_owned { b'a' } else { b'o' } => None,
+            (_, pg_sys::RelationRelationId) => grant(Target::Relation(object)),
+            (_, pg_sys::ProcedureRelationId) => grant(Target::Function(object)),
+            (_, pg_sys::NamespaceRelationId) => grant(Target::Schema(object)),
+            (_, class) => grant(Target::Named(catalog::shared(catalog::other_object(class, object)))),
+        });
+        wanted.extend(each.map(|one| one.by(Voice::View)));
+    }
+    not_simply_allowed(wanted)
+}
+
+/// The tables of a schema, or of the database, as subscribers get them: read as a whole.
+pub fn published(schema: Option<&Target>) -> Vec<Wanted> {
+    let place = schema.map(schema_of);
+    let Some(place) = place.map_or(Some(None), |found| found.map(Some)) else { return Vec::new() };
+    let tables = relations(place)
+        .into_iter()
+        .filter(|(_, facts)| matches!(facts.kind, b'r' | b'p') && !facts.temporary);
+    not_simply_allowed(tables.map(|(oid, _)| whole(oid).by(Voice::View)).collect())
 }
 
 /// GRANT and REVOKE on everything of a kind in schemas.

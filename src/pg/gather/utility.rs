@@ -11,7 +11,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, settings};
-use super::{names, swept};
+use super::{handed, names, swept};
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, Kind, ObjectClass, Verb, Voice};
 
@@ -66,6 +66,14 @@ impl Needs {
 
 fn ddl(verb: Verb, kind: Kind, target: Target) -> Needs {
     Needs::one(Action::on(verb, kind), of_table(target))
+}
+
+/// What takes `system`, and touches an object that a rule may keep from everything.
+fn system_on(target: Target) -> Needs {
+    let mut needs = Needs::verb(Verb::System);
+    let touched = Wanted::named(Action::plain(Verb::System), of_table(target)).by(Voice::View);
+    needs.wanted.extend(swept::not_simply_allowed(vec![touched]));
+    needs
 }
 
 /// The table of an index, by which rules about indexes are matched; any other target as it is.
@@ -128,17 +136,35 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             T::T_ClusterStmt => maintain((*statement.cast::<pg_sys::ClusterStmt>()).relation),
             T::T_ReindexStmt => reindex(&*statement.cast()),
             T::T_RefreshMatViewStmt => maintain((*statement.cast::<pg_sys::RefreshMatViewStmt>()).relation),
+            T::T_SecLabelStmt => {
+                let label: &pg_sys::SecLabelStmt = &*statement.cast();
+                system_on(super::ddl::whole_of(label.objtype, label.object))
+            }
+            T::T_AlterExtensionContentsStmt => {
+                let alter: &pg_sys::AlterExtensionContentsStmt = &*statement.cast();
+                system_on(super::ddl::whole_of(alter.objtype, alter.object))
+            }
+            T::T_CreatePublicationStmt => {
+                let create: &pg_sys::CreatePublicationStmt = &*statement.cast();
+                let mut needs = Needs::verb(Verb::System);
+                needs.wanted.extend(handed::to_subscribers(create.pubobjects, create.for_all_tables));
+                needs
+            }
+            T::T_AlterPublicationStmt => {
+                let alter: &pg_sys::AlterPublicationStmt = &*statement.cast();
+                let mut needs = Needs::verb(Verb::System);
+                if alter.action != pg_sys::AlterPublicationAction::AP_DropObjects {
+                    needs.wanted.extend(handed::to_subscribers(alter.pubobjects, alter.for_all_tables));
+                }
+                needs
+            }
             T::T_CheckPointStmt
             | T::T_LoadStmt
             | T::T_AlterSystemStmt
-            | T::T_SecLabelStmt
             | T::T_CreateExtensionStmt
             | T::T_AlterExtensionStmt
-            | T::T_AlterExtensionContentsStmt
             | T::T_CreateEventTrigStmt
             | T::T_AlterEventTrigStmt
-            | T::T_CreatePublicationStmt
-            | T::T_AlterPublicationStmt
             | T::T_CreateSubscriptionStmt
             | T::T_AlterSubscriptionStmt
             | T::T_DropSubscriptionStmt
@@ -164,8 +190,10 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             }
             T::T_DropRoleStmt => each_role((*statement.cast::<pg_sys::DropRoleStmt>()).roles),
             T::T_GrantRoleStmt => Needs::verb(Verb::Role),
-            T::T_ReassignOwnedStmt => each_role((*statement.cast::<pg_sys::ReassignOwnedStmt>()).roles),
-            T::T_DropOwnedStmt => each_role((*statement.cast::<pg_sys::DropOwnedStmt>()).roles),
+            T::T_ReassignOwnedStmt => {
+                owned(each_role((*statement.cast::<pg_sys::ReassignOwnedStmt>()).roles), false)
+            }
+            T::T_DropOwnedStmt => owned(each_role((*statement.cast::<pg_sys::DropOwnedStmt>()).roles), true),
             T::T_GrantStmt => grant(&*statement.cast()),
             T::T_AlterDefaultPrivilegesStmt => Needs::verb(Verb::Grant),
             T::T_AlterOwnerStmt => {
@@ -331,6 +359,12 @@ unsafe fn reindex(statement: &pg_sys::ReindexStmt) -> Needs {
     }
     // SAFETY: a RangeVar of a table or an index.
     unsafe { maintain(statement.relation) }
+}
+
+fn owned(mut needs: Needs, drops: bool) -> Needs {
+    let hanging = swept::of_roles(&needs.wanted, drops);
+    needs.wanted.extend(hanging);
+    needs
 }
 
 fn role_needs(target: Target) -> Needs {

@@ -123,7 +123,9 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             None
         }
         Err(refusal) => {
-            record::record_refused_alone(command(operation), &text, None, &refusal);
+            // SAFETY: as above.
+            let parameters = unsafe { rows::parameters((*query).params) };
+            record::record_refused_with(command(operation), &text, parameters.as_deref(), None, &refusal);
             return Err(refusal);
         }
     };

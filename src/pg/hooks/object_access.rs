@@ -11,9 +11,9 @@ use super::super::decided::Decided;
 use super::super::defaults::{self, Belongs, Fills};
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions::{self, Execution};
-use super::super::gather::masked_ddl;
 use super::super::gather::sequences;
 use super::super::gather::utility::Permit;
+use super::super::gather::{masked_ddl, parts};
 use super::super::process::PerProcess;
 use super::super::session::Session;
 use super::super::{calls, catalog, drops, guc, meter, policies, session, synced, text, trail, upkeep};
@@ -41,6 +41,8 @@ struct Frame {
     fills: Fills,
     /// CREATE TABLE or ALTER TABLE, which the server takes apart into statements of its own.
     derives: bool,
+    /// TRUNCATE ... RESTART IDENTITY.
+    restarts: bool,
     created: Vec<pg_sys::Oid>,
     dropped: Vec<pg_sys::Oid>,
     /// Parts of relations that were dropped, each with its relation: fine where the relation itself goes.
@@ -53,16 +55,19 @@ static FRAMES: PerProcess<RefCell<Vec<Frame>>> = PerProcess::new(RefCell::new(Ve
 /// A utility statement begins.
 pub fn enter(permit: Permit, node: *mut pg_sys::Node) {
     // SAFETY: the statement of the hook; the tag decides the cast. The subtransaction id is a plain value.
-    let (fills, derives, subtransaction) = unsafe {
+    let (fills, derives, restarts, subtransaction) = unsafe {
         use pg_sys::NodeTag as T;
         let derives =
             matches!((*node).type_, T::T_CreateStmt | T::T_CreateForeignTableStmt | T::T_AlterTableStmt);
-        (Fills::of(node), derives, pg_sys::GetCurrentSubTransactionId())
+        let restarts =
+            (*node).type_ == T::T_TruncateStmt && (*node.cast::<pg_sys::TruncateStmt>()).restart_seqs;
+        (Fills::of(node), derives, restarts, pg_sys::GetCurrentSubTransactionId())
     };
     let frame = Frame {
         permit,
         fills,
         derives,
+        restarts,
         created: Vec::new(),
         dropped: Vec::new(),
         parts: Vec::new(),
@@ -116,10 +121,33 @@ pub fn leave() -> Option<Refusal> {
 /// A part of a relation that stays: dropping it takes `drop <part>` on the relation, or altering the relation.
 fn part(session: &Session, wanted: Wanted) -> Result<(), Refusal> {
     let alter = Wanted { action: Action::on(Verb::Alter, Kind::Table), ..wanted.clone() };
-    if enforce::would_allow(session, &wanted)? || !enforce::would_allow(session, &alter)? {
+    let by_itself = held(session, &wanted)? || enforce::would_allow(session, &wanted)?;
+    if by_itself || !enforce::would_allow(session, &alter)? {
         return enforce::enforce(session, &[wanted], Form::Plain);
     }
     enforce::enforce(session, &[alter], Form::Plain)
+}
+
+/// Whether a rule denies it or holds it for approval: altering the relation is then not enough.
+fn held(session: &Session, wanted: &Wanted) -> Result<bool, Refusal> {
+    Ok(!enforce::would_allow(session, &wanted.clone().by(Voice::View))?)
+}
+
+/// What is left to be decided with the relation of a part. A sequence that a column owns is an object by itself, and its name is
+/// gone when the statement ends: what a rule says of it is decided at once, also where its table goes.
+fn with_relation(relation: pg_sys::Oid, wanted: Wanted) -> Result<Option<Wanted>, Refusal> {
+    if matches!(wanted.target, Target::Relation(part) if part == relation) {
+        return Ok(Some(wanted));
+    }
+    let ruled = match session::current() {
+        Ok(session) => held(&session, &wanted)? || enforce::would_allow(&session, &wanted)?,
+        Err(_) => true,
+    };
+    if ruled {
+        return enforce_one(wanted).map(|()| None);
+    }
+    let action = Action::on(Verb::Alter, Kind::Table);
+    Ok(Some(Wanted { action, target: Target::Relation(relation), ..wanted }))
 }
 
 /// An error reached the top, or a subtransaction failed: its frames are gone.
@@ -278,7 +306,12 @@ fn function(function: pg_sys::Oid) -> Result<(), Refusal> {
             None => return Ok(()),
         },
     };
-    enforce_one(wanted)
+    let others = match execution {
+        Execution::Needs(Verb::System) => functions::handed_out(function),
+        _ => Vec::new(),
+    };
+    enforce_one(wanted)?;
+    others.into_iter().try_for_each(enforce_one)
 }
 
 /// As `functions::denied_by_name`, under this session's policy. Without a token nothing runs but what needs none.
@@ -386,7 +419,10 @@ fn truncated(relid: pg_sys::Oid) -> Result<(), Refusal> {
     let temporary = catalog::relation_facts(relid).is_some_and(|facts| facts.temporary);
     masked_ddl::truncate(relid).inspect_err(enforce::note_refusal)?;
     let verb = if temporary { Verb::Temporary } else { Verb::Truncate };
-    enforce_one(Wanted::named(Action::plain(verb), Target::Relation(relid)).by(calls::voice()))
+    enforce_one(Wanted::named(Action::plain(verb), Target::Relation(relid)).by(calls::voice()))?;
+    let restarts = with_frame(|frame| frame.restarts).unwrap_or(false);
+    let restarted = if restarts { parts::restarted(relid) } else { Vec::new() };
+    restarted.into_iter().try_for_each(enforce_one)
 }
 
 fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Refusal> {
@@ -400,7 +436,7 @@ fn dropped(class: pg_sys::Oid, object: pg_sys::Oid, sub: c_int) -> Result<(), Re
             enforce_one(wanted.by(voice))
         }
         drops::Drop::Part(relation, wanted) => {
-            let wanted = wanted.by(voice);
+            let Some(wanted) = with_relation(relation, wanted.by(voice))? else { return Ok(()) };
             let kept = with_frame(|frame| frame.parts.push((relation, wanted.clone())));
             if kept.is_some() { Ok(()) } else { enforce_one(wanted) }
         }

@@ -90,6 +90,8 @@ struct Walk {
     server_only: Option<pg_sys::Oid>,
     /// An operator that is not built in: estimating its selectivity calls its function with stored statistics.
     foreign_operator: bool,
+    /// A function of the agent's is called, also by an operator.
+    own_code: bool,
     /// The permission entries of every query level.
     entries: Vec<relations::Entry>,
     /// The relations of every level that a mask or filter could bear on.
@@ -102,6 +104,7 @@ fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
         stand_ins: own.stand_ins,
         server_only: None,
         foreign_operator: false,
+        own_code: false,
         entries: Vec::new(),
         relations: Vec::new(),
     };
@@ -109,6 +112,10 @@ fn before(query: *mut pg_sys::Query) -> Result<(), Refusal> {
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
     if walk.foreign_operator {
         may_read(&walk.entries)?;
+    }
+    if walk.own_code {
+        // SAFETY: as above.
+        unsafe { close_views(query.cast(), std::ptr::null_mut()) };
     }
     put_masks(query, &walk.relations)?;
     match walk.server_only {
@@ -153,8 +160,59 @@ fn may_read(entries: &[relations::Entry]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn is_foreign(operator: pg_sys::Oid) -> bool {
-    operator.to_u32() >= catalog::FIRST_NORMAL
+fn note_operator(operator: pg_sys::Oid, walk: &mut Walk) {
+    if operator.to_u32() >= catalog::FIRST_NORMAL {
+        walk.foreign_operator = true;
+        // SAFETY: a syscache look-up; InvalidOid for an operator that is going.
+        walk.own_code |= is_own_code(unsafe { pg_sys::get_opcode(operator) });
+    }
+}
+
+/// Whether a function is the agent's own making: it may tell of what it is called with.
+fn is_own_code(function: pg_sys::Oid) -> bool {
+    function.to_u32() >= catalog::FIRST_NORMAL
+        && catalog::function_facts(function).is_some_and(|facts| calls::is_agents(facts.owner))
+}
+
+/// A view that lends shows the rows that its condition leaves: no function of the agent's is called with others. What a
+/// security_barrier says of such a view is said of the entry here.
+unsafe extern "C-unwind" fn close_views(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: called with valid nodes or null; the tag decides the casts; the planner's input may be changed.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if (*node).type_ != pg_sys::NodeTag::T_Query {
+            return walk::expression(node, close_views, context);
+        }
+        let query = node.cast::<pg_sys::Query>();
+        for entry in names::members((*query).rtable) {
+            let entry = &mut *entry.cast::<pg_sys::RangeTblEntry>();
+            entry.security_barrier |=
+                entry.rtekind == pg_sys::RTEKind::RTE_SUBQUERY && is_anothers_view(entry);
+        }
+        walk::query(query, close_views, context, 0)
+    }
+}
+
+/// Whether a subquery is the body of a view that is not the agent's own.
+unsafe fn is_anothers_view(entry: &pg_sys::RangeTblEntry) -> bool {
+    let anothers = |relation: pg_sys::Oid| {
+        catalog::relation_facts(relation)
+            .is_some_and(|facts| facts.kind == b'v' && !calls::is_agents(facts.owner))
+    };
+    // Up to 15 the rewriter leaves the view's own entries in its body; from 16 on the entry keeps the view.
+    #[cfg(not(feature = "pg15"))]
+    return anothers(entry.relid);
+    // SAFETY: the body of a subquery is a query with a list of entries.
+    #[cfg(feature = "pg15")]
+    unsafe {
+        !entry.subquery.is_null()
+            && names::members((*entry.subquery).rtable).into_iter().any(|inner| {
+                let inner = &*inner.cast::<pg_sys::RangeTblEntry>();
+                inner.rtekind == pg_sys::RTEKind::RTE_RELATION && anothers(inner.relid)
+            })
+    }
 }
 
 unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
@@ -180,17 +238,17 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                     pg_sys::NodeTag::T_FuncExpr => replace(&mut *node.cast(), walk),
                     // DistinctExpr is an OpExpr of another tag.
                     pg_sys::NodeTag::T_OpExpr | pg_sys::NodeTag::T_DistinctExpr => {
-                        walk.foreign_operator |= is_foreign((*node.cast::<pg_sys::OpExpr>()).opno);
+                        note_operator((*node.cast::<pg_sys::OpExpr>()).opno, walk);
                     }
                     pg_sys::NodeTag::T_ScalarArrayOpExpr => {
-                        walk.foreign_operator |= is_foreign((*node.cast::<pg_sys::ScalarArrayOpExpr>()).opno);
+                        note_operator((*node.cast::<pg_sys::ScalarArrayOpExpr>()).opno, walk);
                     }
                     pg_sys::NodeTag::T_RowCompareExpr => {
                         let numbers = (*node.cast::<pg_sys::RowCompareExpr>()).opnos;
                         let length = if numbers.is_null() { 0 } else { (*numbers).length };
                         let length = usize::try_from(length).unwrap_or(0);
-                        walk.foreign_operator |=
-                            (0..length).any(|i| is_foreign((*(*numbers).elements.add(i)).oid_value));
+                        (0..length)
+                            .for_each(|i| note_operator((*(*numbers).elements.add(i)).oid_value, walk));
                     }
                     _ => {}
                 }
@@ -213,6 +271,7 @@ fn replace(call: &mut pg_sys::FuncExpr, walk: &mut Walk) {
             if functions::execution(call.funcid) == Execution::ServerOnly && !marked {
                 walk.server_only = Some(call.funcid);
             }
+            walk.own_code |= is_own_code(call.funcid);
             return;
         }
     };

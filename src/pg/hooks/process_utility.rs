@@ -11,7 +11,7 @@ use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
     approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, outgoing, quick, record,
-    results, secrets, session, settings, synced, text, upkeep, withhold,
+    results, rows, secrets, session, settings, synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -83,7 +83,7 @@ unsafe extern "C-unwind" fn utility(
         let mut frame: Option<Frame> = None;
         let mut statement = statement;
         if guc::guarded() {
-            raise_if(checked(|| before(statement, source, context, &raw mut frame)));
+            raise_if(checked(|| before(statement, source, context, parameters, &raw mut frame)));
             raise_if(checked(|| rewrite(&raw mut statement)));
         }
         if upkeep::needs_a_look((*statement).utilityStmt) {
@@ -128,6 +128,7 @@ fn before(
     planned: *mut pg_sys::PlannedStmt,
     source: *const c_char,
     context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
     frame: *mut Option<Frame>,
 ) -> Result<(), Refusal> {
     // SAFETY: the server passes a complete utility PlannedStmt; only read.
@@ -168,7 +169,9 @@ fn before(
             needs.unwrap_or_else(|_| Needs::ordinary())
         }
         (_, Err(refusal)) => {
-            record::record_refused_alone(command, &text, None, refusal);
+            // SAFETY: the hook's own argument, null or a parameter list.
+            let given = unsafe { rows::parameters(parameters) };
+            record::record_refused_with(command, &text, given.as_deref(), None, refusal);
             return Err(refusal.clone());
         }
         (Err(refusal), Ok(bound)) if enforce::observing(bound) => {
@@ -203,6 +206,12 @@ fn before(
     // SAFETY: as above.
     let makes_table = unsafe { utility::table_made(node) }.is_some();
     statement::open(opening, |open| (open.node, open.makes_table) = (node.addr(), makes_table))?;
+    // Those of CALL, with the statement open as in the executor's hook.
+    if !parameters.is_null() && !withhold::inside_raw() {
+        // SAFETY: as above.
+        let given = unsafe { rows::parameters(parameters) };
+        statement::with_key(key, |open| open.set_parameters(given));
+    }
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }
@@ -329,7 +338,7 @@ fn after(frame: Frame, completion: *mut pg_sys::QueryCompletion) -> Result<(), R
         many = rows.is_some_and(|rows| open.obligations.approve_above.is_some_and(|(limit, _)| rows > limit));
         match (rows, open.obligations.max_rows) {
             (Some(rows), Some((limit, rule))) if rows > limit && !open.observed => {
-                Some(super::super::rows::limit_refusal(limit, rule))
+                Some(rows::limit_refusal(limit, rule))
             }
             _ => None,
         }
