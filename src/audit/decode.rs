@@ -7,7 +7,7 @@ use crate::audit::record::{
     CUT_ACCESSES, CUT_OTHER, CUT_PARAMETERS, HAS_PARAMETERS, HAS_RULE, HAS_SHA256, HAS_SQLSTATE, HAS_WINDOW,
     NO_KIND, NULL_LENGTH, VERSION, decider_of_byte,
 };
-use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
+use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent, Span, Texts};
 use crate::request::{Kind, Verb};
 
 /// Why bytes are no event.
@@ -28,7 +28,7 @@ pub enum Malformed {
 /// # Errors
 /// `Malformed` for anything that `encode` does not write.
 pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
-    let mut rest = Reader(bytes);
+    let mut rest = Reader { bytes, texts: Texts::with_capacity(bytes.len()), items: Vec::new() };
     let version = rest.byte()?;
     if version != VERSION {
         return Err(Malformed::Version(version));
@@ -38,11 +38,10 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
     let flags = rest.byte()?;
     let decided_by = decider_of_byte(rest.byte()?);
     let has = |bit: u8| flags & bit != 0;
-    let event = OwnedEvent {
-        kind,
+    let at = i64::from_le_bytes(rest.array()?);
+    let mut event = OwnedEvent {
         decision,
         decided_by,
-        at: i64::from_le_bytes(rest.array()?),
         pid: i32::from_le_bytes(rest.array()?),
         xid: u64::from_le_bytes(rest.array()?),
         level: u16::from_le_bytes(rest.array()?),
@@ -58,24 +57,37 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
         window_id: if has(HAS_WINDOW) { Some(rest.array()?) } else { None },
         role: rest.text()?,
         client_addr: rest.text()?,
-        lineage: rest.list()?.into_iter().flatten().collect(),
-        application_name: rest.text()?,
+        application_name: {
+            rest.list()?;
+            rest.text()?
+        },
         command: rest.text()?,
         message: rest.text()?,
         statement: rest.text()?,
         accesses: rest.accesses()?,
-        results: if kind == EventKind::Results { rest.bytes()?.to_vec() } else { Vec::new() },
+        results: if kind == EventKind::Results { rest.prefixed()?.to_vec() } else { Vec::new() },
         cut: Cut { parameters: has(CUT_PARAMETERS), accesses: has(CUT_ACCESSES), other: has(CUT_OTHER) },
+        ..OwnedEvent::bare(kind, at, "")
     };
-    if rest.0.is_empty() { Ok(event) } else { Err(Malformed::Trailing) }
+    if !rest.bytes.is_empty() {
+        return Err(Malformed::Trailing);
+    }
+    (event.items, event.texts) = (rest.items, rest.texts);
+    Ok(event)
 }
 
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    /// What is still to be read.
+    bytes: &'a [u8],
+    texts: Texts,
+    /// The items of the lists.
+    items: Vec<Span>,
+}
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Short)?;
-        self.0 = rest;
+        let (taken, rest) = self.bytes.split_at_checked(count).ok_or(Malformed::Short)?;
+        self.bytes = rest;
         Ok(taken)
     }
 
@@ -85,31 +97,40 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.take(N)?.try_into().map_err(|_| Malformed::Short)
+        let (taken, rest) = self.bytes.split_first_chunk().ok_or(Malformed::Short)?;
+        self.bytes = rest;
+        Ok(*taken)
     }
 
-    fn text(&mut self) -> Result<String, Malformed> {
-        self.optional_text()?.ok_or(Malformed::Value)
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+    fn prefixed(&mut self) -> Result<&'a [u8], Malformed> {
         let length = u32::from_le_bytes(self.array()?);
         self.take(usize::try_from(length).map_err(|_| Malformed::Short)?)
     }
 
-    fn optional_text(&mut self) -> Result<Option<String>, Malformed> {
-        let length = u32::from_le_bytes(self.array()?);
-        if length == NULL_LENGTH {
-            return Ok(None);
-        }
-        let bytes = self.take(usize::try_from(length).map_err(|_| Malformed::Short)?)?;
+    fn text(&mut self) -> Result<Span, Malformed> {
+        let bytes = self.prefixed()?;
         let text = std::str::from_utf8(bytes).map_err(|_| Malformed::Value)?;
-        Ok(Some(text.to_owned()))
+        Ok(self.texts.push(Some(text)))
     }
 
-    fn list(&mut self) -> Result<Vec<Option<String>>, Malformed> {
-        let count = u16::from_le_bytes(self.array()?);
-        (0..count).map(|_| self.optional_text()).collect()
+    /// A text, or NULL.
+    fn item(&mut self) -> Result<Span, Malformed> {
+        match self.bytes.strip_prefix(&NULL_LENGTH.to_le_bytes()) {
+            Some(rest) => {
+                self.bytes = rest;
+                Ok(self.texts.push(None))
+            }
+            None => self.text(),
+        }
+    }
+
+    /// Puts a list behind the items; how many there are then.
+    fn list(&mut self) -> Result<usize, Malformed> {
+        for _ in 0..u16::from_le_bytes(self.array()?) {
+            let item = self.item()?;
+            self.items.push(item);
+        }
+        Ok(self.items.len())
     }
 
     fn accesses(&mut self) -> Result<Vec<OwnedAccess>, Malformed> {

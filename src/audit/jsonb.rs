@@ -9,8 +9,7 @@
 use std::borrow::Cow;
 use std::io::Write;
 
-use crate::audit::event::class_word;
-use crate::audit::record::OwnedAccess;
+use crate::audit::event::{AccessRecord, class_word};
 
 const ARRAY: u32 = 0x4000_0000;
 const OBJECT: u32 = 0x2000_0000;
@@ -30,7 +29,10 @@ enum Value<'a> {
 
 /// What stands behind the header of the datum: an array with one object for each access; keys that have nothing to say
 /// are left out. `text` gives a text's bytes in the server's encoding, without NUL.
-pub fn accesses<'a>(accesses: &'a [OwnedAccess], text: impl Fn(&'a str) -> Cow<'a, [u8]>) -> Vec<u8> {
+pub fn accesses<'a>(
+    accesses: impl ExactSizeIterator<Item = AccessRecord<'a>>,
+    text: impl Fn(&'a str) -> Cow<'a, [u8]>,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(accesses.len().saturating_mul(192).saturating_add(8));
     let mut array = Entries::begin(ARRAY, accesses.len(), accesses.len(), &mut out);
     for access in accesses {
@@ -42,7 +44,7 @@ pub fn accesses<'a>(accesses: &'a [OwnedAccess], text: impl Fn(&'a str) -> Cow<'
 }
 
 /// The keys in the order of jsonb: by length, then by bytes.
-fn object<'a>(access: &'a OwnedAccess, text: &impl Fn(&'a str) -> Cow<'a, [u8]>, out: &mut Vec<u8>) {
+fn object<'a>(access: AccessRecord<'a>, text: &impl Fn(&'a str) -> Cow<'a, [u8]>, out: &mut Vec<u8>) {
     let has_object = !access.name.is_empty() || access.oid != 0;
     let word = |word: &'static str| Value::Text(Cow::Borrowed(word.as_bytes()));
     let action = match access.kind {
@@ -54,8 +56,8 @@ fn object<'a>(access: &'a OwnedAccess, text: &impl Fn(&'a str) -> Cow<'a, [u8]>,
         ("rule", access.rule.map(Value::Number)),
         ("class", has_object.then(|| word(class_word(access.class)))),
         ("action", Some(action)),
-        ("object", has_object.then(|| Value::Text(text(&access.name)))),
-        ("columns", (!access.columns.is_empty()).then(|| Value::Text(text(&access.columns)))),
+        ("object", has_object.then(|| Value::Text(text(access.name)))),
+        ("columns", (!access.columns.is_empty()).then(|| Value::Text(text(access.columns)))),
         ("decision", access.decision.word().map(word)),
     ];
     let present = || members.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
@@ -154,7 +156,7 @@ fn numeric(number: i64, out: &mut Vec<u8>) {
 }
 
 /// The text of what `accesses` makes, as jsonb_out (src/backend/utils/adt/jsonb.c) gives it; `None` for anything that is
-/// not an array of objects whose members are texts and whole numbers.
+/// not an array of objects with the members of `object`.
 pub fn text(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len().saturating_mul(2));
     let mut entries = Items::of(bytes, 0, ARRAY, 1)?;
@@ -179,13 +181,10 @@ fn object_text(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<()> {
     }
     out.push(b'{');
     for n in 0..keys.count {
-        if n > 0 {
-            out.extend_from_slice(b", ");
-        }
         let (kind, start, end) = keys.next()?;
         (kind == IS_STRING).then_some(())?;
-        quoted(bytes.get(start..end)?, out);
-        out.extend_from_slice(b": ");
+        let key = before_value(bytes.get(start..end)?)?;
+        out.extend_from_slice(if n > 0 { key } else { key.get(2..)? });
         let (kind, start, end) = values.next()?;
         match kind {
             IS_STRING => quoted(bytes.get(start..end)?, out),
@@ -201,6 +200,20 @@ fn object_text(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<()> {
     }
     out.push(b'}');
     Some(())
+}
+
+/// What stands before the value of a key that `object` puts.
+fn before_value(key: &[u8]) -> Option<&'static [u8]> {
+    Some(match key {
+        b"oid" => b", \"oid\": ",
+        b"rule" => b", \"rule\": ",
+        b"class" => b", \"class\": ",
+        b"action" => b", \"action\": ",
+        b"object" => b", \"object\": ",
+        b"columns" => b", \"columns\": ",
+        b"decision" => b", \"decision\": ",
+        _ => return None,
+    })
 }
 
 /// The entries of a container, one after the other: what each one is and where it lies.
@@ -310,17 +323,17 @@ mod tests {
 
     #[test]
     fn an_access_is_one_object() {
-        let access = OwnedAccess {
+        let access = AccessRecord {
             verb: Verb::Drop,
             kind: Some(Kind::Table),
             class: ObjectClass::Relation,
             oid: 7,
-            name: "public.a".to_owned(),
-            columns: String::new(),
+            name: "public.a",
+            columns: "",
             decision: AuditDecision::Deny,
             rule: None,
         };
-        let bytes = accesses(&[access], |name| name.as_bytes().into());
+        let bytes = accesses([access].into_iter(), |name| name.as_bytes().into());
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         assert_eq!(word(0), ARRAY | 1);
         assert_eq!(word(4), HAS_OFFSET | IS_CONTAINER | small(bytes.len() - 8));
@@ -338,26 +351,28 @@ mod tests {
 
     #[test]
     fn no_access_is_an_empty_array() {
-        assert_eq!(accesses(&[], |name| name.as_bytes().into()), ARRAY.to_ne_bytes());
+        assert_eq!(accesses([].into_iter(), |name| name.as_bytes().into()), ARRAY.to_ne_bytes());
     }
 
-    fn texts(accesses_of: &[OwnedAccess]) -> Option<String> {
-        let bytes = accesses(accesses_of, |name| name.as_bytes().into());
+    fn texts(accesses_of: &[AccessRecord]) -> Option<String> {
+        let bytes = accesses(accesses_of.iter().copied(), |name| name.as_bytes().into());
         Some(String::from_utf8(text(&bytes)?).unwrap())
     }
 
     #[test]
     fn the_text_is_that_of_jsonb_out() {
-        let access = |name: &str, oid, rule| OwnedAccess {
-            verb: Verb::Select,
-            kind: None,
-            class: ObjectClass::Relation,
-            oid,
-            name: name.to_owned(),
-            columns: String::new(),
-            decision: AuditDecision::Allow,
-            rule,
-        };
+        fn access(name: &str, oid: u32, rule: Option<i64>) -> AccessRecord<'_> {
+            AccessRecord {
+                verb: Verb::Select,
+                kind: None,
+                class: ObjectClass::Relation,
+                oid,
+                name,
+                columns: "",
+                decision: AuditDecision::Allow,
+                rule,
+            }
+        }
         assert_eq!(texts(&[]).unwrap(), "[]");
         let one = texts(&[access("a\"\\\n\u{1}\u{1f}\u{7f}é", 16_384, Some(-3))]).unwrap();
         assert_eq!(
@@ -366,7 +381,9 @@ mod tests {
              \"object\": \"a\\\"\\\\\\n\\u0001\\u001f\u{7f}é\", \"decision\": \"allow\"}]"
         );
         // Every entry in 32 tells an offset instead of a length.
-        let many: Vec<_> = (0..100).map(|n| access(&format!("t{n}"), n * 10_000, Some(i64::MAX))).collect();
+        let names: Vec<_> = (0..100).map(|n| format!("t{n}")).collect();
+        let many: Vec<_> =
+            (0..).zip(&names).map(|(n, name)| access(name, n * 10_000, Some(i64::MAX))).collect();
         let many = texts(&many).unwrap();
         assert_eq!(many.matches("\"object\": \"t").count(), 100);
         assert!(many.contains("\"oid\": 990000, \"rule\": 9223372036854775807, "));
@@ -375,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_is_no_such_array_has_no_text() {
-        let bytes = accesses(&[], |name| name.as_bytes().into());
+        let bytes = accesses([].into_iter(), |name| name.as_bytes().into());
         assert_eq!(text(&[]), None);
         assert_eq!(text(&bytes[..3]), None);
         assert_eq!(text(&OBJECT.to_ne_bytes()), None);

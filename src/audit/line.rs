@@ -8,14 +8,14 @@
 use std::fmt::Write;
 
 use crate::ascii_json::push_string;
-use crate::audit::event::class_word;
-use crate::audit::record::{OwnedAccess, OwnedEvent};
+use crate::audit::event::{AccessRecord, class_word};
+use crate::audit::record::OwnedEvent;
 use crate::audit::redact::redact;
 use crate::token::hex;
 
 /// The line, without an end of line. Keys that have nothing to say are left out.
 pub fn line(seq: u64, database: &str, event: &OwnedEvent) -> String {
-    let mut line = String::with_capacity(event.statement.len().saturating_add(512));
+    let mut line = String::with_capacity(event.statement().len().saturating_add(512));
     // Writing to a String cannot fail.
     let _ = write!(line, "{{\"seq\":{seq},\"at\":{}", Seconds(event.at));
     let mut word = |key: &str, value: &str| {
@@ -32,17 +32,17 @@ pub fn line(seq: u64, database: &str, event: &OwnedEvent) -> String {
     if let Some(window) = &event.window_id {
         word("window_id", &uuid(window));
     }
-    word("role", &event.role);
-    word("client_addr", &event.client_addr);
-    word("application_name", &event.application_name);
-    word("command", &event.command);
-    word("statement", &redact(&event.statement));
+    word("role", event.role());
+    word("client_addr", event.client_addr());
+    word("application_name", event.application_name());
+    word("command", event.command());
+    word("statement", &redact(event.statement()));
     if let Some(digest) = &event.statement_sha256 {
         word("statement_sha256", &hex(digest));
     }
     word("decision", event.decision.word().unwrap_or(""));
     word("sqlstate", event.sqlstate.as_ref().and_then(|code| std::str::from_utf8(code).ok()).unwrap_or(""));
-    word("message", &redact(&event.message));
+    word("message", &redact(event.message()));
     let mut number = |key: &str, value: Option<i64>| {
         if let Some(value) = value {
             let _ = write!(line, ",\"{key}\":{value}");
@@ -61,15 +61,15 @@ pub fn line(seq: u64, database: &str, event: &OwnedEvent) -> String {
     if event.xid != 0 {
         let _ = write!(line, ",\"xid\":\"{}\"", event.xid);
     }
-    list("lineage", event.lineage.iter().map(|name| Some(name.as_str())), &mut line);
-    if let Some(parameters) = &event.parameters {
-        list("parameters", parameters.iter().map(Option::as_deref), &mut line);
+    list("lineage", event.lineage().map(Some), &mut line);
+    if let Some(parameters) = event.parameters() {
+        list("parameters", parameters, &mut line);
     }
-    for (n, access) in event.accesses.iter().enumerate() {
+    for (n, access) in event.accesses().enumerate() {
         line.push_str(if n == 0 { ",\"accesses\":[" } else { "," });
         push_access(access, &mut line);
     }
-    if !event.accesses.is_empty() {
+    if event.accesses().len() > 0 {
         line.push(']');
     }
     line.push('}');
@@ -105,17 +105,17 @@ fn list<'a>(key: &str, items: impl ExactSizeIterator<Item = Option<&'a str>>, li
 }
 
 /// An access with the keys of the trail's column `accesses`, those left out that have nothing to say.
-fn push_access(access: &OwnedAccess, line: &mut String) {
+fn push_access(access: AccessRecord, line: &mut String) {
     let kind = access.kind.map_or(String::new(), |kind| format!(" {}", kind.word()));
     let _ = write!(line, "{{\"action\":\"{}{kind}\"", access.verb.word());
     if !access.name.is_empty() || access.oid != 0 {
         let _ =
             write!(line, ",\"class\":\"{}\",\"oid\":{},\"object\":", class_word(access.class), access.oid);
-        push_string(&access.name, line);
+        push_string(access.name, line);
     }
     if !access.columns.is_empty() {
         line.push_str(",\"columns\":");
-        push_string(&access.columns, line);
+        push_string(access.columns, line);
     }
     if let Some(rule) = access.rule {
         let _ = write!(line, ",\"rule\":{rule}");
@@ -138,7 +138,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind};
+    use crate::audit::event::{AuditDecision, AuditEvent, EventKind};
     use crate::audit::record;
     use crate::request::{ObjectClass, Verb};
 

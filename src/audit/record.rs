@@ -21,7 +21,7 @@ use crate::audit::event::{
     AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, prefix,
 };
 use crate::audit::results::MAX_PART;
-pub use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent};
+pub use crate::audit::stored::OwnedEvent;
 use crate::refusal::Decider;
 
 /// The least room in which every event fits, however much of it has to be cut.

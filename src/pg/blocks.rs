@@ -24,7 +24,7 @@ pub struct Blocks {
 impl Blocks {
     /// The ids of the blocks that an event belongs to, the root's first; none where there is no token.
     pub fn of(&mut self, event: &OwnedEvent) -> &[String] {
-        let told = || event.parameters.iter().flatten().flatten().cloned().collect();
+        let told = || event.parameters().into_iter().flatten().flatten().map(str::to_owned).collect();
         match event.kind {
             EventKind::HandshakeRefused => {
                 self.alone = told();

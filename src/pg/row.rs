@@ -8,9 +8,9 @@ use pgrx::prelude::*;
 
 use super::blocks::Blocks;
 use super::encoding::{self, ServerText};
-use crate::audit::event::{AuditDecision, AuditEvent, EventKind};
+use crate::audit::event::EventKind;
 use crate::audit::jsonb;
-use crate::audit::record::{self, OwnedAccess, OwnedEvent};
+use crate::audit::record::OwnedEvent;
 use crate::audit::redact::redact;
 use crate::audit::results;
 use crate::refusal::Decider;
@@ -29,38 +29,7 @@ unsafe extern "C-unwind" {
 /// What stands in the place of an event that cannot be stored as it is.
 pub fn fault(seq: u64, why: &str) -> OwnedEvent {
     let message = format!("event {seq} could not be stored: {why}");
-    let event = AuditEvent { message: &message, ..AuditEvent::bare(EventKind::Fault, unix_now(), [0; 16]) };
-    let mut bytes = Vec::new();
-    record::encode(&event, &mut bytes);
-    record::decode(&bytes).unwrap_or(OwnedEvent {
-        kind: EventKind::Fault,
-        at: unix_now(),
-        session_id: [0; 16],
-        window_id: None,
-        lineage: Vec::new(),
-        role: String::new(),
-        client_addr: String::new(),
-        application_name: String::new(),
-        pid: 0,
-        xid: 0,
-        level: 0,
-        command: String::new(),
-        statement: String::new(),
-        statement_len: 0,
-        statement_sha256: None,
-        parameters: None,
-        accesses: Vec::new(),
-        decision: AuditDecision::None,
-        rule_id: None,
-        rows: -1,
-        duration_us: -1,
-        sqlstate: None,
-        message,
-        policy_version: 0,
-        decided_by: None,
-        results: Vec::new(),
-        cut: record::Cut::default(),
-    })
+    OwnedEvent::bare(EventKind::Fault, unix_now(), &message)
 }
 
 fn unix_now() -> i64 {
@@ -77,15 +46,15 @@ type Row = [Option<pg_sys::Datum>; COLUMNS];
 pub struct RowMaker<'a> {
     text: &'a ServerText,
     blocks: &'a mut Blocks,
-    accesses: Vec<(&'a [OwnedAccess], pg_sys::Datum)>,
-    /// The event before and its row.
-    last: Option<(&'a OwnedEvent, Row)>,
+    accesses: Vec<(&'a OwnedEvent, pg_sys::Datum)>,
+    cells: Cells<'a>,
 }
 
 impl<'a> RowMaker<'a> {
     /// A maker of rows whose texts become `text`.
     pub fn new(text: &'a ServerText, blocks: &'a mut Blocks) -> RowMaker<'a> {
-        RowMaker { text, blocks, accesses: Vec::new(), last: None }
+        let cells = Cells { row: [None; COLUMNS], event: None, before: None };
+        RowMaker { text, blocks, accesses: Vec::new(), cells }
     }
 
     /// Fills a row's values and nulls.
@@ -96,21 +65,26 @@ impl<'a> RowMaker<'a> {
         values: &mut [pg_sys::Datum],
         nulls: &mut [bool],
     ) {
-        let row = self.columns(seq, event);
+        self.columns(seq, event);
         let cells = values.iter_mut().zip(nulls.iter_mut());
-        for ((value, null), datum) in cells.zip(row) {
+        for ((value, null), datum) in cells.zip(self.cells.row) {
             *null = datum.is_none();
             *value = datum.unwrap_or(pg_sys::Datum::from(0_usize));
         }
-        self.last = Some((event, row));
     }
 
-    fn columns(&mut self, seq: u64, event: &'a OwnedEvent) -> Row {
+    fn columns(&mut self, seq: u64, event: &'a OwnedEvent) {
         let text = self.text;
-        let is_statement = event.statement_len > 0 || !event.statement.is_empty();
+        let is_statement = event.statement_len > 0 || !event.statement().is_empty();
         let about_token = matches!(event.kind, EventKind::Bind | EventKind::HandshakeRefused);
-        let parameters = event.parameters.as_ref().filter(|_| !about_token);
-        let mut row = Cells { row: [None; COLUMNS], event, before: self.last };
+        let parameters = event.parameters().filter(|_| !about_token);
+        let accesses = (event.accesses().len() > 0).then(|| self.accesses(event));
+        let listed = match event.kind {
+            EventKind::Results => self.results(&event.results),
+            _ => parameters.map(|list| array(list, text)),
+        };
+        let (row, blocks) = (&mut self.cells, &mut self.blocks);
+        row.take_up(event);
         // One session's statements have the same blocks; those of other events are theirs alone.
         let same_blocks = |a: &OwnedEvent, b: &OwnedEvent| {
             let statements = a.kind == EventKind::Statement && b.kind == EventKind::Statement;
@@ -132,39 +106,31 @@ impl<'a> RowMaker<'a> {
         row.like(12, |a, b| a.kind == b.kind, || event.kind.word().map(|word| varlena(word.as_bytes())));
         let decision = || event.decision.word().map(|word| varlena(word.as_bytes()));
         row.like(13, |a, b| a.decision == b.decision, decision);
-        row.like(14, |a, b| a.command == b.command, || filled(&event.command, text));
-        row.like(15, |a, b| a.role == b.role, || filled(&event.role, text));
-        row.like(16, |a, b| a.client_addr == b.client_addr, || address(&event.client_addr));
-        let application = || filled(&event.application_name, text);
-        row.like(17, |a, b| a.application_name == b.application_name, application);
+        row.like(14, |a, b| a.command() == b.command(), || filled(event.command(), text));
+        row.like(15, |a, b| a.role() == b.role(), || filled(event.role(), text));
+        row.like(16, |a, b| a.client_addr() == b.client_addr(), || address(event.client_addr()));
+        let application = || filled(event.application_name(), text);
+        row.like(17, |a, b| a.application_name() == b.application_name(), application);
         let sqlstate = event.sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
         row.set(18, sqlstate.and_then(|code| filled(&code, text)));
-        let lineage = || array(event.lineage.iter().map(|name| Some(name.as_str())), text);
-        row.like(19, |a, b| a.lineage == b.lineage, || (!event.lineage.is_empty()).then(lineage));
-        row.set(20, (!event.accesses.is_empty()).then(|| self.accesses(&event.accesses)));
-        row.set(
-            21,
-            match event.kind {
-                EventKind::Results => self.results(&event.results),
-                _ => parameters.map(|list| array(list.iter().map(Option::as_deref), text)),
-            },
-        );
-        row.set(22, filled(&redact(&event.message), text));
-        let statement = || is_statement.then(|| varlena(&text.encoded(&redact(&event.statement))));
+        let lineage = || (event.lineage().len() > 0).then(|| array(event.lineage().map(Some), text));
+        row.like(19, |a, b| a.lineage().eq(b.lineage()), lineage);
+        row.set(20, accesses);
+        row.set(21, listed);
+        row.set(22, filled(&redact(event.message()), text));
+        let statement = || is_statement.then(|| varlena(&text.encoded(&redact(event.statement()))));
         let same_text = |a: &OwnedEvent, b: &OwnedEvent| {
-            (a.statement_len, &a.statement) == (b.statement_len, &b.statement)
+            (a.statement_len, a.statement()) == (b.statement_len, b.statement())
         };
         row.like(23, same_text, statement);
         row.set(24, event.statement_sha256.as_ref().map(|digest| varlena(digest)));
         row.set(25, cut(event, text));
-        let blocks = &mut self.blocks;
         row.like(26, same_blocks, || {
             let blocks = blocks.of(event);
             (!blocks.is_empty()).then(|| array(blocks.iter().map(|id| Some(id.as_str())), text))
         });
-        let decider = event.decided_by.map(|decider| named(decider, self.blocks.of(event)));
+        let decider = event.decided_by.map(|decider| named(decider, blocks.of(event)));
         row.set(27, decider.and_then(|name| filled(&name, text)));
-        row.row
     }
 
     /// The rows of a part of a result, secrets taken out of each value.
@@ -177,48 +143,48 @@ impl<'a> RowMaker<'a> {
         Some(array_of(texts.iter().map(|row| Some(self.text.encoded(row)))))
     }
 
-    fn accesses(&mut self, accesses: &'a [OwnedAccess]) -> pg_sys::Datum {
-        // Most differ in the first relation.
-        let first = accesses.first().map(|access| access.oid);
-        let alike =
-            |known: &[OwnedAccess]| known.first().map(|access| access.oid) == first && known == accesses;
-        if let Some((_, datum)) = self.accesses.iter().find(|(known, _)| alike(known)) {
+    fn accesses(&mut self, event: &'a OwnedEvent) -> pg_sys::Datum {
+        if let Some((_, datum)) = self.accesses.iter().find(|(known, _)| known.needed_what(event)) {
             return *datum;
         }
-        let datum = varlena(&jsonb::accesses(accesses, |name| self.text.encoded(name)));
+        let datum = varlena(&jsonb::accesses(event.accesses(), |name| self.text.encoded(name)));
         if self.accesses.len() < REMEMBERED {
-            self.accesses.push((accesses, datum));
+            self.accesses.push((event, datum));
         }
         datum
     }
 }
 
-/// A row that is being made, and the event and row before it.
+/// A row that is being made in the place of the one before it.
 struct Cells<'a> {
     row: Row,
-    event: &'a OwnedEvent,
-    before: Option<(&'a OwnedEvent, Row)>,
+    event: Option<&'a OwnedEvent>,
+    before: Option<&'a OwnedEvent>,
 }
 
-impl Cells<'_> {
+impl<'a> Cells<'a> {
+    /// The cells are now those of another event.
+    fn take_up(&mut self, event: &'a OwnedEvent) {
+        self.before = self.event.replace(event);
+    }
+
     fn set(&mut self, at: usize, datum: Option<pg_sys::Datum>) {
         if let Some(cell) = self.row.get_mut(at) {
             *cell = datum;
         }
     }
 
-    /// The column as it was in the row before, where `same` finds that what it is made of is the same.
+    /// The column stays as it was in the row before, where `same` finds that what it is made of is the same.
     fn like(
         &mut self,
         at: usize,
         same: impl Fn(&OwnedEvent, &OwnedEvent) -> bool,
         make: impl FnOnce() -> Option<pg_sys::Datum>,
     ) {
-        let datum = match &self.before {
-            Some((before, row)) if same(before, self.event) => row.get(at).copied().flatten(),
-            _ => make(),
-        };
-        self.set(at, datum);
+        let stays = self.before.zip(self.event).is_some_and(|(before, event)| same(before, event));
+        if !stays {
+            self.set(at, make());
+        }
     }
 }
 

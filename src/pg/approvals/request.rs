@@ -161,7 +161,7 @@ pub fn uuid(id: &[u8; 16]) -> String {
 /// Where the database does not take one.
 pub fn store_requests<'a>(events: impl Iterator<Item = &'a OwnedEvent>) -> AdminResult<()> {
     let requests = events.filter(|event| event.kind == EventKind::ApprovalRequest);
-    for text in requests.filter_map(|event| event.parameters.as_ref()?.first()?.as_deref()) {
+    for text in requests.filter_map(|event| event.parameters()?.next()?) {
         let Ok(request) = serde_json::from_str::<Value>(text) else { continue };
         store::add_request(&request)?;
         store::notify(&json!({
