@@ -262,9 +262,10 @@ def test_temporary_tables_of_a_wider_scope_are_gone(server):
 
 
 def test_temporary_tables_go_where_a_transaction_may_still_be_set_up(server):
-    """What drops them takes no snapshot of the transaction's own, which has not begun to read yet."""
+    """What drops them takes no snapshot of the transaction's own, which has not begun to read yet. (From 18 on the server takes
+    one for each index that it drops, hence a table without.)"""
     agent = Agent(server, *RULES, max_depth=1)
-    agent.run("create temp table loot (v text)", "insert into loot select repeat('x', 100000)")
+    agent.run("create temp table loot (v int)", "insert into loot values (1)")
     connection = agent.connection
     connection.execute("begin")
     bind(connection, child(agent.token, act=["select", "temporary"]))
