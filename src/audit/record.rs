@@ -158,11 +158,10 @@ impl Tail {
     }
 }
 
-/// Appends an event whose tail is known; the bytes are those that `encode` would append.
-pub fn encode_again(head: &Head, tail: &Tail, out: &mut Vec<u8>) {
-    out.reserve(tail.bytes.len().saturating_add(256));
+/// Appends what comes before a tail that is known, which is returned; together they are what `encode` would append.
+pub fn encode_again<'a>(head: &Head, tail: &'a Tail, out: &mut Vec<u8>) -> &'a [u8] {
     put_head(head, tail.flags, FULL.parameters, out);
-    out.extend_from_slice(&tail.bytes);
+    &tail.bytes
 }
 
 fn encode_capped(event: &AuditEvent, caps: &Caps, out: &mut Vec<u8>) {

@@ -28,9 +28,12 @@ pub fn footprint(payload: usize) -> u64 {
     u64::try_from(payload).unwrap_or(u64::MAX).saturating_add(HEADER)
 }
 
-/// Writes a record at `head`; the new head. The caller knows that there is room for its `footprint`.
-pub fn put(storage: &mut impl Storage, head: u64, number: u64, payload: &[u8]) -> u64 {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+/// Writes a record at `head`, whose payload comes in two parts; the new head. The caller knows that there is room for its
+/// `footprint`.
+pub fn put(storage: &mut impl Storage, head: u64, number: u64, payload: [&[u8]; 2]) -> u64 {
+    let [front_part, back_part] = payload;
+    let bytes = front_part.len().saturating_add(back_part.len());
+    let length = u32::try_from(bytes).unwrap_or(u32::MAX);
     let mut header = [0_u8; 16];
     let (front, back) = header.split_at_mut(8);
     let (size, check) = front.split_at_mut(4);
@@ -38,8 +41,13 @@ pub fn put(storage: &mut impl Storage, head: u64, number: u64, payload: &[u8]) -
     check.copy_from_slice(&check_of(length, number).to_le_bytes());
     back.copy_from_slice(&number.to_le_bytes());
     write_across(storage, head, &header);
-    write_across(storage, head.wrapping_add(HEADER), payload);
-    head.wrapping_add(footprint(payload.len()))
+    let start = head.wrapping_add(HEADER);
+    write_across(storage, start, front_part);
+    if !back_part.is_empty() {
+        let first = u64::try_from(front_part.len()).unwrap_or(u64::MAX);
+        write_across(storage, start.wrapping_add(first), back_part);
+    }
+    head.wrapping_add(footprint(bytes))
 }
 
 /// Where a reader stands: at which byte, and which number the record there must have.
@@ -213,6 +221,7 @@ mod tests {
         #[test]
         fn records_come_out_whole_and_in_order(
             size in 32_usize..400, start in 0_u64..1000, steps in vec(step(), 0..200),
+            cut in any::<prop::sample::Index>(),
         ) {
             let mut ring = Heap(vec![0; size]);
             let mut expected = std::collections::VecDeque::new();
@@ -223,7 +232,8 @@ mod tests {
                 match step {
                     Step::Push(payload) => {
                         if head - tail.at + footprint(payload.len()) <= size as u64 {
-                            head = put(&mut ring, head, next, &payload);
+                            let (front, back) = payload.split_at(cut.index(payload.len() + 1));
+                            head = put(&mut ring, head, next, [front, back]);
                             expected.push_back((next, payload));
                             next += 1;
                         }
@@ -258,7 +268,7 @@ mod tests {
     #[test]
     fn a_record_with_another_number_is_damage() {
         let mut ring = Heap(vec![0; 100]);
-        let head = put(&mut ring, 0, 7, b"seven");
+        let head = put(&mut ring, 0, 7, [b"sev", b"en"]);
         let mut batch = Batch::default();
         let end = drain(&ring, Position { at: 0, number: 8 }, head, ALL, &mut batch);
         assert!(batch.damaged() && batch.is_empty());

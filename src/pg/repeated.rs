@@ -41,7 +41,13 @@ impl Repeated {
         self.observes || guc::observing()
     }
 
-    fn holds(&self, serial: u64, form: Form, entries: &[Entry], masks: Option<u64>) -> bool {
+    fn holds(
+        &self,
+        serial: u64,
+        form: Form,
+        mut entries: impl Iterator<Item = Entry>,
+        masks: Option<u64>,
+    ) -> bool {
         self.serial == serial
             && serial == guc::active_serial()
             && self.epoch == epoch::policies()
@@ -49,8 +55,8 @@ impl Repeated {
             && self.masks == masks
             && self.form == form
             && calls::nobody_else_asks()
-            && self.asked.len() == entries.len()
-            && self.asked.iter().zip(entries).all(|(asked, entry)| asked.is(entry))
+            && self.asked.iter().all(|asked| entries.next().is_some_and(|entry| asked.is(&entry)))
+            && entries.next().is_none()
     }
 }
 
@@ -60,12 +66,13 @@ fn masks_now() -> Option<Option<u64>> {
 }
 
 /// Notes with the current statement what was decided on these entries before, if that counts; whether it does.
-pub fn note(entries: &[Entry]) -> bool {
+pub fn note(entries: impl Iterator<Item = Entry>) -> bool {
     let Some(masks) = masks_now() else { return false };
     let noted = statement::with_current(|open| {
-        let known = open.known()?;
-        let repeated = known.decided.try_borrow().ok()?;
-        let repeated = repeated.as_ref().filter(|it| it.holds(open.serial(), open.form, entries, masks))?;
+        let (serial, form) = (open.serial(), open.form);
+        let decided = open.known()?.decided.try_borrow().ok()?;
+        let repeated = Rc::clone(decided.as_ref().filter(|it| it.holds(serial, form, entries, masks))?);
+        drop(decided);
         Some(open.note_repeated(repeated))
     });
     noted.flatten().unwrap_or(false)
@@ -76,7 +83,7 @@ pub fn note(entries: &[Entry]) -> bool {
 pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generation: u64) {
     let Some(masks) = masks_now() else { return };
     statement::with_current(|open| {
-        let known = open.known().filter(|known| known.came_again())?;
+        let known = open.known().filter(|known| known.came_again()).map(Rc::clone)?;
         let same = session.serial == open.serial()
             && (open.texts == Texts::PLAIN || open.texts == Texts::VALUES)
             && policy.epoch() == epoch::policies()
@@ -97,7 +104,7 @@ pub fn remember(entries: &[Entry], session: &Session, policy: &Policy, generatio
             policy_version: policy.version,
             rule,
         });
-        open.note_repeated(&repeated);
+        open.note_repeated(Rc::clone(&repeated));
         *known.decided.try_borrow_mut().ok()? = Some(repeated);
         Some(())
     });

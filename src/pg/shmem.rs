@@ -221,17 +221,16 @@ impl RingBytes {
         Some(RingBytes { start, size })
     }
 
-    /// Asks the processor for the bytes at a position, without waiting for them.
+    /// Asks the processor for the bytes at a position, to write to them, without waiting.
     pub fn fetch(&self, position: u64, length: usize) {
         let offset = position.checked_rem(self.size).unwrap_or(0);
         #[cfg(target_arch = "x86_64")]
         if let Some(start) = self.span(offset, length) {
             for line in (0..length).step_by(64) {
-                // SAFETY: a hint, which cannot fault; `span` checked the range.
+                // SAFETY: a hint, which cannot fault, and does nothing on a processor that does not know it; `span` checked the
+                // range. Fetched for reading the line would be the writer's as well, and storing would wait for that core.
                 unsafe {
-                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                        start.add(line).cast(),
-                    )
+                    std::arch::asm!("prefetchw [{}]", in(reg) start.add(line), options(nostack, preserves_flags));
                 };
             }
         }

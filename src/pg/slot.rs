@@ -148,9 +148,9 @@ impl Slot {
         self.database.load(Ordering::SeqCst) == database && is_set(&self.ready)
     }
 
-    /// Appends a record for which room is reserved; false if the slot has changed hands. Then wakes the writer, if
+    /// Appends a record, in two parts, for which room is reserved; false if the slot has changed hands. Then wakes the writer, if
     /// it waits for this.
-    pub fn append(&self, n: usize, database: u32, kind: EventKind, payload: &[u8]) -> bool {
+    pub fn append(&self, n: usize, database: u32, kind: EventKind, payload: [&[u8]; 2]) -> bool {
         let Some(mut bytes) = RingBytes::of(n) else { return false };
         let appended = locked(n.saturating_add(1), || {
             if self.database.load(Ordering::SeqCst) != database {

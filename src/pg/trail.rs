@@ -131,7 +131,7 @@ pub fn publish(event: &AuditEvent, reservation: Reservation) {
                 record::encode_within(event, limit, scratch);
             }
         }
-        let stored = slot.append(n, my_database(), event.kind, scratch);
+        let stored = slot.append(n, my_database(), event.kind, [scratch, &[]]);
         give_back(n, slot, held);
         stored
     });
@@ -151,8 +151,9 @@ pub fn publish_again(head: &Head, tail: &Tail, reservation: Reservation) -> bool
     let held = u64::from(reservation.bytes);
     let Some(slot) = slot_at(n).filter(|_| held > 0) else { return false };
     let stored = with_scratch(|scratch| {
-        record::encode_again(head, tail, scratch);
-        ring::footprint(scratch.len()) <= held && slot.append(n, my_database(), head.kind, scratch)
+        let tail = record::encode_again(head, tail, scratch);
+        let bytes = scratch.len().saturating_add(tail.len());
+        ring::footprint(bytes) <= held && slot.append(n, my_database(), head.kind, [scratch, tail])
     });
     if stored != Some(true) {
         return false;
@@ -369,7 +370,7 @@ fn push(event: &AuditEvent, limit: u64) -> bool {
         if !slot.reserve(need, limit) {
             return false;
         }
-        let stored = slot.append(n, my_database(), event.kind, scratch);
+        let stored = slot.append(n, my_database(), event.kind, [scratch, &[]]);
         slot.give_back(need);
         stored
     });

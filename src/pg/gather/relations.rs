@@ -86,6 +86,7 @@ impl Entry {
     }
 
     /// Takes what the generated view lends for what it is: read by the agent itself.
+    #[cfg(not(feature = "pg15"))]
     fn mark_lent(&mut self) {
         self.lent = true;
         self.check_as = pg_sys::InvalidOid;
@@ -104,59 +105,64 @@ impl Entry {
 /// # Safety
 /// `list` is the hook's own argument.
 pub unsafe fn entries(list: *mut pg_sys::List) -> Vec<Entry> {
-    let mut entries = Vec::with_capacity(4);
     // SAFETY: the caller's promise.
-    unsafe { entries_into(list, &mut entries) };
-    entries
+    unsafe { each(list) }.collect()
 }
 
-/// As `entries`, in memory that the caller uses again.
+/// As `entries`, one after the other.
 ///
 /// # Safety
-/// As `entries`.
-pub unsafe fn entries_into(list: *mut pg_sys::List, entries: &mut Vec<Entry>) {
-    // SAFETY: a List of nodes of the type that the hook's contract names; entries are only read.
+/// As `entries`; the list outlives what is returned.
+pub unsafe fn each(list: *mut pg_sys::List) -> impl Iterator<Item = Entry> + Clone {
+    // SAFETY: the caller's promise; length and elements belong together.
     unsafe {
-        let length = if list.is_null() { 0 } else { usize::try_from((*list).length).unwrap_or(0) };
-        for i in 0..length {
-            let node = (*(*list).elements.add(i)).ptr_value;
-            #[cfg(feature = "pg15")]
-            {
-                let entry = &*node.cast::<pg_sys::RangeTblEntry>();
-                if entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
-                    continue;
-                }
-                entries.push(Entry {
-                    relid: entry.relid,
-                    required: entry.requiredPerms,
-                    check_as: entry.checkAsUser,
-                    lent: false,
-                    selected: entry.selectedCols,
-                    inserted: entry.insertedCols,
-                    updated: entry.updatedCols,
-                });
-                if Mark::is_lent(entry)
-                    && let Some(last) = entries.last_mut()
-                {
-                    last.mark_lent();
-                }
-            }
-            #[cfg(not(feature = "pg15"))]
-            {
-                let entry = &*node.cast::<pg_sys::RTEPermissionInfo>();
-                entries.push(Entry {
-                    relid: entry.relid,
-                    required: u32::try_from(entry.requiredPerms).unwrap_or(u32::MAX),
-                    check_as: entry.checkAsUser,
-                    lent: false,
-                    selected: entry.selectedCols,
-                    inserted: entry.insertedCols,
-                    updated: entry.updatedCols,
-                });
-            }
-        }
+        let length = list.as_ref().map_or(0, |list| usize::try_from(list.length).unwrap_or(0));
+        (0..length).filter_map(move |i| entry((*(*list).elements.add(i)).ptr_value))
     }
-    entries.retain(|entry| entry.required != 0);
+    .filter(|entry| entry.required != 0)
+}
+
+/// # Safety
+/// `node` is of the type that the hook's contract names; it is only read.
+unsafe fn entry(node: *mut std::ffi::c_void) -> Option<Entry> {
+    #[cfg(feature = "pg15")]
+    // SAFETY: the caller's promise.
+    let (entry, required, lent) = unsafe {
+        let entry = &*node.cast::<pg_sys::RangeTblEntry>();
+        if entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
+            return None;
+        }
+        (entry, entry.requiredPerms, Mark::is_lent(entry))
+    };
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: the caller's promise.
+    let (entry, required, lent) = unsafe {
+        let entry = &*node.cast::<pg_sys::RTEPermissionInfo>();
+        (entry, u32::try_from(entry.requiredPerms).unwrap_or(u32::MAX), false)
+    };
+    Some(Entry {
+        relid: entry.relid,
+        required,
+        check_as: if lent { pg_sys::InvalidOid } else { entry.checkAsUser },
+        lent,
+        selected: entry.selectedCols,
+        inserted: entry.insertedCols,
+        updated: entry.updatedCols,
+    })
+}
+
+/// Whether a generated view lends anything, where the entries themselves do not tell (`mark_lent`).
+///
+/// # Safety
+/// As `mark_lent`.
+#[cfg(not(feature = "pg15"))]
+pub unsafe fn any_lent(range_table: *mut pg_sys::List) -> bool {
+    // SAFETY: a list of range table entries.
+    unsafe {
+        super::names::members(range_table)
+            .iter()
+            .any(|node| Mark::is_lent(&*node.cast::<pg_sys::RangeTblEntry>()))
+    }
 }
 
 /// Marks what generated views lend: from 16 on the marks stand in the range table, apart from the permissions.

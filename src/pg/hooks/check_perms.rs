@@ -95,16 +95,25 @@ static BUFFERS: PerProcess<Cell<(Vec<Entry>, Vec<Wanted>)>> =
 
 #[cfg_attr(feature = "pg15", expect(unused_variables, reason = "it is the list itself"))]
 fn decide(range_table: *mut pg_sys::List, list: *mut pg_sys::List) -> Result<(), Refusal> {
-    let (mut entries, mut wanted) = BUFFERS.take();
     // SAFETY: the hook's own arguments.
+    let each = unsafe { relations::each(list) };
+    #[cfg(feature = "pg15")]
+    let told = true;
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: as above.
+    let told = unsafe { !relations::any_lent(range_table) };
+    // Whatever is decided here must depend on nothing but what `repeated` compares.
+    if each.clone().next().is_none() || (told && repeated::note(each.clone())) {
+        return Ok(());
+    }
+    let (mut entries, mut wanted) = BUFFERS.take();
+    entries.extend(each);
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: as above.
     unsafe {
-        relations::entries_into(list, &mut entries);
-        #[cfg(not(feature = "pg15"))]
         relations::mark_lent(range_table, list, &mut entries);
     }
-    // Whatever is decided here must depend on nothing but what `repeated` compares.
-    let decided = entries.is_empty() || repeated::note(&entries);
-    let outcome = if decided { Ok(()) } else { decide_entries(&entries, &mut wanted) };
+    let outcome = decide_entries(&entries, &mut wanted);
     entries.clear();
     wanted.clear();
     BUFFERS.set((entries, wanted));

@@ -434,7 +434,9 @@ fn count(query: *mut pg_sys::QueryDesc, processed: u64) -> Result<(), Refusal> {
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: outer frame; see hooks/mod.rs. Marking a statement neither panics nor calls the server.
     unsafe {
-        let guard = guc::guarded();
+        // A plain SELECT changes no rows: nothing is left to be done for it.
+        let guard = guc::guarded()
+            && ((*query).operation != pg_sys::CmdType::CMD_SELECT || (*(*query).plannedstmt).hasModifyingCTE);
         if guard {
             statement::set_active(key(query), true);
             withhold::stay();

@@ -245,14 +245,14 @@ impl Open {
     }
 
     /// Adds what was decided before; false where this statement has more to tell already.
-    pub fn note_repeated(&mut self, repeated: &Rc<Repeated>) -> bool {
+    pub fn note_repeated(&mut self, repeated: Rc<Repeated>) -> bool {
         if self.repeated.is_some() || !self.accesses.is_empty() || self.decision != AuditDecision::Allow {
             return false;
         }
         self.policy_version = repeated.policy_version;
         self.rule = self.rule.or(repeated.rule);
         self.observed = repeated.observed();
-        self.repeated = Some(Rc::clone(repeated));
+        self.repeated = Some(repeated);
         true
     }
 
@@ -271,8 +271,8 @@ impl Open {
     }
 
     /// What is known about the statement, where it is a query.
-    pub fn known(&self) -> Option<Rc<Known>> {
-        self.known.clone()
+    pub fn known(&self) -> Option<&Rc<Known>> {
+        self.known.as_ref()
     }
 
     /// Back to how it was when it was opened: what was decided so far is decided anew.
