@@ -96,6 +96,7 @@ pub struct Place {
 
 impl Refusal {
     /// A refusal with no rule and no place.
+    #[cold]
     pub fn new(
         sqlstate: SqlState,
         reason: &'static str,
@@ -123,6 +124,7 @@ impl Refusal {
     }
 
     /// A handshake refusal (28000).
+    #[cold]
     pub fn handshake(
         reason: &'static str,
         message: impl Into<String>,

@@ -115,6 +115,8 @@ def drain(variant: Variant, messages: list[bytes], statement: str = "") -> dict:
     line.exchange(messages[:1])
     flush(server)
     writer = guard.eventually(lambda: _stat(server, "writer_pid"), "there is a writer")
+    # Stopped at work it might hold a lock that the session needs.
+    proc.settled_ns(writer)
     os.kill(writer, signal.SIGSTOP)
     try:
         line.exchange(messages)

@@ -67,6 +67,7 @@ pub fn sqlstate_text(number: c_int) -> [u8; 5] {
 
 /// Prepares a refusal for `raise`: every text moves into PostgreSQL's memory, so that no Rust value is alive when
 /// the error leaves.
+#[cold]
 pub fn prepare(refusal: &Refusal) -> Raised {
     let optional = |text: &str| {
         if text.is_empty() { std::ptr::null() } else { palloc_text(text) }
@@ -87,6 +88,7 @@ pub fn prepare(refusal: &Refusal) -> Raised {
 /// # Safety
 /// Called from a plain outer hook frame: no Rust value with a destructor may be alive in any frame up to the
 /// server's own, because the error leaves by longjmp.
+#[cold]
 pub unsafe fn raise(elevel: u32, raised: Raised) {
     let level = c_int::try_from(elevel).unwrap_or(20);
     // SAFETY: errstart .. errfinish is the sequence of the ereport macro; every pointer is NUL-terminated palloc'd text.

@@ -226,31 +226,11 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
         Some(session) if session.serial == serial => session,
         other => rebind(serial, other.is_some())?,
     };
-    let revocations = epoch::revocations();
-    let standby = standby::is_one();
-    if session.checked.get() == revocations && !standby {
-        let seconds = now.div_euclid(1_000_000);
-        if !session.token.is_within(seconds) {
-            session.token.check_still(seconds, &|_| false)?;
-        }
-    } else {
-        // Those of the primary come to a standby in the tables alone.
-        let overflowed = standby || epoch::revocations_overflowed();
-        let window = *session.token.window();
-        let window_gone =
-            epoch::is_revoked(&window) || (overflowed && window_row(&window).is_none_or(|row| row.revoked));
-        if window_gone {
-            return Err(window_revoked());
-        }
-        let seconds = now.div_euclid(1_000_000);
-        if overflowed {
-            with_revoked_blocks(|in_table| {
-                session.token.check_still(seconds, &|id| epoch::is_revoked(id) || in_table(id))
-            })?;
-        } else {
-            session.token.check_still(seconds, &epoch::is_revoked)?;
-        }
-        session.checked.set(revocations);
+    let seconds = now.div_euclid(1_000_000);
+    if session.checked.get() != epoch::revocations() || standby::is_one() {
+        look_for_revocations(&session, seconds)?;
+    } else if !session.token.is_within(seconds) {
+        session.token.check_still(seconds, &|_| false)?;
     }
     // The transaction may also have run under another token, before this one.
     if endings::doomed()
@@ -262,6 +242,30 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
         Some(ended) if serial != guc::WORKER_SERIAL => Err(warden::too_late(ended)),
         _ => Ok(session),
     }
+}
+
+/// Something was revoked since the last look, or this is a standby.
+#[cold]
+#[inline(never)]
+fn look_for_revocations(session: &Session, seconds: i64) -> Result<(), Refusal> {
+    let revocations = epoch::revocations();
+    // Those of the primary come to a standby in the tables alone.
+    let overflowed = standby::is_one() || epoch::revocations_overflowed();
+    let window = *session.token.window();
+    let window_gone =
+        epoch::is_revoked(&window) || (overflowed && window_row(&window).is_none_or(|row| row.revoked));
+    if window_gone {
+        return Err(window_revoked());
+    }
+    if overflowed {
+        with_revoked_blocks(|in_table| {
+            session.token.check_still(seconds, &|id| epoch::is_revoked(id) || in_table(id))
+        })?;
+    } else {
+        session.token.check_still(seconds, &epoch::is_revoked)?;
+    }
+    session.checked.set(revocations);
+    Ok(())
 }
 
 /// Whether the open transaction may commit: every token that it ran under is still good.
@@ -283,6 +287,8 @@ fn window_revoked() -> Refusal {
 }
 
 /// Replaces the binding by the one that belongs to `serial`, or by none.
+#[cold]
+#[inline(never)]
 fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
     let (before, pending) = with_state(|state| {
         let pending = state.pending.take();

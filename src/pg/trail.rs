@@ -257,6 +257,8 @@ fn try_reserve(n: usize, slot: &Slot, need: u64) -> Option<Reservation> {
 ///
 /// # Errors
 /// As `reserve`.
+#[cold]
+#[inline(never)]
 pub fn reserve_waiting(bytes: usize) -> Result<Reservation, Refusal> {
     let need = needed(bytes);
     let Some(control) = shmem::control() else {

@@ -120,6 +120,7 @@ fn decide(range_table: *mut pg_sys::List, list: *mut pg_sys::List) -> Result<(),
     outcome
 }
 
+#[inline(never)]
 fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Refusal> {
     // Before anything else: the server checks another role in its place.
     for entry in entries.iter().filter(|entry| entry.is_lent()) {

@@ -145,12 +145,11 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         told = raw
             || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
     })?;
-    look_at_masks(query)?;
+    if masks::any() {
+        look_at_masks(query)?;
+    }
     if !told {
-        // With the statement open, so that an error of an output function is recorded as the statement's.
-        // SAFETY: as above.
-        let parameters = unsafe { rows::parameters((*query).params) };
-        statement::with_key(key, |open| open.set_parameters(parameters));
+        tell_parameters(query);
     }
     let Some(session) = bound.filter(|_| top) else { return Ok(()) };
     // SAFETY: the plan is complete.
@@ -164,22 +163,30 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Proves that the plan reads nothing past masks and row filters, and notes which texts are withheld for it.
+/// With the statement open, so that an error of an output function is recorded as the statement's.
+#[inline(never)]
+fn tell_parameters(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: the parameters belong to the query; only read.
+    let parameters = unsafe { rows::parameters((*query).params) };
+    statement::with_key(key(query), |open| open.set_parameters(parameters));
+}
+
+/// Where anything is masked: proves that the plan reads nothing past masks and row filters, and notes which texts are withheld for it.
+#[inline(never)]
 fn look_at_masks(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
-    if masks::any() {
-        let key = key(query);
-        // SAFETY: the plan is complete.
-        let texts = unsafe { second_line::check((*query).plannedstmt, false) };
-        let texts = texts.inspect_err(|refusal| {
-            statement::with_key(key, |open| open.refuse(refusal, false));
-        })?;
-        statement::with_key(key, |open| (open.texts, open.masked) = (texts, true));
-        withhold::begin(texts);
-    }
+    let key = key(query);
+    // SAFETY: the plan is complete.
+    let texts = unsafe { second_line::check((*query).plannedstmt, false) };
+    let texts = texts.inspect_err(|refusal| {
+        statement::with_key(key, |open| open.refuse(refusal, false));
+    })?;
+    statement::with_key(key, |open| (open.texts, open.masked) = (texts, true));
+    withhold::begin(texts);
     Ok(())
 }
 
 /// `waited`, the outer frame's local, is missing where it has waited once. True in it asks for the executor to be started again.
+#[inline(never)]
 fn after_start(query: *mut pg_sys::QueryDesc, waited: Option<*mut bool>) -> Result<(), Refusal> {
     let held = statement::with_key(key(query), |open| {
         open.starting = false;
@@ -196,7 +203,9 @@ fn after_start(query: *mut pg_sys::QueryDesc, waited: Option<*mut bool>) -> Resu
         if !again {
             return Err(refusal);
         }
-        look_at_masks(query)?;
+        if masks::any() {
+            look_at_masks(query)?;
+        }
         // SAFETY: the outer frame's local.
         unsafe { *waited = true };
         return Ok(());
@@ -312,6 +321,7 @@ unsafe fn guarded_run(
 
 /// The extended protocol answers a SELECT when it has run, and ends it when the portal goes: its event must not wait
 /// for that. Cursors are run within FETCH, which is answered itself.
+#[inline(never)]
 fn after_last_run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -338,6 +348,7 @@ fn processed(query: *mut pg_sys::QueryDesc) -> i64 {
 }
 
 /// A portal that outlived its binding gives no more rows; the window may also have ended since the last batch.
+#[inline(never)]
 fn before_run(
     query: *mut pg_sys::QueryDesc,
     receiver: *mut *mut pg_sys::DestReceiver,
@@ -375,6 +386,7 @@ fn before_run(
     Ok(())
 }
 
+#[inline(never)]
 fn after_run(query: *mut pg_sys::QueryDesc, processed: i64) -> Result<(), Refusal> {
     if meter::limited() {
         count(query, u64::try_from(processed).unwrap_or(0))?;

@@ -187,6 +187,7 @@ unsafe fn is_ordinary(access: pg_sys::ObjectAccessType::Type, object: pg_sys::Oi
     }
 }
 
+#[inline(never)]
 fn before(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,

@@ -60,16 +60,22 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argumen
         endings::transaction_over();
     }
     if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
-        // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
-        // SAFETY: a plain pointer of this process.
-        let error = unsafe { pg_sys::debug_query_string.is_null() };
-        if error {
-            calls::clear();
-            object_access::forget_from(0);
-            limit_timer::disarm();
-        }
-        statement::transaction_aborted(error);
+        aborted();
     }
+}
+
+#[cold]
+#[inline(never)]
+fn aborted() {
+    // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
+    // SAFETY: a plain pointer of this process.
+    let error = unsafe { pg_sys::debug_query_string.is_null() };
+    if error {
+        calls::clear();
+        object_access::forget_from(0);
+        limit_timer::disarm();
+    }
+    statement::transaction_aborted(error);
 }
 
 unsafe extern "C-unwind" fn subtransaction(

@@ -74,6 +74,7 @@ pub fn begun(open: &Open) -> bool {
     })
 }
 
+#[inline(never)]
 fn publish_whole(open: &Open) {
     whole(open, |event| trail::publish(&event, open.reservation));
 }
