@@ -8,6 +8,7 @@
 #   make test       every suite below but test-core
 #   make test-unit test-clients test-sql test-attack test-process test-drivers
 #   make test-core  PostgreSQL's own regression suite, with and without the extension: no difference
+#   make test-asserts  the suites that run servers, on a PostgreSQL with assertions, which it builds
 #   make bench      what the guard costs (ROUNDS=…)
 #   make lint       formatting, clippy, sql-check, syntax of the scripts
 #   make sql        assemble sql/agent_guard--VERSION.sql from its parts
@@ -31,7 +32,7 @@ PGRX_ENV = PGRX_PG_CONFIG_PATH="$(PG_CONFIG_PATH)"
 FEATURES = --no-default-features --features pg$(MAJOR)
 
 .PHONY: all build deps install uninstall demo demo-stop test test-unit test-clients test-sql test-attack test-process \
-        test-drivers test-core bench lint sql sql-check clean
+        test-drivers test-core test-asserts test-on-asserts bench lint sql sql-check clean
 
 all: build
 
@@ -81,6 +82,15 @@ test-drivers: build
 
 test-core: build
 	@pg_test/bin/test-core
+
+# Beside the ordinary build: the extension is compiled against that server's headers.
+test-asserts:
+	@pg_test/bin/deps asserts
+	@pg_config=$$(pg_test/bin/pg-asserts) && $(MAKE) --no-print-directory test-on-asserts PG_CONFIG="$$pg_config" \
+	    CARGO_TARGET_DIR='$(GUARD_TARGET)/asserts'
+
+test-on-asserts: build
+	@pg_test/bin/run-tests regress isolation attack process
 
 bench: build
 	@pg_test/bin/bench --rounds=$(ROUNDS)

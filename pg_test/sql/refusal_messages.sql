@@ -44,7 +44,7 @@ ALTER SYSTEM SET work_mem = '1MB';
 SELECT set_config('role', 'postgres', false);
 SET work_mem = '1TB';
 SET client_min_messages = debug1;
-SET statement_timeout = 1;
+SET statement_timeout = 60000;
 SELECT * FROM agent_guard.policy;
 SELECT agent_guard.drop_policy('msg');
 -- the fields that drivers read

@@ -267,5 +267,32 @@ def test_a_writer_that_ends_with_the_journal_ahead_is_followed_by_one_that_store
         assert server.value("select intact from agent_guard.verify_audit()") is True
 
 
+def test_a_revocation_does_not_cut_short_the_record_of_what_it_ends(server):
+    """The error waits for the journal, and is not cancelled a second time meanwhile: it says why the statement was ended."""
+    rules = ("allow", "execute", "function pg_catalog.pg_sleep(double precision)")
+    for _ in range(20):
+        agent, other = Agent(server, *RULES, rules), Agent(server, *RULES)
+        wire = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+        wire.query("begin")
+        wire.send("Q", b"select pg_sleep(60) /* to be revoked */\0")
+        doing = "select wait_event_type from pg_stat_activity where query like %s"
+        mine = "select pg_sleep(60) /* to be%"
+        eventually(lambda: server.rows(doing, mine) == [("Timeout",)], "it runs")
+        with server.connect() as admin, Stopped(server):
+            began = time.monotonic()
+            admin.execute("select agent_guard.revoke_window(%s)", (agent.window_id,))
+            eventually(lambda: admin.execute(doing, (mine,)).fetchall() == [("Extension",)], "it waits for the journal")
+            # Whoever revokes presses on with all that has to go.
+            admin.execute("select agent_guard.revoke_window(%s)", (other.window_id,))
+            pressed = time.monotonic()
+        reply = wire.until("Z")
+        wire.close()
+        # Past its grace the connection ends, and nothing is shown by this.
+        if pressed - began < 0.3 and not reply.closed:
+            assert reply.sqlstate == "57014" and "reason=revoked" in str(reply.errors), reply
+            return
+    raise AssertionError("never quick enough to show anything")
+
+
 if __name__ == "__main__":
     guard.run(globals(), conf=CONF)

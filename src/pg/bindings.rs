@@ -95,6 +95,8 @@ pub struct Slot {
     pub(super) doomed_by: u8,
     /// A signal was sent to the doomed transaction, which may be on its way.
     pub(super) pressed: AtomicU8,
+    /// The doomed transaction is already answering with the error that ends it.
+    pub(super) heard: AtomicU8,
 }
 
 impl Slot {
@@ -406,6 +408,7 @@ unsafe extern "C-unwind" fn at_exit(_code: i32, _arg: pg_sys::Datum) {
         (slot.pid, slot.process, slot.earlier_in) = (0, 0, 0);
         slot.doomed.store(0, Ordering::Relaxed);
         slot.pressed.store(0, Ordering::Relaxed);
+        slot.heard.store(0, Ordering::Relaxed);
     });
 }
 

@@ -20,6 +20,7 @@ unsafe extern "C" {
 fn doom(slot: &mut Slot, transaction: u32, ended: Ended, now: i64) {
     // INVARIANT: the other two are read only by whoever sees the transaction's number, under the lock.
     (slot.doomed_at, slot.doomed_by) = (now, ended.code());
+    slot.heard.store(0, Ordering::Relaxed);
     slot.doomed.store(transaction, Ordering::SeqCst);
 }
 
@@ -66,9 +67,10 @@ pub fn outlived(now: i64) {
     });
 }
 
-/// Sends each doomed transaction that is still open the signal that `choose` has for the time it was doomed at. Returns
-/// whether there was one, and the earliest moment at which a token in charge expires. `choose` must not raise.
-pub fn press(choose: impl Fn(i64) -> i32) -> (bool, i64) {
+/// Sends each doomed transaction that is still open the signal that `choose` has for the time it was doomed at, and for whether it
+/// has heard of that already. Returns whether there was one, and the earliest moment at which a token in charge expires. `choose`
+/// must not raise.
+pub fn press(choose: impl Fn(i64, bool) -> Option<i32>) -> (bool, i64) {
     let (mut any, mut earliest) = (false, i64::MAX);
     each_mut(|slot| {
         if slot.process == 0 {
@@ -79,9 +81,11 @@ pub fn press(choose: impl Fn(i64) -> i32) -> (bool, i64) {
         let doomed = slot.doomed.load(Ordering::Relaxed);
         if doomed != 0 && doomed == open {
             any = true;
-            slot.pressed.store(1, Ordering::SeqCst);
-            // SAFETY: a plain signal to a backend that cannot exit without this lock (at_exit in bindings).
-            unsafe { libc_kill(slot.backend, choose(slot.doomed_at)) };
+            if let Some(signal) = choose(slot.doomed_at, slot.heard.load(Ordering::SeqCst) != 0) {
+                slot.pressed.store(1, Ordering::SeqCst);
+                // SAFETY: a plain signal to a backend that cannot exit without this lock (at_exit in bindings).
+                unsafe { libc_kill(slot.backend, signal) };
+            }
         }
         if slot.pid != 0 && slot.ended().is_none() {
             earliest = earliest.min(slot.hold.expires_at);
@@ -129,18 +133,31 @@ pub fn must_not_commit() -> Option<Ended> {
     (earliest != i64::MAX && earliest <= epoch::clock()).then_some(Ended::Expired)
 }
 
+/// This backend is about to answer with the error that ends its transaction. If that one is doomed, it is cancelled no more: what is
+/// left to do is to record the error, and a cancel would end the wait for that. Neither raises nor panics.
+pub fn heard() {
+    if doomed() {
+        take_back(|slot| slot.heard.store(1, Ordering::SeqCst));
+    }
+}
+
 /// This backend's transaction is over: takes back the cancels that were meant for it. Neither raises nor panics.
 pub fn transaction_over() {
     let Some(slot) = own() else { return };
     if slot.doomed.load(Ordering::SeqCst) == 0 && slot.pressed.load(Ordering::SeqCst) == 0 {
         return;
     }
+    take_back(|slot| slot.doomed.store(0, Ordering::SeqCst));
+}
+
+/// Takes back the cancels that were sent until `mark` has said that there shall be no more.
+fn take_back(mark: impl FnOnce(&mut Slot)) {
     let pressed = with_own(|slot| {
-        slot.doomed.store(0, Ordering::SeqCst);
+        mark(slot);
         slot.pressed.swap(0, Ordering::SeqCst) != 0
     });
     if pressed == Some(true) {
-        // SAFETY: from here on nobody signals for that transaction. What was sent before is delivered at the latest when a
+        // SAFETY: from here on nobody sends a cancel for that transaction. What was sent before is delivered at the latest when a
         // system call returns, of which this one does nothing else; the flag is this process's own (miscadmin.h).
         unsafe {
             libc_kill(pg_sys::MyProcPid, 0);

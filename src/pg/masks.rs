@@ -246,12 +246,7 @@ pub fn stored_by(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
     }
     let opened = compile::Opened::open(relation)?;
     // SAFETY: a materialized view's query belongs to its open cache entry.
-    unsafe {
-        if (*opened.0).rd_rules.is_null() {
-            return None;
-        }
-        read_by(pg_sys::get_view_query(opened.0))
-    }
+    opened.query().and_then(|query| unsafe { read_by(query) })
 }
 
 /// The masked or filtered relation for which the server calls a function with raw values: in an index, a constraint, a

@@ -426,11 +426,31 @@ pub fn settle() -> Result<(), Refusal> {
     // the transaction, hence the binding.
     unsafe {
         pg_sys::PortalHashTableDeleteAll();
-        pg_sys::ResetTempTableNamespace();
+        drop_temporary();
         pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID);
         async_unlisten_all();
     }
     with_state(|state| state.unsettled.take()).flatten().map_or(Ok(()), Err)
+}
+
+/// Drops the session's temporary objects, if it has any.
+///
+/// # Safety
+/// Inside a transaction that has not failed.
+unsafe fn drop_temporary() {
+    // SAFETY: the caller's promise. Whoever changes catalogues needs a snapshot, as their rows may have parts elsewhere; the server
+    // gives none to a statement that sets a variable, and one of the transaction's own would forbid SET TRANSACTION after it. An
+    // error takes it off the stack.
+    unsafe {
+        let (mut namespace, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::GetTempNamespaceState(&mut namespace, &mut toast);
+        if namespace == pg_sys::InvalidOid {
+            return;
+        }
+        pg_sys::PushActiveSnapshot(pg_sys::GetCatalogSnapshot(pg_sys::InvalidOid));
+        pg_sys::ResetTempTableNamespace();
+        pg_sys::PopActiveSnapshot();
+    }
 }
 
 unsafe extern "C-unwind" {

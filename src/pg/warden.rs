@@ -63,7 +63,11 @@ pub fn patrol() -> Option<Duration> {
 
 /// Presses on with the doomed transactions. Returns when to look again, `i64::MAX` for never.
 fn press(now: i64) -> i64 {
-    let signal = |since: i64| if now.saturating_sub(since) < GRACE { SIGINT } else { SIGTERM };
+    let signal = |since: i64, heard: bool| match now.saturating_sub(since) < GRACE {
+        true if heard => None,
+        true => Some(SIGINT),
+        false => Some(SIGTERM),
+    };
     match endings::press(signal) {
         (false, earliest) => earliest,
         (true, earliest) => {

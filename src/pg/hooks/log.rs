@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use pgrx::pg_sys;
 
 use super::super::{
-    door, encoding, guc, held, raise, results, secrets, statement, synced, text, warden, withhold,
+    door, encoding, endings, guc, held, raise, results, secrets, statement, synced, text, warden, withhold,
 };
 use super::guarded;
 
@@ -127,6 +127,7 @@ fn answer_when_recorded(data: &mut pg_sys::ErrorData) {
         // The connection ends: nothing is answered.
         return;
     }
+    endings::heard();
     // What was sent before the error; rows that are held are known to leave only when this one's event is on disk.
     if !held::holding() {
         results::ends_by_error();

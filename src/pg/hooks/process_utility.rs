@@ -155,6 +155,13 @@ fn before(
         session::for_the_session()?;
     }
     let key = statement::next_utility();
+    // SAFETY: the state of the transaction is this process's own.
+    if unsafe { pg_sys::IsAbortedTransactionBlockState() } {
+        end_failed(key, command, text, node)?;
+        // SAFETY: the outer frame's local.
+        unsafe { *frame = Some(Frame { resets_all, key, sets_token, counts: Counts::Nothing }) };
+        return Ok(());
+    }
     let session = session::current();
     // SAFETY: as above.
     let needs = unsafe { utility::needs(node) };
@@ -250,6 +257,24 @@ fn before(
     object_access::enter(permit, node);
     // SAFETY: the outer frame's local.
     unsafe { *frame = Some(Frame { resets_all, key, sets_token, counts: counts(node) }) };
+    Ok(())
+}
+
+/// The end of a transaction that has failed, or of the part of it that has: recorded, and decided by nobody. The server lets nothing
+/// else come here, of which nothing can last; and where no transaction is in progress, neither a policy nor the tables that a
+/// standby knows revocations from can be read.
+fn end_failed(
+    key: Key,
+    command: &'static str,
+    text: Rc<str>,
+    node: *mut pg_sys::Node,
+) -> Result<(), Refusal> {
+    let session = session::bound();
+    statement::open(
+        Opening { key, command, text, known: None, session, form: Some(Form::Plain), at: None },
+        |open| open.node = 0,
+    )?;
+    object_access::enter(Needs::ordinary().permit, node);
     Ok(())
 }
 

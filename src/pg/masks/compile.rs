@@ -116,6 +116,17 @@ impl Opened {
         unsafe { version::attributes((*self.0).rd_att) }
     }
 
+    /// The query of a view or a materialized view, which belongs to its cache entry. get_view_query of the server's is for views alone.
+    pub fn query(&self) -> Option<*mut pg_sys::Query> {
+        // SAFETY: the rules of an open relation are null or complete; the action of a rule ON SELECT is one query.
+        unsafe {
+            let rules = (*self.0).rd_rules.as_ref()?;
+            let all = std::slice::from_raw_parts(rules.rules, usize::try_from(rules.numLocks).ok()?);
+            let select = all.iter().find(|rule| (***rule).event == pg_sys::CmdType::CMD_SELECT)?;
+            names::members((**select).actions).first().map(|query| query.cast())
+        }
+    }
+
     /// The number of the live column of this name.
     pub fn number(&self, name: &str) -> Option<i16> {
         let found =

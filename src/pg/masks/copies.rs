@@ -141,12 +141,11 @@ unsafe extern "C-unwind" fn uses_node(node: *mut pg_sys::Node, context: *mut c_v
 
 /// What a materialized view stores is a copy where its query reads a masked or filtered relation, through views too.
 unsafe fn materialized(declared: &Declared, opened: &Opened) -> Result<Vec<(i16, String)>, Refusal> {
-    // SAFETY: a materialized view has a rule, whose query belongs to its cache entry.
+    // SAFETY: the relation is open, and its query belongs to its cache entry.
     unsafe {
-        if (*opened.0).rd_rules.is_null() {
+        let Some(query) = opened.query() else {
             return Err(unusable((*opened.0).rd_id, "The materialized view has no query."));
-        }
-        let query = pg_sys::get_view_query(opened.0);
+        };
         let reads = sensitive(declared, query);
         Ok(reads
             .map(|relation| {
@@ -174,10 +173,10 @@ pub unsafe fn sensitive(declared: &Declared, query: *mut pg_sys::Query) -> Optio
             seen.push(next);
             let Some(facts) = catalog::relation_facts(next) else { continue };
             if matches!(facts.kind, b'v' | b'm') && !declared.settled(next) {
-                if let Some(relation) =
-                    Opened::open(next).filter(|relation| !(*relation.0).rd_rules.is_null())
+                if let Some(relation) = Opened::open(next)
+                    && let Some(query) = relation.query()
                 {
-                    open.extend(names::read_by_query(pg_sys::get_view_query(relation.0)));
+                    open.extend(names::read_by_query(query));
                 }
                 continue;
             }
