@@ -39,6 +39,7 @@ mod held;
 mod hooks;
 mod insert;
 mod journal;
+mod journal_walk;
 pub mod keys;
 mod known;
 mod label;
