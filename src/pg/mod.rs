@@ -49,6 +49,7 @@ mod ledger;
 mod ledger_store;
 mod limit_timer;
 mod log_json;
+mod long_text;
 mod mark;
 mod masked_view;
 mod masks;

@@ -141,6 +141,8 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             open.refuse(refusal, true);
         }
         top = open.is_top_level();
+        // SAFETY: as below.
+        unsafe { rows::parameter_types((*query).params, open.parameter_types()) };
         // SAFETY: the parameters belong to the query; only read.
         told = raw
             || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });

@@ -11,7 +11,7 @@ use super::super::gather::utility::{self, Needs};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
     approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, outgoing, quick, record,
-    results, secrets, session, settings, synced, text, upkeep, withhold,
+    results, rows, secrets, session, settings, synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -83,7 +83,7 @@ unsafe extern "C-unwind" fn utility(
         let mut frame: Option<Frame> = None;
         let mut statement = statement;
         if guc::guarded() {
-            raise_if(checked(|| before(statement, source, context, &raw mut frame)));
+            raise_if(checked(|| before(statement, source, context, parameters, &raw mut frame)));
             raise_if(checked(|| rewrite(&raw mut statement)));
         }
         if upkeep::needs_a_look((*statement).utilityStmt) {
@@ -124,10 +124,23 @@ unsafe extern "C-unwind" fn utility(
     }
 }
 
+/// What CALL was given stands nowhere else; what a query within EXPLAIN or CREATE TABLE AS was given, in its own event too.
+fn tell_parameters(key: Key, parameters: pg_sys::ParamListInfo) {
+    // With the statement open, so that an error of an output function is recorded as the statement's.
+    // SAFETY: the parameters of the statement that is about to run.
+    let values = unsafe { rows::parameters(parameters) };
+    statement::with_key(key, |open| {
+        // SAFETY: as above.
+        unsafe { rows::parameter_types(parameters, open.parameter_types()) };
+        open.set_parameters(values);
+    });
+}
+
 fn before(
     planned: *mut pg_sys::PlannedStmt,
     source: *const c_char,
     context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
     frame: *mut Option<Frame>,
 ) -> Result<(), Refusal> {
     // SAFETY: the server passes a complete utility PlannedStmt; only read.
@@ -142,7 +155,8 @@ fn before(
     // SAFETY: the source is NUL-terminated.
     let mut text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
     withhold::stay();
-    if withhold::inside_raw() && calls::any() {
+    let raw = withhold::inside_raw() && calls::any();
+    if raw {
         text = withhold::TEXT.into();
     }
     // SAFETY: a valid utility statement; the tag's name is a static string.
@@ -203,6 +217,9 @@ fn before(
     // SAFETY: as above.
     let makes_table = unsafe { utility::table_made(node) }.is_some();
     statement::open(opening, |open| (open.node, open.makes_table) = (node.addr(), makes_table))?;
+    if !parameters.is_null() && !raw {
+        tell_parameters(key, parameters);
+    }
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));
     }
