@@ -191,7 +191,9 @@ proptest! {
         prop_assert_eq!(back.cut.accesses, back.accesses().len() < accesses.len());
         let whole = match (back.parameters(), &made.parameters) {
             (None, None) => true,
-            (Some(items), Some(made)) => items.eq(made.iter().map(Option::as_deref)),
+            (Some(items), Some(values)) => {
+                items.eq(values.iter().map(Option::as_deref)) && back.parameter_types == made.types
+            }
             _ => false,
         };
         prop_assert_eq!(back.cut.parameters, !whole);

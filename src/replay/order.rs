@@ -184,8 +184,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_trail_has_lost_leaves_its_statements_at_the_top() {
-        assert_eq!(shape(&[event(7, 100, 5, 3), event(9, 300, 5, 0)]), [(7, 0), (9, 0)]);
+    fn what_no_statement_ran_is_not_the_clients_all_the_same() {
+        assert_eq!(shape(&[event(7, 100, 5, 3), event(9, 300, 5, 0)]), [(7, 1), (9, 0)]);
         assert_eq!(shape(&[]), []);
     }
 
@@ -225,7 +225,7 @@ mod tests {
             prop_assert_eq!(seen, (0..events.len()).collect::<Vec<_>>());
             for (i, step) in steps.iter().enumerate() {
                 match step.parent {
-                    None => prop_assert_eq!(step.depth, 0),
+                    None => prop_assert_eq!(step.depth, usize::from(times[step.event].2 > 0)),
                     Some(parent) => {
                         prop_assert!(parent < i);
                         prop_assert_eq!(step.depth, steps[parent].depth + 1);
