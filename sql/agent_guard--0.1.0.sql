@@ -163,6 +163,8 @@ CREATE UNLOGGED TABLE agent_guard.audit_segment (
     truncated text[],
     block_ids text[],
     decided_by text,
+    -- OIDs as texts: what the journal has too.
+    parameter_types text[],
     hash bytea NOT NULL
 ) WITH (autovacuum_enabled = off);
 COMMENT ON TABLE agent_guard.audit_segment IS 'Parent of the audit trail''s segments; itself always empty. Read the view audit instead.';
@@ -330,39 +332,64 @@ CREATE INDEX ON agent_guard.audit_segment_15 USING gin (accesses jsonb_path_ops)
 COMMENT ON TABLE agent_guard.audit_segment_15 IS 'Segment of the audit trail; read the view audit instead';
 REVOKE ALL ON agent_guard.audit_segment_15 FROM PUBLIC;
 
+-- A text that is too long for its statement's event stands before it in pieces (src/pg/long_text.rs), each with their number.
+-- A function, so that the planner does not count a look at every segment for each row of the view (and has the query compiled).
+-- Whoever reads the view calls it, hence PUBLIC: it tells a text to those who know its SHA-256, which is in the view.
+CREATE FUNCTION agent_guard.long_statement(at timestamptz, pid integer, sha256 bytea, OUT statement text, OUT whole boolean)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE SECURITY DEFINER COST 10
+    SET search_path = pg_catalog, pg_temp
+    SET jit = off
+    AS $$
+    SELECT string_agg(p.parameters[1], '' ORDER BY p.seq), bool_and(p.truncated IS NULL)
+    FROM agent_guard.audit_segment p
+    WHERE p.at = $1 AND p.pid = $2 AND p.event = 'text' AND p.statement_sha256 = $3
+    HAVING count(*) = max(p.rows)
+    $$;
+COMMENT ON FUNCTION agent_guard.long_statement(timestamptz, integer, bytea) IS 'The text of a long statement of the audit trail; read the view audit instead';
+
 CREATE VIEW agent_guard.audit AS
 SELECT
-    seq,
-    at,
-    session_id,
-    window_id,
-    lineage,
-    role,
+    s.seq,
+    s.at,
+    s.session_id,
+    s.window_id,
+    s.lineage,
+    s.role,
     pg_catalog.current_database()::text AS database,
-    client_addr,
-    pid,
-    xid,
-    level,
-    command,
-    statement,
-    parameters,
-    accesses,
-    decision,
-    rule_id,
-    rows,
-    duration,
-    sqlstate,
-    message,
-    event,
-    application_name,
-    statement_length,
-    statement_sha256,
-    policy_version,
-    truncated,
-    block_ids,
-    decided_by,
-    hash
-FROM agent_guard.audit_segment;
+    s.client_addr,
+    s.pid,
+    s.xid,
+    s.level,
+    s.command,
+    CASE
+        WHEN s.statement_sha256 IS NULL OR s.event OPERATOR(pg_catalog.=) 'text' THEN s.statement
+        ELSE COALESCE((agent_guard.long_statement(s.at, s.pid, s.statement_sha256)).statement, s.statement)
+    END AS statement,
+    s.parameters,
+    s.accesses,
+    s.decision,
+    s.rule_id,
+    s.rows,
+    s.duration,
+    s.sqlstate,
+    s.message,
+    s.event,
+    s.application_name,
+    s.statement_length,
+    s.statement_sha256,
+    s.policy_version,
+    CASE
+        WHEN s.statement_sha256 IS NOT NULL AND s.event OPERATOR(pg_catalog.<>) 'text'
+            AND (agent_guard.long_statement(s.at, s.pid, s.statement_sha256)).whole
+        THEN CASE WHEN s.truncated[2] IS NOT NULL THEN pg_catalog.array_remove(s.truncated, 'statement') END
+        ELSE s.truncated
+    END AS truncated,
+    s.block_ids,
+    s.decided_by,
+    s.hash,
+    (SELECT pg_catalog.array_agg(pg_catalog.format_type(t.oid::pg_catalog.oid, NULL) ORDER BY t.n)
+        FROM pg_catalog.unnest(s.parameter_types) WITH ORDINALITY t (oid, n)) AS parameter_types
+FROM agent_guard.audit_segment s;
 COMMENT ON VIEW agent_guard.audit IS 'The audit trail of this database: one row for each event, the oldest gone beyond agent_guard.audit_capacity.';
 COMMENT ON COLUMN agent_guard.audit.seq IS 'Number of the event; grows by one.';
 COMMENT ON COLUMN agent_guard.audit.at IS 'When the statement began.';
@@ -376,8 +403,8 @@ COMMENT ON COLUMN agent_guard.audit.pid IS 'Process id of the backend.';
 COMMENT ON COLUMN agent_guard.audit.xid IS 'Transaction, where it had an id; within a savepoint or a block with an exception clause the subtransaction, which is what its rows have as xmin.';
 COMMENT ON COLUMN agent_guard.audit.level IS 'Nesting level; 0 is what the client sent.';
 COMMENT ON COLUMN agent_guard.audit.command IS 'Command tag.';
-COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out, at most 32 kB.';
-COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters.';
+COMMENT ON COLUMN agent_guard.audit.statement IS 'Text of the statement, secrets taken out; whole up to agent_guard.audit_statement_size.';
+COMMENT ON COLUMN agent_guard.audit.parameters IS 'Values of the parameters; of a text, the piece.';
 COMMENT ON COLUMN agent_guard.audit.accesses IS 'What the statement needed: action, object, columns, decision, rule.';
 COMMENT ON COLUMN agent_guard.audit.decision IS 'allow, deny, approve (held for approval), or observe (would have been denied).';
 COMMENT ON COLUMN agent_guard.audit.rule_id IS 'The rule that decided.';
@@ -385,15 +412,16 @@ COMMENT ON COLUMN agent_guard.audit.rows IS 'Rows returned or changed.';
 COMMENT ON COLUMN agent_guard.audit.duration IS 'How long it took.';
 COMMENT ON COLUMN agent_guard.audit.sqlstate IS 'SQLSTATE of a failure.';
 COMMENT ON COLUMN agent_guard.audit.message IS 'Message of a failure.';
-COMMENT ON COLUMN agent_guard.audit.event IS 'statement, begun, bind, unbind, handshake_refused, approval_request, approval, results (see audit_results), fault, chain_begin, admin.';
+COMMENT ON COLUMN agent_guard.audit.event IS 'statement, text (a piece of the text of the statement that follows), begun, bind, unbind, handshake_refused, approval_request, approval, results (see audit_results), fault, chain_begin, admin.';
 COMMENT ON COLUMN agent_guard.audit.application_name IS 'application_name of the client.';
 COMMENT ON COLUMN agent_guard.audit.statement_length IS 'Length of the whole text in bytes.';
-COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than what is kept.';
+COMMENT ON COLUMN agent_guard.audit.statement_sha256 IS 'SHA-256 of the whole text as it was received, where it is longer than 32 kB.';
 COMMENT ON COLUMN agent_guard.audit.policy_version IS 'Version of the policy that decided.';
 COMMENT ON COLUMN agent_guard.audit.truncated IS 'Names of the columns that are not whole.';
 COMMENT ON COLUMN agent_guard.audit.block_ids IS 'The blocks of the session''s token, the root''s first, as revoke_block takes them; for a refused handshake those of the refused token, where its signature was right.';
 COMMENT ON COLUMN agent_guard.audit.decided_by IS 'What of a token refused: window, or the id of the block.';
 COMMENT ON COLUMN agent_guard.audit.hash IS 'SHA-256 over the event and the hash of the event before it.';
+COMMENT ON COLUMN agent_guard.audit.parameter_types IS 'Types of the parameters.';
 REVOKE ALL ON agent_guard.audit FROM PUBLIC;
 
 -- A result is one or more events of the kind results: texts in parameters, the first of each saying what the others are
@@ -486,43 +514,6 @@ CREATE FUNCTION agent_guard.audit_counters(
     AS 'MODULE_PATHNAME', 'audit_counters_wrapper';
 COMMENT ON FUNCTION agent_guard.audit_counters() IS 'Counters of this database''s audit trail; read the view stat instead.';
 REVOKE ALL ON FUNCTION agent_guard.audit_counters() FROM PUBLIC;
-
-CREATE VIEW agent_guard.stat AS
-SELECT
-    pg_catalog.current_database()::text AS database,
-    statements,
-    denied,
-    events,
-    ring_bytes,
-    ring_size,
-    reserved_bytes,
-    pending,
-    waits,
-    refused,
-    dropped,
-    faults,
-    writer_pid,
-    writer_restarts
-FROM agent_guard.audit_counters();
-COMMENT ON VIEW agent_guard.stat IS 'Counters of this database''s audit trail since the server started.';
-COMMENT ON COLUMN agent_guard.stat.statements IS 'Statements recorded.';
-COMMENT ON COLUMN agent_guard.stat.denied IS 'Denials and refused handshakes recorded.';
-COMMENT ON COLUMN agent_guard.stat.events IS 'Events recorded.';
-COMMENT ON COLUMN agent_guard.stat.ring_bytes IS 'Bytes of events that wait in the ring.';
-COMMENT ON COLUMN agent_guard.stat.ring_size IS 'Bytes of the ring.';
-COMMENT ON COLUMN agent_guard.stat.reserved_bytes IS 'Bytes promised to running statements.';
-COMMENT ON COLUMN agent_guard.stat.pending IS 'Events that are not queryable yet.';
-COMMENT ON COLUMN agent_guard.stat.waits IS 'Times a statement waited for room or for the writer.';
-COMMENT ON COLUMN agent_guard.stat.refused IS 'Statements denied because the trail could not take their event.';
-COMMENT ON COLUMN agent_guard.stat.dropped IS 'Events lost; 0 unless agent_guard.audit_overflow is drop.';
-COMMENT ON COLUMN agent_guard.stat.faults IS 'Events that could not be stored as they were.';
-COMMENT ON COLUMN agent_guard.stat.writer_pid IS 'Process id of the writer; null while it rests.';
-COMMENT ON COLUMN agent_guard.stat.writer_restarts IS 'Writers started after the first.';
-COMMENT ON COLUMN agent_guard.stat.database IS 'This database.';
-REVOKE ALL ON agent_guard.stat FROM PUBLIC;
-GRANT USAGE ON SCHEMA agent_guard TO pg_monitor;
-GRANT EXECUTE ON FUNCTION agent_guard.audit_counters() TO pg_monitor;
-GRANT SELECT ON agent_guard.stat TO pg_monitor;
 
 -- functions.sql
 
@@ -1515,6 +1506,49 @@ CREATE FUNCTION agent_guard.approval_impact(request_id uuid, exact boolean DEFAU
 COMMENT ON FUNCTION agent_guard.approval_impact(uuid, boolean) IS
     'What a held statement would do as things stand: objects with rows and locks, the plan of a query, foreign keys and views, masked columns, sessions in its way; estimates, and with exact counts for which five seconds are taken at most';
 
+-- Here for the requests that it counts.
+CREATE VIEW agent_guard.stat AS
+SELECT
+    pg_catalog.current_database()::text AS database,
+    statements,
+    denied,
+    events,
+    ring_bytes,
+    ring_size,
+    reserved_bytes,
+    pending,
+    waits,
+    refused,
+    dropped,
+    faults,
+    writer_pid,
+    writer_restarts,
+    (SELECT pg_catalog.count(*) FROM agent_guard.approval_request r
+        WHERE r.requested_at OPERATOR(pg_catalog.>=) pg_catalog.pg_postmaster_start_time()) AS approvals,
+    (ring_bytes::float8 OPERATOR(pg_catalog./) NULLIF(ring_size, 0))::float4 AS ring_fill
+FROM agent_guard.audit_counters();
+COMMENT ON VIEW agent_guard.stat IS 'Counters of this database''s audit trail since the server started.';
+COMMENT ON COLUMN agent_guard.stat.statements IS 'Statements recorded.';
+COMMENT ON COLUMN agent_guard.stat.denied IS 'Denials and refused handshakes recorded.';
+COMMENT ON COLUMN agent_guard.stat.events IS 'Events recorded.';
+COMMENT ON COLUMN agent_guard.stat.ring_bytes IS 'Bytes of events that wait in the ring.';
+COMMENT ON COLUMN agent_guard.stat.ring_size IS 'Bytes of the ring.';
+COMMENT ON COLUMN agent_guard.stat.reserved_bytes IS 'Bytes promised to running statements.';
+COMMENT ON COLUMN agent_guard.stat.pending IS 'Events that are not queryable yet.';
+COMMENT ON COLUMN agent_guard.stat.waits IS 'Times a statement waited for room or for the writer.';
+COMMENT ON COLUMN agent_guard.stat.refused IS 'Statements denied because the trail could not take their event.';
+COMMENT ON COLUMN agent_guard.stat.dropped IS 'Events lost; 0 unless agent_guard.audit_overflow is drop.';
+COMMENT ON COLUMN agent_guard.stat.faults IS 'Events that could not be stored as they were.';
+COMMENT ON COLUMN agent_guard.stat.writer_pid IS 'Process id of the writer; null while it rests.';
+COMMENT ON COLUMN agent_guard.stat.writer_restarts IS 'Writers started after the first.';
+COMMENT ON COLUMN agent_guard.stat.approvals IS 'Statements put to approval since the server started.';
+COMMENT ON COLUMN agent_guard.stat.ring_fill IS 'How full the ring is, from 0 to 1.';
+COMMENT ON COLUMN agent_guard.stat.database IS 'This database.';
+REVOKE ALL ON agent_guard.stat FROM PUBLIC;
+GRANT USAGE ON SCHEMA agent_guard TO pg_monitor;
+GRANT EXECUTE ON FUNCTION agent_guard.audit_counters() TO pg_monitor;
+GRANT SELECT ON agent_guard.stat TO pg_monitor;
+
 -- replay.sql
 
 -- Playing a session back, out of the audit trail. The order and the rendering are the core's (src/replay, src/report);
@@ -1564,7 +1598,8 @@ CREATE FUNCTION agent_guard.session_events(session_id uuid, max_events bigint DE
             'xact', CASE WHEN a.xid >= pg_snapshot_xmax(pg_current_snapshot()) THEN 'in progress'
                 ELSE pg_xact_status(a.xid) END,
             'truncated', a.truncated, 'results', to_json(r)) ORDER BY a.seq), '[]')
-    FROM (SELECT * FROM e WHERE e.event <> 'results' OR e.seq IN (SELECT first_seq FROM stray) ORDER BY e.seq LIMIT $2) a
+    FROM (SELECT * FROM e WHERE e.event NOT IN ('results', 'text') OR e.seq IN (SELECT first_seq FROM stray)
+        ORDER BY e.seq LIMIT $2) a
     LEFT JOIN r ON r.at = a.at AND (a.event = 'results' OR a.event = 'statement' AND a.level = 0)
     $$;
 COMMENT ON FUNCTION agent_guard.session_events(uuid, bigint) IS 'What the trail holds of a session, as replay reads it';
@@ -1572,14 +1607,14 @@ COMMENT ON FUNCTION agent_guard.session_events(uuid, bigint) IS 'What the trail 
 CREATE FUNCTION agent_guard.replay(session_id uuid) RETURNS TABLE (step integer, seq bigint, at timestamptz,
         since_start interval, depth integer, parent bigint, event text, command text, statement text, parameters text[],
         decision text, rule_id bigint, rows bigint, duration interval, effect text, sqlstate text, message text,
-        accesses jsonb, truncated text[], results json)
+        accesses jsonb, truncated text[], results json, parameter_types text[])
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET jit = off
     AS $$
     SELECT s.step, a.seq, a.at, a.at - min(a.at) OVER (), s.depth, s.parent, a.event, a.command, a.statement,
         CASE WHEN a.event <> 'results' THEN a.parameters END, a.decision, a.rule_id, a.rows, a.duration, s.effect,
-        a.sqlstate, CASE WHEN a.event <> 'results' THEN a.message END, a.accesses, a.truncated, to_json(r)
+        a.sqlstate, CASE WHEN a.event <> 'results' THEN a.message END, a.accesses, a.truncated, to_json(r), a.parameter_types
     FROM agent_guard.replay_steps(agent_guard.session_events($1)) s
     JOIN agent_guard.audit a ON a.seq = s.seq AND a.session_id = $1
     LEFT JOIN (SELECT * FROM agent_guard.audit_results x WHERE x.session_id = $1) r
@@ -1675,6 +1710,18 @@ CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAU
     $$;
 COMMENT ON FUNCTION agent_guard.simulate_policy(text, timestamptz, jsonb, timestamptz, uuid) IS
     'Decides recorded accesses again under a stored policy or a document: what would be newly denied, newly allowed, newly masked, or held to a condition';
+
+CREATE FUNCTION agent_guard.simulate_policy(document jsonb, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+        session_id uuid DEFAULT NULL)
+    RETURNS TABLE (change text, seq bigint, at timestamptz, session_id uuid, lineage text[], role text, command text,
+        statement text, action text, object text, columns text, decision_then text, rule_then bigint, rule_now bigint,
+        reason text)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET jit = off
+    AS $$ SELECT * FROM agent_guard.simulate_policy(NULL::text, $2, $1, $3, $4) $$;
+COMMENT ON FUNCTION agent_guard.simulate_policy(jsonb, timestamptz, timestamptz, uuid) IS
+    'As simulate_policy of a stored policy, under a document that nobody has applied';
 
 CREATE FUNCTION agent_guard.decide_accesses(policy text, accesses json, OUT number integer, OUT allowed boolean, OUT rule_id bigint, OUT reason text) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -2119,6 +2166,8 @@ GRANT EXECUTE ON FUNCTION agent_guard.mask_hash(text), agent_guard.mask_hash(int
     agent_guard.mask_month(timestamptz), agent_guard.mask_bucket(double precision, double precision),
     agent_guard.mask_json(json, text[]), agent_guard.mask_json(jsonb, text[]) TO PUBLIC;
 -- == agents (end) ==
+-- The view audit calls it as whoever reads the view.
+GRANT EXECUTE ON FUNCTION agent_guard.long_statement(timestamptz, integer, bytea) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION agent_guard.journal_read(text) TO pg_read_server_files;
 
 -- pg_dump carries policies and their rules. Never windows, revocations, keys and the record, which belong to one

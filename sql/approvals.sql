@@ -243,3 +243,46 @@ CREATE FUNCTION agent_guard.approval_impact(request_id uuid, exact boolean DEFAU
     $$;
 COMMENT ON FUNCTION agent_guard.approval_impact(uuid, boolean) IS
     'What a held statement would do as things stand: objects with rows and locks, the plan of a query, foreign keys and views, masked columns, sessions in its way; estimates, and with exact counts for which five seconds are taken at most';
+
+-- Here for the requests that it counts.
+CREATE VIEW agent_guard.stat AS
+SELECT
+    pg_catalog.current_database()::text AS database,
+    statements,
+    denied,
+    events,
+    ring_bytes,
+    ring_size,
+    reserved_bytes,
+    pending,
+    waits,
+    refused,
+    dropped,
+    faults,
+    writer_pid,
+    writer_restarts,
+    (SELECT pg_catalog.count(*) FROM agent_guard.approval_request r
+        WHERE r.requested_at OPERATOR(pg_catalog.>=) pg_catalog.pg_postmaster_start_time()) AS approvals,
+    (ring_bytes::float8 OPERATOR(pg_catalog./) NULLIF(ring_size, 0))::float4 AS ring_fill
+FROM agent_guard.audit_counters();
+COMMENT ON VIEW agent_guard.stat IS 'Counters of this database''s audit trail since the server started.';
+COMMENT ON COLUMN agent_guard.stat.statements IS 'Statements recorded.';
+COMMENT ON COLUMN agent_guard.stat.denied IS 'Denials and refused handshakes recorded.';
+COMMENT ON COLUMN agent_guard.stat.events IS 'Events recorded.';
+COMMENT ON COLUMN agent_guard.stat.ring_bytes IS 'Bytes of events that wait in the ring.';
+COMMENT ON COLUMN agent_guard.stat.ring_size IS 'Bytes of the ring.';
+COMMENT ON COLUMN agent_guard.stat.reserved_bytes IS 'Bytes promised to running statements.';
+COMMENT ON COLUMN agent_guard.stat.pending IS 'Events that are not queryable yet.';
+COMMENT ON COLUMN agent_guard.stat.waits IS 'Times a statement waited for room or for the writer.';
+COMMENT ON COLUMN agent_guard.stat.refused IS 'Statements denied because the trail could not take their event.';
+COMMENT ON COLUMN agent_guard.stat.dropped IS 'Events lost; 0 unless agent_guard.audit_overflow is drop.';
+COMMENT ON COLUMN agent_guard.stat.faults IS 'Events that could not be stored as they were.';
+COMMENT ON COLUMN agent_guard.stat.writer_pid IS 'Process id of the writer; null while it rests.';
+COMMENT ON COLUMN agent_guard.stat.writer_restarts IS 'Writers started after the first.';
+COMMENT ON COLUMN agent_guard.stat.approvals IS 'Statements put to approval since the server started.';
+COMMENT ON COLUMN agent_guard.stat.ring_fill IS 'How full the ring is, from 0 to 1.';
+COMMENT ON COLUMN agent_guard.stat.database IS 'This database.';
+REVOKE ALL ON agent_guard.stat FROM PUBLIC;
+GRANT USAGE ON SCHEMA agent_guard TO pg_monitor;
+GRANT EXECUTE ON FUNCTION agent_guard.audit_counters() TO pg_monitor;
+GRANT SELECT ON agent_guard.stat TO pg_monitor;

@@ -24,6 +24,8 @@ GRANT EXECUTE ON FUNCTION agent_guard.mask_hash(text), agent_guard.mask_hash(int
     agent_guard.mask_month(timestamptz), agent_guard.mask_bucket(double precision, double precision),
     agent_guard.mask_json(json, text[]), agent_guard.mask_json(jsonb, text[]) TO PUBLIC;
 -- == agents (end) ==
+-- The view audit calls it as whoever reads the view.
+GRANT EXECUTE ON FUNCTION agent_guard.long_statement(timestamptz, integer, bytea) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION agent_guard.journal_read(text) TO pg_read_server_files;
 
 -- pg_dump carries policies and their rules. Never windows, revocations, keys and the record, which belong to one

@@ -47,6 +47,18 @@ CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAU
 COMMENT ON FUNCTION agent_guard.simulate_policy(text, timestamptz, jsonb, timestamptz, uuid) IS
     'Decides recorded accesses again under a stored policy or a document: what would be newly denied, newly allowed, newly masked, or held to a condition';
 
+CREATE FUNCTION agent_guard.simulate_policy(document jsonb, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+        session_id uuid DEFAULT NULL)
+    RETURNS TABLE (change text, seq bigint, at timestamptz, session_id uuid, lineage text[], role text, command text,
+        statement text, action text, object text, columns text, decision_then text, rule_then bigint, rule_now bigint,
+        reason text)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET jit = off
+    AS $$ SELECT * FROM agent_guard.simulate_policy(NULL::text, $2, $1, $3, $4) $$;
+COMMENT ON FUNCTION agent_guard.simulate_policy(jsonb, timestamptz, timestamptz, uuid) IS
+    'As simulate_policy of a stored policy, under a document that nobody has applied';
+
 CREATE FUNCTION agent_guard.decide_accesses(policy text, accesses json, OUT number integer, OUT allowed boolean, OUT rule_id bigint, OUT reason text) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp

@@ -45,7 +45,8 @@ CREATE FUNCTION agent_guard.session_events(session_id uuid, max_events bigint DE
             'xact', CASE WHEN a.xid >= pg_snapshot_xmax(pg_current_snapshot()) THEN 'in progress'
                 ELSE pg_xact_status(a.xid) END,
             'truncated', a.truncated, 'results', to_json(r)) ORDER BY a.seq), '[]')
-    FROM (SELECT * FROM e WHERE e.event <> 'results' OR e.seq IN (SELECT first_seq FROM stray) ORDER BY e.seq LIMIT $2) a
+    FROM (SELECT * FROM e WHERE e.event NOT IN ('results', 'text') OR e.seq IN (SELECT first_seq FROM stray)
+        ORDER BY e.seq LIMIT $2) a
     LEFT JOIN r ON r.at = a.at AND (a.event = 'results' OR a.event = 'statement' AND a.level = 0)
     $$;
 COMMENT ON FUNCTION agent_guard.session_events(uuid, bigint) IS 'What the trail holds of a session, as replay reads it';
@@ -53,14 +54,14 @@ COMMENT ON FUNCTION agent_guard.session_events(uuid, bigint) IS 'What the trail 
 CREATE FUNCTION agent_guard.replay(session_id uuid) RETURNS TABLE (step integer, seq bigint, at timestamptz,
         since_start interval, depth integer, parent bigint, event text, command text, statement text, parameters text[],
         decision text, rule_id bigint, rows bigint, duration interval, effect text, sqlstate text, message text,
-        accesses jsonb, truncated text[], results json)
+        accesses jsonb, truncated text[], results json, parameter_types text[])
     LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET jit = off
     AS $$
     SELECT s.step, a.seq, a.at, a.at - min(a.at) OVER (), s.depth, s.parent, a.event, a.command, a.statement,
         CASE WHEN a.event <> 'results' THEN a.parameters END, a.decision, a.rule_id, a.rows, a.duration, s.effect,
-        a.sqlstate, CASE WHEN a.event <> 'results' THEN a.message END, a.accesses, a.truncated, to_json(r)
+        a.sqlstate, CASE WHEN a.event <> 'results' THEN a.message END, a.accesses, a.truncated, to_json(r), a.parameter_types
     FROM agent_guard.replay_steps(agent_guard.session_events($1)) s
     JOIN agent_guard.audit a ON a.seq = s.seq AND a.session_id = $1
     LEFT JOIN (SELECT * FROM agent_guard.audit_results x WHERE x.session_id = $1) r

@@ -197,6 +197,18 @@ def test_other_parameters_are_another_statement(server):
         expect(HELD, one.connection.execute, delete, (2,))
         assert one.connection.execute(delete, (3,)).rowcount == 1
 
+    # CALL plans nothing, and is given parameters all the same.
+    server.run("create or replace procedure app.moves(n bigint) language plpgsql as 'begin insert into app.nulled values (n, null); end'; alter procedure app.moves owner to owner")
+    with agent(server) as one:
+        call = "call app.moves(%s)"
+        error = expect(HELD, one.connection.execute, call, ("9000",))
+        request = re.search(r"request=([0-9a-f-]{36})", error.diag.message_detail).group(1)
+        assert server.value("select parameters::text from agent_guard.approval_requests where request_id = %s", request) == "{9000}"
+        approve(server, request)
+        expect(HELD, one.connection.execute, call, ("9001",))
+        one.connection.execute(call, ("9000",))
+    assert server.rows("select id from app.nulled where id >= 9000") == [(9000,)]
+
 
 def test_a_prepared_statement_that_was_planned_before_is_held_too(server):
     with agent(server) as one:

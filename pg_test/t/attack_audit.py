@@ -123,6 +123,47 @@ def test_parameters_are_those_of_their_own_statement(server):
     assert found == [(["3000000000"],), (None,), (None,), (["-9223372036854775808", "x"],)], found
 
 
+def test_parameters_have_their_types(server):
+    server.run("create type app.pairs as (a int, b text)")
+    with Agent(server, *RULES) as agent:
+        for given, values in (("int8, text, bytea", ("1", "a", b"\0")), ("numeric[], timestamptz, uuid", ("{1.5}", "2020-01-01", None)), ("jsonb, app.mood, app.pairs", ("{}", "good", "(1,x)"))):
+            sent = mark()
+            types = given.split(", ")
+            agent.connection.execute(f"select /* {sent} */ " + ", ".join(f"%b::{of}" if of == "bytea" else f"%s::{of}" for of in types), values)
+            (found,) = server.audit("statement like %s", f"%{sent}%", columns="parameter_types, seq, parameters")
+            full = {"int8": "bigint", "timestamptz": "timestamp with time zone"}
+            assert found[0] == [full.get(of, of) for of in types], found
+            session = agent.connection.execute("select session_id from agent_guard.whoami()").fetchone()[0]
+            server.audit("false")
+            assert server.value("select parameter_types from agent_guard.replay(%s) where seq = %s", session, found[1]) == found[0]
+        sent = mark()
+        agent.run(f"select 1 /* {sent} */")
+        assert server.audit("statement like %s", f"%{sent}%", columns="parameter_types, parameters") == [(None, None)]
+        # CALL plans nothing: what it was given is told with the statement itself.
+        server.run("create or replace procedure app.given(n bigint, t text) language plpgsql as 'begin null; end'")
+        sent = mark()
+        agent.connection.execute(f"call app.given(%s, %s) /* {sent} */", ("77", "words"))
+        assert server.audit("statement like %s", f"%{sent}%", columns="parameters, parameter_types") == [(["77", "words"], ["bigint", "text"])]
+
+
+def test_what_a_deferred_trigger_runs_is_nobodys_statement(server):
+    server.run("create table app.late (id int primary key); create table app.ref (id int references app.late deferrable initially deferred); alter table app.late owner to owner; alter table app.ref owner to owner")
+    server.run("create function app.looks() returns trigger language plpgsql as $$begin perform 'deferred' from app.late; return null; end$$; create constraint trigger looks after insert on app.late deferrable initially deferred for each row execute function app.looks(); alter function app.looks owner to owner")
+    with Agent(server, *RULES) as agent:
+        agent.run("insert into app.late values (1)")
+        agent.run("insert into app.ref values (1)")
+        session = agent.connection.execute("select session_id from agent_guard.whoami()").fetchone()[0]
+        agent.run("begin")
+        agent.run("insert into app.ref values (2)")
+        assert agent.attempt("commit").sqlstate == "23503"
+    found = server.audit("session_id = %s and event = 'statement'", session, columns="statement, level")
+    assert [row[1] for row in found if "deferred" in row[0] or "KEY SHARE" in row[0]] == [1, 1, 1], found
+    assert [row[0] for row in found if row[1] == 0 and "insert" in row[0]] == ["insert into app.late values (1)", "insert into app.ref values (1)", "insert into app.ref values (2)"], found
+    steps = server.rows("select statement, depth, effect from agent_guard.replay(%s) order by step", session)
+    assert [step[2] for step in steps if step[0] == "commit"] == ["rolled back", "failed"], steps
+    assert all(step[1] == 1 for step in steps if step[0] and "KEY SHARE" in step[0]), steps
+
+
 def test_nested_statements_have_their_level(server):
     with Agent(server, *RULES) as agent:
         sent = mark()
@@ -236,7 +277,7 @@ def test_statements_beyond_a_megabyte(server):
         head = "/*" + "z" * 3_000_000 + "*/"
         expect(DENIED, agent.run, head + "select * from app.secret")
         found = server.audit("statement like %s", f"%{sent}%", columns="length(statement), statement_length, statement_sha256, decision")
-        assert len(found) == 1 and found[0][0] <= 32768 and found[0][1] == len(statement) and found[0][3] == "allow", found
+        assert len(found) == 1 and found[0][0] == 1024 * 1024 and found[0][1] == len(statement) and found[0][3] == "allow", found[0][:2]
         assert bytes(found[0][2]) == hashlib.sha256(statement.encode()).digest()
         once(server, denied, "deny", DENIED)
         many = "select " + " + ".join(["1"] * 50000)
@@ -248,6 +289,109 @@ def test_statements_beyond_a_megabyte(server):
         values = mark()
         agent.connection.execute(f"select length(%s) /* {values} */", ("v" * 3_000_000,))
         once(server, values, "allow")
+
+
+def test_a_text_is_whole_up_to_the_setting(server):
+    """Whatever becomes of the statement; and what is cut says so. Its pieces are events of their own, and nobody's statement."""
+    with Agent(server, *RULES) as agent:
+        texts = {}
+        for size in (32767, 32768, 32769, 100_000, 900_000):
+            sent = mark()
+            # Three bytes a character: pieces end between two.
+            texts[sent] = (f"select count(*) from app.open /* {sent} " + "\u20ac" * (size // 3) + " */", "allow")
+        sent = mark()
+        texts[sent] = (f"select 1 from app.secret /* {sent} {'y' * 90_000} */", "deny")
+        sent = mark()
+        texts[sent] = (f"selec /* {sent} {'y' * 90_000} */", None)
+        sent = mark()
+        texts[sent] = (f"select '{'it is ' * 20_000}', $$ password='hunter22' $$ /* {sent} {'y' * 40_000} */", "allow")
+        for sent, (text, decision) in texts.items():
+            error = agent.attempt(text)
+            assert (error is None) == (decision == "allow"), error
+        for sent, (text, decision) in texts.items():
+            found = server.audit("statement like %s", f"%{sent}%", columns="statement, decision, truncated, statement_length, seq")
+            assert len(found) == 1, f"{len(found)} events with {sent}: {[(row[0][:60], len(row[0]), row[1:]) for row in found]}"
+            kept, decided, truncated, length, seq = found[0]
+            assert kept == text.replace("hunter22", "<redacted>"), f"{sent}: {len(kept)} of {len(text)}: {kept[-80:]}"
+            assert decided == decision and truncated is None and length == len(text.encode()), found[0][1:]
+            journal_of = server.value("select count(*) from agent_guard.audit where event = 'text' and seq between %s - 40 and %s", seq, seq)
+            assert (journal_of > 0) == (len(text.encode()) > 32768), journal_of
+        session = agent.connection.execute("select session_id from agent_guard.whoami()").fetchone()[0]
+        steps = server.rows("select statement, event from agent_guard.replay(%s)", session)
+        assert {text for text, decision in texts.values() if "hunter" not in text} <= {step[0] for step in steps}
+        assert not [step for step in steps if step[1] == "text"], "pieces are no steps"
+        assert server.value("select intact from agent_guard.verify_audit()")
+    server.run("alter system set agent_guard.audit_statement_size = '64kB'")
+    server.run("select pg_reload_conf()")
+    try:
+        eventually(lambda: server.value("show agent_guard.audit_statement_size") == "64kB", "the setting is in force")
+        with Agent(server, *RULES) as agent:
+            sent = mark()
+            text = f"select 1 /* {sent} {'y' * 90_000} */"
+            agent.run(text)
+            (found,) = server.audit("statement like %s", f"%{sent}%", columns="statement, truncated, statement_length, statement_sha256")
+            assert found[0] == text[:65536] and found[1] == ["statement"] and found[2] == len(text), found[1:3]
+            assert bytes(found[3]) == hashlib.sha256(text.encode()).digest()
+    finally:
+        server.run("alter system reset agent_guard.audit_statement_size")
+        server.run("select pg_reload_conf()")
+
+
+def test_a_statement_of_several_fails_with_its_own_text(server):
+    with Agent(server, *RULES) as agent:
+        for failing in ("select 1 / 0", "select nothing", "select no_such_function()", "insert into app.open (id) values ('x')", "select * from app.nowhere", "select count(*) from app.secret", "select app.fails()"):
+            sent = mark()
+            text = f"select 1 /* a {sent} */; /* ; {sent} */ {failing} -- {sent};\n ; select 3 /* c {sent} */"
+            assert agent.attempt(text) is not None, text
+            found = server.audit("statement like %s and level = 0", f"%{sent}%", columns="statement, sqlstate")
+            assert [row[0] for row in found][0] == f"select 1 /* a {sent} */", found
+            assert len(found) == 2 and found[1][1] is not None, found
+            kept = found[1][0]
+            assert kept.startswith(f"/* ; {sent} */ {failing}") and "select 3" not in kept and " a " not in kept, kept
+        sent = mark()
+        text = f"select 1 /* {sent} */; selec 2; select 3"
+        agent.attempt(text)
+        assert server.audit("statement like %s", f"%{sent}%", columns="statement") == [(text,)], "what does not parse runs nothing"
+
+
+def test_a_password_that_a_function_was_given_is_taken_out_around_it(server):
+    server.run("create or replace function app.sets(who text, secret text) returns void language plpgsql security definer as $$begin execute format('alter role %I password %L', who, secret); end$$")
+    server.run("create role app_pupil login; alter function app.sets owner to postgres")
+    secret = "Zwetschge-77"
+    with Agent(server, ("allow", "*", "*"), ("allow", "execute", "function app.*")) as agent:
+        agent.connection.execute("select app.sets('app_pupil', %s)", (secret,))
+        agent.run(f"select app.sets('app_pupil', '{secret}')")
+        agent.attempt(f"do $$declare p text := '{secret}'; begin execute 'alter role app_pupil password ' || quote_literal(p); end$$")
+        agent.attempt(f"do $$declare p text := '{secret}'; begin execute 'alter role app_nobody password ' || quote_literal(p); end$$")
+        agent.run("select 'nothing is hidden behind it'")
+    server.audit("false")
+    assert server.value("select count(*) from agent_guard.audit where statement like '%alter role app_pupil password%'") >= 3
+    leaks = server.rows("select level, statement, parameters, message from agent_guard.audit where audit::text like %s", f"%{secret}%")
+    assert not leaks, leaks
+    assert server.audit("statement like %s", "%nothing is hidden behind it%")
+
+
+def test_an_application_name_holds_no_secret(server):
+    with Agent(server, *RULES) as agent:
+        agent.run("set application_name = 'agt1.QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo.Zwetschge'")
+        agent.run("select 1")
+        agent.run("set application_name = 'password=Zwetschge'")
+        agent.run("select 1")
+    leaks = server.audit("audit::text ~ 'Zwetschge|QUJDREVG'", columns="statement, application_name")
+    assert not leaks, leaks
+
+
+def test_the_reason_of_an_end_is_told(server):
+    for setting, sqlstate in (("idle_session_timeout", "57P05"), (None, "57P01")):
+        agent = Agent(server, *RULES)
+        with agent:
+            session = agent.connection.execute("select session_id from agent_guard.whoami()").fetchone()[0]
+            if setting:
+                agent.run(f"set {setting} = '50ms'")
+            else:
+                server.run(f"select pg_terminate_backend({agent.connection.info.backend_pid})")
+            told = eventually(lambda: server.audit("event = 'unbind' and session_id = %s", session, columns="sqlstate, message"), "the session ends")
+        assert told[0][0] == sqlstate and "terminating connection due to" in told[0][1], told
 
 
 def writer(server):

@@ -150,6 +150,105 @@ def test_only_readers_of_server_files_read_the_journal(server):
         expect("42501", connection.execute, "select * from agent_guard.audit_anchor")
 
 
+def test_no_path_harms_the_server(server):
+    directory = pathlib.Path(server.variables["GUARD_DATA"]) / "oddities"
+    os.mkdir(directory, 0o755)
+    os.mkfifo(directory / "fifo", 0o666)
+    huge = directory / "00000000000000000001.journal"
+    with open(huge, "wb") as file:
+        file.write(b"AGJRNL01" + bytes(100))
+        file.truncate(1 << 40)
+    (directory / "00000000000000000002.journal").write_bytes(b"AGJRNL01" + b"\xff" * 64)
+    for path in ("/dev/zero", "/dev/null", "/dev/urandom", directory / "fifo", huge, huge.with_name("00000000000000000002.journal"), "/proc/self/mem", "", "nothing", "../../../../dev/zero", "/etc/passwd"):
+        with server.connect() as connection:
+            connection.execute("set statement_timeout = '20s'")
+            found = connection.execute("select seq, problem from agent_guard.journal_read(%s)", (str(path),)).fetchall()
+            assert len(found) == 1 and found[0][0] is None and found[0][1], f"{path}: {found}"
+    found = read(server, directory)
+    assert [row[2] for row in found] == ["larger than a file of a journal", "the file has no valid header"], found
+    shutil.rmtree(directory)
+
+
+# What is done to the files of a journal -> what verify_audit tells of it.
+def _flip(files):
+    whole = files[1].read_bytes()
+    at = len(whole) // 2
+    files[1].write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+
+
+def _swap(files):
+    one, other = files[0].read_bytes(), files[1].read_bytes()
+    files[0].write_bytes(other)
+    files[1].write_bytes(one)
+
+
+def _shorten(files):
+    files[1].write_bytes(files[1].read_bytes()[:-200])
+
+
+def _older(files):
+    whole = files[-1].read_bytes().rstrip(b"\0")
+    files[-1].write_bytes(whole[: whole.rindex(b"AGJR", 0, whole.rindex(b"AGJR"))])
+
+
+def _without_one(files):
+    whole = files[1].read_bytes()
+    first = whole.index(b"AGJR", 8)
+    second = whole.index(b"AGJR", first + 4)
+    files[1].write_bytes(whole[:first] + whole[second:])
+
+
+JOURNAL_TAMPERING = [
+    ("a byte", _flip, "altered"),
+    ("two files", _swap, "reordered"),
+    ("a file is gone", lambda files: files[1].unlink(), "missing"),
+    ("the last file is gone", lambda files: files[-1].unlink(), "missing"),
+    ("a file is cut", _shorten, "altered"),
+    ("an event is cut out", _without_one, "missing"),
+    ("an older copy of the last file", _older, "missing"),
+    ("all files are gone", lambda files: [file.unlink() for file in files], "missing"),
+]
+
+
+def test_every_way_of_tampering_with_the_journal_is_found(server):
+    work(server, 60)
+    directory = journal(server)
+    kept = directory.with_name("kept")
+    wrong = []
+    with server.connect() as connection:
+        intact, _, _, detail = verdict(connection)
+        assert intact and "the journal has events 1 to " in detail, detail
+        shutil.copytree(directory, kept)
+        owner = directory.stat()
+        for what, change, kind in JOURNAL_TAMPERING:
+            files = sorted(directory.glob("*.journal"))
+            assert len(files) > 2, files
+            change(files)
+            intact, found, place, detail = verdict(connection)
+            for file in directory.glob("*.journal"):
+                file.unlink()
+            for file in kept.glob("*.journal"):
+                shutil.copy2(file, directory)
+                os.chown(directory / file.name, owner.st_uid, owner.st_gid)
+            if intact or found != kind or "journal" not in detail or not place:
+                wrong.append(f"{what}: {found} at {place} ({detail}), expected {kind}")
+        assert not wrong, "\n" + "\n".join(wrong)
+        assert verdict(connection)[0], verdict(connection)
+    # Whoever makes the whole chain in the table anew does not reach the journal.
+    with server.connect(autocommit=False) as connection:
+        connection.execute("create temp table t as select * from agent_guard.audit_segment")
+        seq = connection.execute("select max(seq) - 1 from t").fetchone()[0]
+        connection.execute("delete from agent_guard.audit_segment where seq <= %s", (seq - 1,))
+        connection.execute("delete from agent_guard.audit_anchor")
+        connection.execute("insert into agent_guard.audit_anchor (seq, hash) select seq, hash from t where seq = %s", (seq - 1,))
+        intact, _, _, detail = verdict(connection)
+        assert intact and "events 1 to" in detail, "the oldest events may have left for their age; the journal has them still"
+        connection.rollback()
+    shutil.rmtree(kept)
+    # The writer goes on in the file that it has open: the copies are put back while it rests.
+    server.restart()
+
+
 def crash(server):
     """Kills the writer, which restarts the server with empty unlogged tables."""
     pid = eventually(lambda: server.rows("select pid from pg_stat_activity where backend_type = 'agent_guard audit writer'"), "a writer")[0][0]

@@ -117,7 +117,7 @@ def test_the_end_of_a_session_is_told(server):
     connection, killed = session(server)
     pid = connection.info.backend_pid
     server.run(f"select pg_terminate_backend({pid})")
-    assert ended(server, killed) == "connection ended by an error"
+    assert ended(server, killed) == "connection ended by an error: terminating connection due to administrator command"
     connection.close()
     for one in (closed, reset, killed):
         rows = replay(server, one, "event")

@@ -52,6 +52,7 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
         rule_id: if has(HAS_RULE) { Some(i64::from_le_bytes(rest.array()?)) } else { None },
         sqlstate: if has(HAS_SQLSTATE) { Some(rest.array()?) } else { None },
         statement_sha256: if has(HAS_SHA256) { Some(rest.array()?) } else { None },
+        parameter_types: if has(HAS_PARAMETERS) { rest.numbers()? } else { Vec::new() },
         parameters: if has(HAS_PARAMETERS) { Some(rest.list()?) } else { None },
         session_id: rest.array()?,
         window_id: if has(HAS_WINDOW) { Some(rest.array()?) } else { None },
@@ -100,6 +101,11 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self.bytes.split_first_chunk().ok_or(Malformed::Short)?;
         self.bytes = rest;
         Ok(*taken)
+    }
+
+    fn numbers(&mut self) -> Result<Vec<u32>, Malformed> {
+        let count = u16::from_le_bytes(self.array()?);
+        (0..count).map(|_| Ok(u32::from_le_bytes(self.array()?))).collect()
     }
 
     fn prefixed(&mut self) -> Result<&'a [u8], Malformed> {

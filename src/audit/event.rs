@@ -62,6 +62,8 @@ bytes_and_words! {
         ChainBegin = 32, Some("chain_begin");
         /// Rows of a statement as they left for the client, or how many there were.
         Results = 64, Some("results");
+        /// A piece of a statement's text that is too long for the statement's own event.
+        Text = 65, Some("text");
         /// Somebody administered agent_guard: a policy, a role, a window, a key.
         Admin = 48, Some("admin");
     }
@@ -139,6 +141,8 @@ pub struct AuditEvent<'a> {
     pub statement_sha256: Option<[u8; 32]>,
     /// The values of the statement's parameters; `None` inside for NULL.
     pub parameters: Option<&'a [Option<String>]>,
+    /// The types of these parameters, by their OIDs.
+    pub parameter_types: &'a [u32],
     /// What the statement needed.
     pub accesses: &'a [AccessRecord<'a>],
     /// What was decided.
@@ -181,6 +185,7 @@ impl<'a> AuditEvent<'a> {
             statement_len: 0,
             statement_sha256: None,
             parameters: None,
+            parameter_types: &[],
             accesses: &[],
             decision: AuditDecision::None,
             rule_id: None,
@@ -212,6 +217,7 @@ impl<'a> AuditEvent<'a> {
             sqlstate: self.sqlstate,
             statement_sha256: self.statement_sha256,
             parameters: self.parameters,
+            parameter_types: self.parameter_types,
         }
     }
 }
@@ -235,6 +241,16 @@ pub fn bounded_text(text: &str) -> BoundedText<'_> {
         full_len: length(text),
         sha256: (kept.len() < text.len()).then(|| Sha256::digest(text.as_bytes()).into()),
     }
+}
+
+/// A text in pieces that an event carries each, cut between characters.
+pub fn text_pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let piece = prefix(rest, MAX_STATEMENT);
+        rest = rest.get(piece.len()..).unwrap_or("");
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// The longest beginning of `text` that is at most `limit` bytes and ends between two characters.
@@ -303,6 +319,17 @@ mod tests {
         assert_eq!(bounded.full_len, 60_000);
         assert_eq!(bounded.text.len(), MAX_STATEMENT - MAX_STATEMENT % 3);
         assert_eq!(bounded.sha256, Some(Sha256::digest(whole.as_bytes()).into()));
+    }
+
+    #[test]
+    fn pieces_are_the_whole_text() {
+        for text in
+            ["", "a", &"\u{20ac}".repeat(40_000), &"x".repeat(MAX_STATEMENT), &"x".repeat(MAX_STATEMENT + 1)]
+        {
+            let pieces: Vec<_> = text_pieces(text).collect();
+            assert_eq!(pieces.concat(), text);
+            assert!(pieces.iter().all(|piece| !piece.is_empty() && piece.len() <= MAX_STATEMENT));
+        }
     }
 
     #[test]

@@ -181,26 +181,48 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Why there is no event although there are bytes. Nothing more can be read then.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'a>>, Damage> {
-        if self.rest.iter().all(|byte| *byte == 0) {
-            return Ok(None);
-        }
-        let Some((entry, rest)) = record(self.rest) else {
-            return Err(if self.records_follow() { Damage::Inside } else { Damage::Torn });
-        };
-        let next = self.head.extended(self.head.seq.saturating_add(1), entry.columns);
-        if next.seq != entry.seq || next.hash != entry.hash {
-            return Err(Damage::Chain);
-        }
-        self.rest = rest;
-        self.head = next;
-        Ok(Some(entry))
+        let next = entry_behind(self.rest, self.head)?;
+        Ok(next.map(|(entry, rest)| {
+            self.rest = rest;
+            self.head = Head { seq: entry.seq, hash: entry.hash };
+            entry
+        }))
     }
+}
 
-    /// Whether a whole record begins anywhere behind this place.
-    fn records_follow(&self) -> bool {
-        memchr::memmem::find_iter(self.rest, RECORD_MAGIC)
-            .any(|at| at > 0 && self.rest.get(at..).is_some_and(|bytes| record(bytes).is_some()))
+/// The event that `rest` of a file begins with and that continues `head`, and what follows it; `None` at the end, which may be
+/// one of zero bytes. For whoever goes through a file without borrowing it all the while.
+///
+/// # Errors
+/// Why there is no event although there are bytes.
+pub fn entry_behind(rest: &[u8], head: Head) -> Result<Option<(Entry<'_>, &[u8])>, Damage> {
+    if rest.iter().all(|byte| *byte == 0) {
+        return Ok(None);
     }
+    let Some((entry, behind)) = record(rest) else {
+        return Err(if records_follow(rest) { Damage::Inside } else { Damage::Torn });
+    };
+    let next = head.extended(head.seq.saturating_add(1), entry.columns);
+    if next.seq != entry.seq || next.hash != entry.hash {
+        return Err(Damage::Chain);
+    }
+    Ok(Some((entry, behind)))
+}
+
+/// Whether a whole record begins anywhere behind this place.
+fn records_follow(rest: &[u8]) -> bool {
+    memchr::memmem::find_iter(rest, RECORD_MAGIC)
+        .any(|at| at > 0 && rest.get(at..).is_some_and(|bytes| record(bytes).is_some()))
+}
+
+/// The number of the whole record that `rest` begins with, whatever the chain says of it.
+pub fn seq_of(rest: &[u8]) -> Option<u64> {
+    record(rest).map(|(entry, _)| entry.seq)
+}
+
+/// Whether bytes begin as a file of a journal does.
+pub fn is_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(FILE_MAGIC)
 }
 
 fn record(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {

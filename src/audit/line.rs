@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use crate::ascii_json::push_string;
-use crate::audit::event::{AccessRecord, class_word};
+use crate::audit::event::{AccessRecord, EventKind, class_word};
 use crate::audit::record::OwnedEvent;
 use crate::audit::redact::redact;
 use crate::token::hex;
@@ -34,9 +34,13 @@ pub fn line(seq: u64, database: &str, event: &OwnedEvent) -> String {
     }
     word("role", event.role());
     word("client_addr", event.client_addr());
-    word("application_name", event.application_name());
+    word("application_name", &redact(event.application_name()));
     word("command", event.command());
-    word("statement", &redact(event.statement()));
+    match event.kind {
+        // It was read with the whole text, before it was cut.
+        EventKind::Text => word("text", event.statement()),
+        _ => word("statement", &redact(event.statement())),
+    }
     if let Some(digest) = &event.statement_sha256 {
         word("statement_sha256", &hex(digest));
     }
@@ -64,6 +68,12 @@ pub fn line(seq: u64, database: &str, event: &OwnedEvent) -> String {
     list("lineage", event.lineage().map(Some), &mut line);
     if let Some(parameters) = event.parameters() {
         list("parameters", parameters, &mut line);
+    }
+    for (n, oid) in event.parameter_types.iter().enumerate() {
+        let _ = write!(line, "{}{oid}", if n == 0 { ",\"parameter_types\":[" } else { "," });
+    }
+    if !event.parameter_types.is_empty() {
+        line.push(']');
     }
     for (n, access) in event.accesses().enumerate() {
         line.push_str(if n == 0 { ",\"accesses\":[" } else { "," });

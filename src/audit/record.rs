@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! head  version kind decision flags decider  at pid xid level rows duration policy_version statement_len
-//!       [rule_id] [sqlstate] [statement_sha256] [parameters]                                  (by flags)
+//!       [rule_id] [sqlstate] [statement_sha256] [types parameters]                                (by flags)
 //! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses [results]
 //! ```
 //!
@@ -140,6 +140,7 @@ pub struct Head<'a> {
     pub sqlstate: Option<[u8; 5]>,
     pub statement_sha256: Option<[u8; 32]>,
     pub parameters: Option<&'a [Option<String>]>,
+    pub parameter_types: &'a [u32],
 }
 
 /// What is the same whenever a statement comes again in the same session: who, with which application, what, on what.
@@ -197,12 +198,25 @@ fn put_head(head: &Head, tail_flags: u8, parameters_cap: usize, out: &mut Vec<u8
     if let Some(digest) = &head.statement_sha256 {
         out.extend_from_slice(digest);
     }
-    if let Some(parameters) = head.parameters
-        && put_list(parameters.iter().map(Option::as_deref), parameters_cap, usize::MAX, out)
-        && let Some(byte) = out.get_mut(flags_at)
-    {
-        *byte |= CUT_PARAMETERS;
+    if let Some(parameters) = head.parameters {
+        let (room, cut_types) = put_types(head.parameter_types, parameters_cap, out);
+        let cut = put_list(parameters.iter().map(Option::as_deref), room, usize::MAX, out);
+        if (cut || cut_types)
+            && let Some(byte) = out.get_mut(flags_at)
+        {
+            *byte |= CUT_PARAMETERS;
+        }
     }
+}
+
+/// Puts the types of parameters, in a quarter of their room at most; the room that is left, and whether some are missing.
+fn put_types(types: &[u32], cap: usize, out: &mut Vec<u8>) -> (usize, bool) {
+    let kept = types.get(..types.len().min(cap / 16)).unwrap_or(&[]);
+    out.extend_from_slice(&u16::try_from(kept.len()).unwrap_or(0).to_le_bytes());
+    for oid in kept {
+        out.extend_from_slice(&oid.to_le_bytes());
+    }
+    (cap.saturating_sub(kept.len().saturating_mul(4)), kept.len() < types.len())
 }
 
 /// Puts the tail; the flags that it brings.

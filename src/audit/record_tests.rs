@@ -25,6 +25,7 @@ struct Made {
     statement: String,
     lineage: Vec<String>,
     parameters: Option<Vec<Option<String>>>,
+    types: Vec<u32>,
     accesses: Vec<(AccessRecord<'static>, String, String)>,
 }
 
@@ -54,6 +55,7 @@ impl Made {
             statement_len: self.numbers.7,
             statement_sha256: self.ids.2,
             parameters: self.parameters.as_deref(),
+            parameter_types: if self.parameters.is_some() { &self.types } else { &[] },
             accesses,
             decision: self.decision,
             rule_id: self.ids.3,
@@ -91,6 +93,7 @@ fn told(back: &OwnedEvent) -> String {
         statement_len: back.statement_len,
         statement_sha256: back.statement_sha256,
         parameters: parameters.as_deref(),
+        parameter_types: &back.parameter_types,
         accesses: &accesses,
         decision: back.decision,
         rule_id: back.rule_id,
@@ -135,6 +138,7 @@ prop_compose! {
         statement in vec(any::<char>(), 0..=text),
         lineage in vec(".{0,20}", 0..8),
         parameters in option::of(vec(option::of(".{0,40}"), 0..many)),
+        types in vec(any::<u32>(), 0..many),
         accesses in vec(access(), 0..many),
     ) -> Made {
         Made {
@@ -142,7 +146,7 @@ prop_compose! {
             decision: AuditDecision::of_byte(decision).unwrap(),
             // The last one stands for the window.
             decided_by: decider.map(|index| if index == 8 { Decider::Window } else { Decider::Block(index) }),
-            numbers, ids, names, lineage, parameters, accesses,
+            numbers, ids, names, lineage, parameters, types, accesses,
             message: message.into_iter().collect(),
             statement: statement.into_iter().collect(),
         }
@@ -187,7 +191,9 @@ proptest! {
         prop_assert_eq!(back.cut.accesses, back.accesses().len() < accesses.len());
         let whole = match (back.parameters(), &made.parameters) {
             (None, None) => true,
-            (Some(items), Some(made)) => items.eq(made.iter().map(Option::as_deref)),
+            (Some(items), Some(values)) => {
+                items.eq(values.iter().map(Option::as_deref)) && back.parameter_types == made.types
+            }
             _ => false,
         };
         prop_assert_eq!(back.cut.parameters, !whole);
@@ -241,6 +247,7 @@ fn the_largest_event_stays_within_its_bound() {
     let long = "x".repeat(100_000);
     let lineage = vec![long.clone(); 40];
     let parameters = vec![Some(long.clone()); 70_000];
+    let types = vec![25; 70_000];
     let access = AccessRecord {
         verb: Verb::Select,
         kind: None,
@@ -261,6 +268,7 @@ fn the_largest_event_stays_within_its_bound() {
         statement: &long,
         message: &long,
         parameters: Some(&parameters),
+        parameter_types: &types,
         accesses: &accesses,
         window_id: Some([1; 16]),
         rule_id: Some(1),

@@ -72,11 +72,27 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 
 /// A message about a statement, without its secrets: the server quotes what it stumbles over.
 pub fn redact_beside<'a>(message: &'a str, statement: &str) -> Cow<'a, str> {
+    let secrets = secrets_of(statement);
+    match redacted(message, &mut Vec::new()) {
+        Cow::Borrowed(message) => without(message, &secrets),
+        Cow::Owned(clean) => Cow::Owned(without(&clean, &secrets).into_owned()),
+    }
+}
+
+/// The secrets that a text names, as they stand in it and as they are meant.
+pub fn secrets_of(text: &str) -> Vec<String> {
     let mut secrets = Vec::new();
-    let _ = redacted(statement, &mut secrets);
-    let mut clean = redacted(message, &mut Vec::new());
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    for secret in secrets.iter().filter(|secret| secret.len() >= SHORTEST) {
+    let _ = redacted(text, &mut secrets);
+    secrets.retain(|secret| secret.len() >= SHORTEST);
+    secrets
+}
+
+/// A text without what is known to be secret from elsewhere.
+pub fn without<'a>(text: &'a str, secrets: &[String]) -> Cow<'a, str> {
+    let mut clean = Cow::Borrowed(text);
+    let mut by_length: Vec<_> = secrets.iter().collect();
+    by_length.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    for secret in by_length {
         if clean.contains(secret.as_str()) {
             clean = Cow::Owned(clean.replace(secret.as_str(), REDACTED));
         }

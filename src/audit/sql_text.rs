@@ -80,6 +80,23 @@ pub fn pieces(text: &str, escapes: bool) -> Vec<Piece<'_>> {
     found
 }
 
+/// The one of several statements in which a byte of the text lies, with the comments before it; the whole text where that cannot
+/// be told: the body of a function written with BEGIN ATOMIC has semicolons of its own, and what a backslash before a quote means
+/// is the session's to say.
+pub fn statement_at(text: &str, at: usize) -> &str {
+    let (mut start, mut end) = (0, text.len());
+    for piece in pieces(text, false) {
+        match piece.kind {
+            Kind::Word if piece.whole.eq_ignore_ascii_case("atomic") => return text,
+            Kind::Plain if piece.within.contains('\\') => return text,
+            Kind::Other if piece.whole == ";" && piece.start < at => start = piece.start.saturating_add(1),
+            Kind::Other if piece.whole == ";" => end = end.min(piece.start),
+            _ => {}
+        }
+    }
+    text.get(start..end).map_or(text, str::trim)
+}
+
 /// The first piece: its kind and length, what lies within it, whether it is a name.
 fn first(rest: &str, escapes: bool) -> (Kind, usize, usize, usize, bool) {
     let bytes = rest.as_bytes();
@@ -270,6 +287,24 @@ mod tests {
             .filter(|piece| piece.kind != Kind::Blank)
             .map(|piece| (piece.kind, piece.said().into_owned()))
             .collect()
+    }
+
+    #[test]
+    fn a_place_is_in_one_statement_of_several() {
+        let at = |text: &'static str| super::statement_at(text, text.find('X').unwrap_or(0));
+        assert_eq!(at("select 1; select X; select 3"), "select X");
+        assert_eq!(at("select X"), "select X");
+        assert_eq!(
+            at("select ';'; /* a;b */ select ';', X, $$;$$, \";\" -- c;\n ; d"),
+            "/* a;b */ select ';', X, $$;$$, \";\" -- c;"
+        );
+        assert_eq!(at("a; X"), "X");
+        assert_eq!(at("X;"), "X");
+        for whole in
+            ["a; create function f() begin atomic select 1; select X; end; b", "a; select '\\'; X'; b"]
+        {
+            assert_eq!(at(whole), whole);
+        }
     }
 
     #[test]

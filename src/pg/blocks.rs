@@ -33,6 +33,7 @@ impl Blocks {
             EventKind::Fault | EventKind::ChainBegin | EventKind::Admin => return &[],
             EventKind::Statement
             | EventKind::Begun
+            | EventKind::Text
             | EventKind::Bind
             | EventKind::Unbind
             | EventKind::ApprovalRequest

@@ -35,6 +35,7 @@ static CAPACITY: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 static OVERFLOW: GucSetting<Overflow> = GucSetting::<Overflow>::new(Overflow::wait);
 static LOG_JSON: GucSetting<bool> = GucSetting::<bool>::new(false);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
+static STATEMENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 static CHECKPOINT_EVENTS: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 static CHECKPOINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
@@ -105,6 +106,16 @@ pub fn init() {
         600_000,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"agent_guard.audit_statement_size",
+        c"Size up to which the text of a statement is kept whole.",
+        c"A longer one is kept so far, with the length and the SHA-256 of the whole.",
+        &STATEMENT_SIZE,
+        32,
+        1024 * 1024,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
     );
     GucRegistry::define_int_guc(
         c"agent_guard.audit_retention",
@@ -216,6 +227,11 @@ pub fn log_json() -> bool {
 /// How long to wait for room or for the writer.
 pub fn timeout() -> Duration {
     Duration::from_millis(u64::try_from(TIMEOUT.get()).unwrap_or(5000))
+}
+
+/// Bytes of a statement's text that are kept.
+pub fn statement_size() -> usize {
+    usize::try_from(STATEMENT_SIZE.get()).unwrap_or(32).saturating_mul(1024)
 }
 
 /// How old an event may grow in the trail.

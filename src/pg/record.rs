@@ -1,15 +1,16 @@
 //! Events: whom they are about, and those that are not the end of an open statement.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
 use super::decided::Decided;
 use super::process::PerProcess;
+use super::rows::Given;
 use super::session::{self, Session};
 use super::trail::{self, Reservation, Waiting};
-use super::{connection, epoch, quick, results};
+use super::{connection, epoch, long_text, quick, results};
 use crate::audit::event::{AccessRecord, AuditDecision, AuditEvent, EventKind, bounded_text};
 use crate::audit::redact::{redact, redact_beside};
 use crate::decision::RuleId;
@@ -17,6 +18,18 @@ use crate::refusal::Refusal;
 
 /// A refusal outside any open statement was recorded; its error needs no event of its own.
 static RECORDED: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
+
+/// An error's SQLSTATE and message.
+type Failure = ([u8; 5], String);
+
+/// The FATAL error that ends the connection.
+static ENDED_BY: PerProcess<RefCell<Option<Failure>>> = PerProcess::new(RefCell::new(None));
+
+/// A FATAL error ends the connection, and its session with it.
+pub fn connection_ends_by(sqlstate: [u8; 5], message: &str) {
+    let told = (sqlstate, redact_beside(message, &super::text::current()).into_owned());
+    ENDED_BY.with(|ended| ended.try_borrow_mut().map(|mut ended| *ended = Some(told)).ok());
+}
 
 /// Whether the error on its way has its event already; the question answers for one error.
 pub fn take_recorded() -> bool {
@@ -64,6 +77,12 @@ fn publish_alone(
             trail::publish_unreserved(event, Waiting::Never);
         });
     });
+}
+
+/// Publishes an event behind the pieces of its text, where it has not all of it.
+fn publish_with_text(text: &str, publish: &mut dyn FnMut(&AuditEvent<'_>), event: &AuditEvent<'_>) {
+    long_text::record_beside(text, event);
+    publish(event);
 }
 
 fn publish_event(kind: EventKind, session: Option<&Session>, complete: impl FnOnce(AuditEvent<'_>)) {
@@ -130,9 +149,14 @@ unsafe extern "C-unwind" fn connection_ends(code: i32, _arg: pg_sys::Datum) {
     results::connection_ends();
     if let Some(session) = session::bound() {
         // proc_exit(0) is the client's going, or its being told to; anything else a FATAL error.
-        let message = if code == 0 { "connection closed" } else { "connection ended by an error" };
+        let ended = ENDED_BY.with(|ended| ended.try_borrow_mut().ok().and_then(|mut ended| ended.take()));
+        let (sqlstate, message) = match ended {
+            Some((sqlstate, message)) => (Some(sqlstate), format!("connection ended by an error: {message}")),
+            None if code == 0 => (None, "connection closed".to_owned()),
+            None => (None, "connection ended by an error".to_owned()),
+        };
         publish_alone(EventKind::Unbind, Some(&session), |event, publish| {
-            publish(&AuditEvent { message, ..event });
+            publish(&AuditEvent { sqlstate, message: &message, ..event });
         });
     }
 }
@@ -165,15 +189,19 @@ pub fn record_admin(action: &str, what: &str, window: Option<[u8; 16]>) {
     let text = redact(&super::text::current()).into_owned();
     let bounded = bounded_text(&text);
     publish_alone(EventKind::Admin, None, |event, publish| {
-        publish(&AuditEvent {
-            window_id: window,
-            command: action,
-            message: what,
-            statement: bounded.text,
-            statement_len: bounded.full_len,
-            statement_sha256: bounded.sha256,
-            ..event
-        });
+        publish_with_text(
+            &text,
+            publish,
+            &AuditEvent {
+                window_id: window,
+                command: action,
+                message: what,
+                statement: bounded.text,
+                statement_len: bounded.full_len,
+                statement_sha256: bounded.sha256,
+                ..event
+            },
+        );
     });
 }
 
@@ -206,7 +234,7 @@ pub fn record_refused_alone(command: &str, text: &str, decided: Option<&Decided>
 pub fn record_refused_with(
     command: &str,
     text: &str,
-    parameters: Option<&[Option<String>]>,
+    given: Option<&Given>,
     decided: Option<&Decided>,
     refusal: &Refusal,
 ) {
@@ -214,20 +242,25 @@ pub fn record_refused_with(
     let bounded = bounded_text(&text);
     let records: Vec<AccessRecord<'_>> = decided.map(Decided::record).into_iter().collect();
     publish_alone(EventKind::Statement, session::bound().as_deref(), |event, publish| {
-        publish(&AuditEvent {
-            command,
-            statement: bounded.text,
-            statement_len: bounded.full_len,
-            statement_sha256: bounded.sha256,
-            accesses: &records,
-            parameters,
-            decision: AuditDecision::Deny,
-            rule_id: refusal.rule,
-            decided_by: refusal.decided_by,
-            sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
-            message: &refusal.message,
-            ..event
-        });
+        publish_with_text(
+            &text,
+            publish,
+            &AuditEvent {
+                command,
+                statement: bounded.text,
+                statement_len: bounded.full_len,
+                statement_sha256: bounded.sha256,
+                accesses: &records,
+                parameters: given.map(|given| given.values.as_slice()),
+                parameter_types: given.map_or(&[], |given| given.types.as_slice()),
+                decision: AuditDecision::Deny,
+                rule_id: refusal.rule,
+                decided_by: refusal.decided_by,
+                sqlstate: Some(sqlstate_bytes(refusal.sqlstate.code())),
+                message: &refusal.message,
+                ..event
+            },
+        );
     });
     RECORDED.with(|recorded| recorded.set(true));
 }
@@ -258,13 +291,17 @@ pub fn record_failed_alone(sqlstate: [u8; 5], message: &str, statement: &str) {
     let (text, message) = (redact(statement), redact_beside(message, statement));
     let bounded = bounded_text(&text);
     publish_alone(EventKind::Statement, session::bound().as_deref(), |event, publish| {
-        publish(&AuditEvent {
-            statement: bounded.text,
-            statement_len: bounded.full_len,
-            statement_sha256: bounded.sha256,
-            sqlstate: Some(sqlstate),
-            message: &message,
-            ..event
-        });
+        publish_with_text(
+            &text,
+            publish,
+            &AuditEvent {
+                statement: bounded.text,
+                statement_len: bounded.full_len,
+                statement_sha256: bounded.sha256,
+                sqlstate: Some(sqlstate),
+                message: &message,
+                ..event
+            },
+        );
     });
 }

@@ -16,7 +16,7 @@ use crate::audit::results;
 use crate::refusal::Decider;
 
 /// Columns of a segment table (sql/audit.sql) without the hash behind them; `fill` is in their order.
-pub const COLUMNS: usize = 28;
+pub const COLUMNS: usize = 29;
 
 /// Microseconds from the Unix epoch to PostgreSQL's.
 const EPOCH: i64 = 946_684_800_000_000;
@@ -81,6 +81,8 @@ impl<'a> RowMaker<'a> {
         let accesses = (event.accesses().len() > 0).then(|| self.accesses(event));
         let listed = match event.kind {
             EventKind::Results => self.results(&event.results),
+            // It was read with the whole text (long_text.rs); by itself it may begin inside a literal.
+            EventKind::Text => Some(array_of([Some(text.encoded(event.statement()))].into_iter())),
             _ => parameters.map(|list| array(list, text)),
         };
         let (row, blocks) = (&mut self.cells, &mut self.blocks);
@@ -109,7 +111,7 @@ impl<'a> RowMaker<'a> {
         row.like(14, |a, b| a.command() == b.command(), || filled(event.command(), text));
         row.like(15, |a, b| a.role() == b.role(), || filled(event.role(), text));
         row.like(16, |a, b| a.client_addr() == b.client_addr(), || address(event.client_addr()));
-        let application = || filled(event.application_name(), text);
+        let application = || filled(&redact(event.application_name()), text);
         row.like(17, |a, b| a.application_name() == b.application_name(), application);
         let sqlstate = event.sqlstate.and_then(|code| String::from_utf8(code.to_vec()).ok());
         row.set(18, sqlstate.and_then(|code| filled(&code, text)));
@@ -120,9 +122,13 @@ impl<'a> RowMaker<'a> {
         row.set(22, filled(&redact(event.message()), text));
         let statement = || is_statement.then(|| varlena(&text.encoded(&redact(event.statement()))));
         let same_text = |a: &OwnedEvent, b: &OwnedEvent| {
-            (a.statement_len, a.statement()) == (b.statement_len, b.statement())
+            (a.kind, a.statement_len, a.statement()) == (b.kind, b.statement_len, b.statement())
         };
-        row.like(23, same_text, statement);
+        if event.kind == EventKind::Text {
+            row.set(23, None);
+        } else {
+            row.like(23, same_text, statement);
+        }
         row.set(24, event.statement_sha256.as_ref().map(|digest| varlena(digest)));
         row.set(25, cut(event, text));
         row.like(26, same_blocks, || {
@@ -131,6 +137,12 @@ impl<'a> RowMaker<'a> {
         });
         let decider = event.decided_by.map(|decider| named(decider, blocks.of(event)));
         row.set(27, decider.and_then(|name| filled(&name, text)));
+        let types = || {
+            let numbers =
+                event.parameter_types.iter().map(|oid| Some(Cow::Owned(oid.to_string().into_bytes())));
+            (!event.parameter_types.is_empty()).then(|| array_of(numbers))
+        };
+        row.like(28, |a, b| a.parameter_types == b.parameter_types, types);
     }
 
     /// The rows of a part of a result, secrets taken out of each value.
@@ -289,8 +301,10 @@ pub fn array_of<'a>(items: impl Iterator<Item = Option<Cow<'a, [u8]>>>) -> pg_sy
 
 /// The names of the columns that are not whole.
 fn cut(event: &OwnedEvent, text: &ServerText) -> Option<pg_sys::Datum> {
+    // The pieces of a text say by a message that there is more of it.
+    let whole = event.kind == EventKind::Text && event.message().is_empty();
     let names = [
-        (event.statement_sha256.is_some(), "statement"),
+        (event.statement_sha256.is_some() && !whole, "statement"),
         (event.cut.parameters, "parameters"),
         (event.cut.accesses, "accesses"),
         (event.cut.other && event.kind == EventKind::Results, "parameters"),

@@ -208,6 +208,44 @@ pub unsafe fn parameters(parameters: pg_sys::ParamListInfo) -> Option<Vec<Option
     }
 }
 
+/// Bind parameters: their values as text, and their types.
+pub struct Given {
+    /// As `parameters` tells them.
+    pub values: Vec<Option<String>>,
+    /// As `parameter_types` tells them.
+    pub types: Vec<u32>,
+}
+
+impl Given {
+    /// What a statement was given, if anything.
+    ///
+    /// # Safety
+    /// As `parameters`.
+    pub unsafe fn to(parameters: pg_sys::ParamListInfo) -> Option<Given> {
+        let mut types = Vec::new();
+        // SAFETY: the caller's promise.
+        let values = unsafe {
+            parameter_types(parameters, &mut types);
+            self::parameters(parameters)
+        };
+        values.map(|values| Given { values, types })
+    }
+}
+
+/// The types of the parameters that `parameters` tells.
+///
+/// # Safety
+/// As `parameters`.
+pub unsafe fn parameter_types(parameters: pg_sys::ParamListInfo, into: &mut Vec<u32>) {
+    into.clear();
+    // SAFETY: as in `parameters`.
+    unsafe {
+        let Some(list) = parameters.as_ref().filter(|list| list.paramFetch.is_none()) else { return };
+        let count = usize::try_from(list.numParams).unwrap_or(0);
+        into.extend(list.params.as_slice(count).iter().map(|value| value.ptype.to_u32()));
+    }
+}
+
 /// As `parameters`, without calling the server: for numbers and NULLs, by far the commonest. Writes over what is there.
 ///
 /// # Safety

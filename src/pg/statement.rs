@@ -6,6 +6,7 @@
 
 mod open;
 mod publish;
+mod within;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use super::process::PerProcess;
 use super::session::Session;
 use super::trail::{self, Reservation};
 use super::withhold::Texts;
-use super::{epoch, fault, guc, raise, record};
+use super::{calls, epoch, fault, guc, long_text, quick, raise, record};
 use crate::audit::redact::redact_beside;
 use crate::refusal::Refusal;
 use crate::request::Form;
@@ -106,23 +107,18 @@ pub fn open(opening: Opening, complete: impl FnOnce(&mut Open)) -> Result<(), Re
         None => (trail::reserve_waiting(cost)?, None),
     };
     let at = at.unwrap_or_else(epoch::clock);
+    if let Err(refusal) = long_text::record(&text, at, command, session.as_deref()) {
+        trail::release(reservation);
+        return Err(refusal);
+    }
     let opened = with(|statements| {
-        let mut active = statements.open.iter().rev().filter(|open| open.active);
-        let around = active.next();
+        let around = statements.open.iter().rev().find(|open| open.active);
         let form = form.or(around.map(|around| around.form)).unwrap_or(Form::Plain);
-        let level = usize::from(around.is_some()).saturating_add(active.count());
+        // What deferred triggers run when the server commits, and functions that the protocol calls, has no statement around it.
+        let alone = || u16::from(quick::in_foreign_key() || calls::any());
+        let level = around.map_or_else(alone, |around| around.level.saturating_add(1));
         let mut open = statements.spare.take().unwrap_or_else(|| Box::new(Open::blank()));
-        open.begin(Beginning {
-            key,
-            level: u16::try_from(level).unwrap_or(u16::MAX),
-            at,
-            command,
-            text,
-            known,
-            session,
-            form,
-            reservation,
-        });
+        open.begin(Beginning { key, level, at, command, text, known, session, form, reservation });
         complete(&mut open);
         statements.open.push(open);
     });

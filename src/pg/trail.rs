@@ -174,6 +174,11 @@ pub fn publish_unreserved(event: &AuditEvent, waiting: Waiting) -> bool {
     stored
 }
 
+/// As `publish_unreserved`, for an event that is no loss where there is no room for it at once: another one tells of it.
+pub fn publish_if_room(event: &AuditEvent) -> bool {
+    push(event, ordinary_limit())
+}
+
 /// Asks the writer to leave a database, as DROP DATABASE and its like need it; it records what is in its ring first,
 /// which takes milliseconds. The next event brings it back.
 pub fn leave_database(database: pg_sys::Oid) {

@@ -250,6 +250,7 @@ impl Player<'_> {
             (_, true) => Prompt::Idle,
             (before, false) => match command {
                 "BEGIN" | "START TRANSACTION" => Prompt::Block,
+                "COMMIT" | "ROLLBACK" if chains(event.text()) => Prompt::Block,
                 "COMMIT" | "PREPARE TRANSACTION" => Prompt::Idle,
                 "ROLLBACK" if rolls_back_to_a_savepoint(event.text()) => Prompt::Block,
                 "ROLLBACK" => Prompt::Idle,
@@ -261,6 +262,23 @@ impl Player<'_> {
 
 /// ROLLBACK [WORK | TRANSACTION] TO …; the tag does not tell.
 fn rolls_back_to_a_savepoint(text: &str) -> bool {
+    let words = words(text);
+    let second = words
+        .iter()
+        .skip(1)
+        .find(|word| !word.eq_ignore_ascii_case("work") && !word.eq_ignore_ascii_case("transaction"));
+    second.is_some_and(|word| word.eq_ignore_ascii_case("to"))
+}
+
+/// COMMIT or ROLLBACK … AND CHAIN: another transaction has begun.
+fn chains(text: &str) -> bool {
+    let words = words(text);
+    let last = |n: usize| words.iter().rev().nth(n).map_or("", String::as_str);
+    last(0).eq_ignore_ascii_case("chain") && last(1).eq_ignore_ascii_case("and")
+}
+
+/// The words of a statement without its comments.
+fn words(text: &str) -> Vec<String> {
     let mut rest = text;
     let mut plain = String::new();
     while let Some(at) = rest.find("/*") {
@@ -271,10 +289,7 @@ fn rolls_back_to_a_savepoint(text: &str) -> bool {
     }
     plain.push_str(rest);
     let words = plain.lines().flat_map(|line| line.split("--").next().unwrap_or("").split_whitespace());
-    let second = words
-        .skip(1)
-        .find(|word| !word.eq_ignore_ascii_case("work") && !word.eq_ignore_ascii_case("transaction"));
-    second.is_some_and(|word| word.eq_ignore_ascii_case("to"))
+    words.map(str::to_owned).collect()
 }
 
 /// A recorded text as it is printed: lines end as a terminal needs it and go on behind `continued`, and whatever would

@@ -145,6 +145,11 @@ impl Event {
         whole.contains(&command)
     }
 
+    /// Whether it is a COMMIT of what was not committed: the transaction had failed, or failed at its end.
+    pub fn fails_to_commit(&self) -> bool {
+        self.command.as_deref() == Some("COMMIT") && self.xact.as_deref() == Some("aborted")
+    }
+
     /// When it ended, as far as that is known.
     pub fn ended_at(&self) -> i64 {
         self.at.saturating_add(self.duration.unwrap_or(0).max(0))

@@ -1,6 +1,6 @@
 //! `verify_audit()` and `journal_read()`: the hash chain of the trail and of the journal, walked for auditors.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pgrx::datum::TimestampWithTimeZone;
@@ -10,12 +10,15 @@ use pgrx::{JsonB, pg_sys};
 
 use super::administrator;
 use crate::audit::chain::{Break, Fault, Head, Walk, hex, unhex};
-use crate::audit::journal::{Reader, first_of_name};
 use crate::audit::journal_text;
 use crate::pg::admin_error::{AdminError, AdminResult};
+use crate::pg::guc_audit::{self, Journal};
+use crate::pg::journal_walk::{self, Broken, Journaled, Open};
 use crate::pg::text_datum::Text;
-use crate::pg::{anchor, stored, trail};
+use crate::pg::{anchor, standby, stored, trail};
 
+/// How long the journal may take to come up to the table.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a long walk tells where it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,8 @@ struct Seen {
     events: i64,
     first: Option<u64>,
     at_checkpoint: Option<Head>,
+    /// The first event that is another one in the journal.
+    other: Option<u64>,
 }
 
 /// One row: whether the chain holds, and where it does not.
@@ -56,15 +61,25 @@ fn verdict(checkpoint_seq: Option<i64>, checkpoint_hash: Option<&str>) -> AdminR
     let anchor = anchor::read()
         .map_err(|error| AdminError::invalid(format!("the anchor cannot be read: {error}")))?
         .unwrap_or(Head::START);
-    let (outcome, seen) = walk(anchor, known, checkpoint);
+    let journal = journal(anchor, known);
+    let (outcome, seen) = walk(anchor, known, checkpoint, journal.as_ref().and_then(|it| it.as_ref().ok()));
     let outcome = outcome.and_then(|head| match checkpoint {
         Some(checkpoint) => against(checkpoint, anchor, seen.at_checkpoint, head).map(|()| head),
         None => Ok(head),
     });
+    // The table's own break comes first; then what the journal says.
+    let outcome = outcome.map_err(|broken| (broken, words(broken.seq, broken.fault)));
+    let outcome = match (outcome, journal) {
+        (Ok(head), Some(journal)) => {
+            beside(head, journal, seen.other, known.is_some()).map(|told| (head, told))
+        }
+        (Ok(head), None) => Ok((head, String::new())),
+        (Err(broken), _) => Err(broken),
+    };
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let first = seen.first.map(signed);
     Ok(TableIterator::once(match outcome {
-        Ok(head) => {
+        Ok((head, told)) => {
             let held = match checkpoint {
                 Some(checkpoint) if checkpoint.seq < anchor.seq => {
                     "the chain holds; the checkpoint is older than the trail and was not held against it"
@@ -73,10 +88,10 @@ fn verdict(checkpoint_seq: Option<i64>, checkpoint_hash: Option<&str>) -> AdminR
                 Some(_) => "the chain holds, and holds to the checkpoint".to_owned(),
                 None => "the chain holds".to_owned(),
             };
+            let held = held + &told;
             (true, seen.events, first, Some(signed(head.seq)), Some(hex(&head.hash)), None, None, held)
         }
-        Err(Break { seq, fault }) => {
-            let detail = words(seq, fault);
+        Err((Break { seq, fault }, detail)) => {
             let fault = fault.word().to_owned();
             (false, seen.events, first, None, None, Some(signed(seq)), Some(fault), detail)
         }
@@ -105,7 +120,61 @@ fn old_snapshot() -> bool {
     unsafe { pg_sys::XactIsoLevel >= i32::try_from(pg_sys::XACT_REPEATABLE_READ).unwrap_or(2) }
 }
 
-fn walk(anchor: Head, known: Option<Head>, checkpoint: Option<Head>) -> (Result<Head, Break>, Seen) {
+/// The journal beside the table; `None` where there is none. With `known` it is waited for: the writer appends to it after it has
+/// committed, and one that rests has yet to bring it up.
+fn journal(anchor: Head, known: Option<Head>) -> Option<Result<Journaled, Broken>> {
+    if guc_audit::journal() == Journal::off || standby::is_one() {
+        return None;
+    }
+    // SAFETY: a plain variable of this process.
+    let database = u32::from(unsafe { pg_sys::MyDatabaseId });
+    if let Some((known, (_, slot))) = known.zip(trail::my_slot()) {
+        let deadline = Instant::now() + PATIENCE;
+        while journal_walk::last_event(database).is_none_or(|last| last < known.seq)
+            && Instant::now() < deadline
+        {
+            slot.want_writer();
+            pgrx::check_for_interrupts!();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Some(journal_walk::walk(database, anchor))
+}
+
+/// What to say of the journal beside a table that holds up to `head`; `other` is the first event that differs. Where it was not
+/// `awaited`, because no writer has been here since the server's start, it may have yet to come up to the table.
+fn beside(
+    head: Head,
+    journal: Result<Journaled, Broken>,
+    other: Option<u64>,
+    awaited: bool,
+) -> Result<String, (Break, String)> {
+    let journal = journal.map_err(|broken| (broken.at, broken.words))?;
+    if let Some(seq) = other {
+        let words = format!("event {seq} is another one in the journal: one of both was rewritten");
+        return Err((Break { seq, fault: Fault::Rewritten }, words));
+    }
+    match journal.range() {
+        Some((_, last)) if last < head.seq && awaited => {
+            let seq = last.saturating_add(1);
+            let words = format!("in the journal: event {seq} is gone; the table has it");
+            Err((Break { seq, fault: Fault::Missing }, words))
+        }
+        Some((first, last)) => Ok(format!("; the journal has events {first} to {last} of it")),
+        None if head.seq > 0 && awaited => {
+            let words = "the journal has no events although agent_guard.journal is on".to_owned();
+            Err((Break { seq: head.seq, fault: Fault::Missing }, words))
+        }
+        None => Ok(String::new()),
+    }
+}
+
+fn walk(
+    anchor: Head,
+    known: Option<Head>,
+    checkpoint: Option<Head>,
+    journal: Option<&Journaled>,
+) -> (Result<Head, Break>, Seen) {
     let mut walk = Walk::behind(anchor);
     let mut seen = Seen::default();
     let mut told = Instant::now();
@@ -114,6 +183,12 @@ fn walk(anchor: Head, known: Option<Head>, checkpoint: Option<Head>) -> (Result<
         seen.events = seen.events.saturating_add(1);
         seen.first.get_or_insert(found.seq);
         walk.step(found);
+        if walk.holds()
+            && seen.other.is_none()
+            && journal.is_some_and(|journal| journal.contradicts(walk.head()))
+        {
+            seen.other = Some(found.seq);
+        }
         if walk.holds() && checkpoint.is_some_and(|checkpoint| checkpoint.seq == found.seq) {
             seen.at_checkpoint = Some(walk.head());
         }
@@ -178,71 +253,71 @@ fn entries(path: &str) -> AdminResult<Entries> {
         return Err(AdminError::forbidden("permission denied to read the audit journal")
             .hint("Only members of pg_read_server_files may read server files."));
     }
-    let unreadable =
-        |path: &Path, error: std::io::Error| AdminError::invalid(format!("{}: {error}", path.display()));
     let path = PathBuf::from(path);
-    let mut files = Vec::new();
-    if path.is_dir() {
-        for entry in std::fs::read_dir(&path).map_err(|error| unreadable(&path, error))? {
-            let file = entry.map_err(|error| unreadable(&path, error))?.path();
-            if file.file_name().and_then(|name| name.to_str()).and_then(first_of_name).is_some() {
-                files.push(file);
-            }
-        }
-        files.sort();
+    let files = if path.is_dir() {
+        journal_walk::files(&path)
+            .map_err(|error| AdminError::invalid(format!("{}: {error}", path.display())))?
     } else {
-        files.push(path);
-    }
-    let mut head: Option<Head> = None;
-    let rows = files.into_iter().flat_map(move |file| {
-        pgrx::check_for_interrupts!();
-        read_file(&file, &mut head)
-    });
-    Ok(TableIterator::new(rows))
+        vec![path]
+    };
+    Ok(TableIterator::new(Files { left: files.into_iter(), open: None, head: None }))
 }
 
 type EntryRow =
     (String, Option<i64>, Option<TimestampWithTimeZone>, Option<JsonB>, Option<String>, Option<String>);
 
-fn read_file(file: &Path, head: &mut Option<Head>) -> Vec<EntryRow> {
-    let name = file.display().to_string();
-    let problem = |what: String| (name.clone(), None, None, None, None, Some(what));
-    let bytes = match std::fs::read(file) {
-        Ok(bytes) => bytes,
-        Err(error) => return vec![problem(error.to_string())],
-    };
-    let mut reader = match Reader::new(&bytes) {
-        Ok(reader) => reader,
-        Err(damage) => return vec![problem(damage.word().to_owned())],
-    };
-    let mut rows = Vec::new();
-    let before = reader.header().before;
-    if let Some(head) = *head
-        && head != before
-    {
-        rows.push(problem(format!(
-            "it does not continue the file before, which ends with event {}",
-            head.seq
-        )));
-    }
-    loop {
-        let columns = reader.header().columns.clone();
-        match reader.next_entry() {
-            Ok(Some(entry)) => {
-                let at = journal_text::time(&entry).and_then(timestamp);
-                let event = JsonB(journal_text::event(&columns, &entry).into());
+/// Files that are read one after the other, a row at a time: what a journal holds may be more than fits into memory.
+struct Files {
+    left: std::vec::IntoIter<PathBuf>,
+    open: Option<Open>,
+    head: Option<Head>,
+}
+
+fn problem(file: &str, what: String) -> EntryRow {
+    (file.to_owned(), None, None, None, None, Some(what))
+}
+
+impl Iterator for Files {
+    type Item = EntryRow;
+
+    fn next(&mut self) -> Option<EntryRow> {
+        loop {
+            pgrx::check_for_interrupts!();
+            let Some(open) = &mut self.open else {
+                let file = self.left.next()?;
+                match Open::new(&file) {
+                    Err(why) => return Some(problem(&file.display().to_string(), why)),
+                    Ok((open, before)) => {
+                        let name = open.name.clone();
+                        self.open = Some(open);
+                        match self.head.filter(|head| *head != before) {
+                            None => continue,
+                            Some(head) => {
+                                let what = "it does not continue the file before, which ends with event";
+                                return Some(problem(&name, format!("{what} {}", head.seq)));
+                            }
+                        }
+                    }
+                }
+            };
+            let row = open.next(|name, columns, entry| {
+                let at = journal_text::time(entry).and_then(timestamp);
+                let event = JsonB(journal_text::event(columns, entry).into());
                 let seq = i64::try_from(entry.seq).ok();
-                rows.push((name.clone(), seq, at, Some(event), Some(hex(&entry.hash)), None));
-            }
-            Ok(None) => break,
-            Err(damage) => {
-                rows.push(problem(format!("{}, behind event {}", damage.word(), reader.head().seq)));
-                break;
+                (name.to_owned(), seq, at, Some(event), Some(hex(&entry.hash)), None)
+            });
+            let head = open.head();
+            match row {
+                Ok(Some(row)) => return Some(row),
+                Ok(None) => (self.open, self.head) = (None, Some(head)),
+                Err(damage) => {
+                    let row = problem(&open.name, format!("{}, behind event {}", damage.word(), head.seq));
+                    (self.open, self.head) = (None, Some(head));
+                    return Some(row);
+                }
             }
         }
     }
-    *head = Some(reader.head());
-    rows
 }
 
 fn timestamp(unix_micros: i64) -> Option<TimestampWithTimeZone> {

@@ -110,7 +110,9 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
     }
     // SAFETY: the source text is palloc'd and NUL-terminated for as long as the query runs.
     let known = unsafe { known::query(source, location, length) };
-    let text = known.text();
+    // Inside a trigger of a masked relation, text and parameters may hold what the trigger sees.
+    let raw = withhold::inside_raw();
+    let text = if raw && !calls::in_foreign_key() { withhold::TEXT.into() } else { known.text() };
     let mut observed: Option<Refusal> = None;
     let now = epoch::clock();
     let session = match session::current_at(now) {
@@ -124,14 +126,11 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
         }
         Err(refusal) => {
             // SAFETY: as above.
-            let parameters = unsafe { rows::parameters((*query).params) };
-            record::record_refused_with(command(operation), &text, parameters.as_deref(), None, &refusal);
+            let given = unsafe { if raw { None } else { rows::Given::to((*query).params) } };
+            record::record_refused_with(command(operation), &text, given.as_ref(), None, &refusal);
             return Err(refusal);
         }
     };
-    // Inside a trigger of a masked relation, text and parameters may hold what the trigger sees.
-    let raw = withhold::inside_raw();
-    let text = if raw && !calls::in_foreign_key() { withhold::TEXT.into() } else { text };
     let form = (operation == pg_sys::CmdType::CMD_MERGE).then_some(Form::Merge);
     let (key, command) = (key(query), command(operation));
     let bound = session.clone();
@@ -143,6 +142,8 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             open.refuse(refusal, true);
         }
         top = open.is_top_level();
+        // SAFETY: as below.
+        unsafe { rows::parameter_types((*query).params, open.parameter_types()) };
         // SAFETY: the parameters belong to the query; only read.
         told = raw
             || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use pgrx::pg_sys;
 
 use super::super::{
-    door, encoding, endings, guc, held, raise, results, secrets, statement, synced, text, warden, withhold,
+    door, encoding, endings, guc, held, raise, record, results, secrets, statement, synced, text, warden,
+    withhold,
 };
-use super::guarded;
+use super::{guarded, planner};
+use crate::audit::sql_text;
 
 static mut PREVIOUS: pg_sys::emit_log_hook_type = None;
 
@@ -156,5 +158,41 @@ fn note(data: *mut pg_sys::ErrorData) {
         };
         (data.sqlerrcode, message)
     };
-    statement::failing(code, &message, &text::current());
+    // SAFETY: as above.
+    let fatal = unsafe { (*data).elevel > i32::try_from(pg_sys::PGERROR).unwrap_or(21) };
+    if fatal {
+        record::connection_ends_by(raise::sqlstate_text(code), &message);
+    }
+    let whole = text::current();
+    // SAFETY: as above.
+    statement::failing(code, &message, unsafe { failed(&*data, &whole) });
+}
+
+/// The statement that failed, of several in one text. What does not parse fails as a whole.
+unsafe fn failed<'a>(data: &pg_sys::ErrorData, whole: &'a str) -> &'a str {
+    let planned = planner::failed_in();
+    if !whole.trim_end().trim_end_matches(';').contains(';') {
+        return whole;
+    }
+    // SAFETY: a constant of the server's, or null.
+    let file = unsafe { if data.filename.is_null() { c"" } else { CStr::from_ptr(data.filename) } };
+    if [&b"scan.l"[..], b"gram.y", b"parser.c"].iter().any(|name| file.to_bytes().ends_with(name)) {
+        return whole;
+    }
+    let characters = usize::try_from(data.cursorpos).unwrap_or(0);
+    let place = match characters.checked_sub(1) {
+        Some(before) => whole.char_indices().nth(before).map(|(at, _)| at),
+        // The server's places are bytes of a text that may be in another encoding; up to 17 they lie behind the semicolon before.
+        None => planned
+            .filter(|_| encoding::is_utf8())
+            .and_then(|(location, _)| usize::try_from(location).ok())
+            .and_then(|location| first_word(whole, location)),
+    };
+    place.map_or(whole, |place| sql_text::statement_at(whole, place))
+}
+
+/// The first byte behind blanks: in the statement itself, whether or not the place is.
+fn first_word(whole: &str, location: usize) -> Option<usize> {
+    let rest = whole.get(location..)?;
+    Some(location.saturating_add(rest.len()).saturating_sub(rest.trim_start().len()))
 }

@@ -7,6 +7,7 @@
 
 use std::ffi::c_void;
 use std::os::raw::{c_char, c_int};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys;
 
@@ -21,6 +22,15 @@ use super::super::{calls, catalog, enforce, guc, masks, policies, secrets, sessi
 use super::{checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Verb};
+
+/// Where in the client's text the statement lies that is being planned, 1 + location and length: an error in planning tells no place.
+static PLANNING: [AtomicI32; 2] = [const { AtomicI32::new(0) }; 2];
+
+/// The location and length of the statement that was being planned when an error came up. Answers once.
+pub fn failed_in() -> Option<(c_int, c_int)> {
+    let location = PLANNING[0].swap(0, Ordering::Relaxed).checked_sub(1).filter(|location| *location >= 0)?;
+    Some((location, PLANNING[1].load(Ordering::Relaxed)))
+}
 
 static mut PREV_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREV_ANALYZE: pg_sys::post_parse_analyze_hook_type = None;
@@ -74,12 +84,18 @@ unsafe extern "C-unwind" fn planner(
         if guc::guarded() {
             // A statement that was parsed before (Parse, PREPARE) keeps a text of its own, and Bind has just shown it.
             guarded(|| secrets::hide(source));
+            if source == pg_sys::debug_query_string {
+                PLANNING[1].store((*query).stmt_len, Ordering::Relaxed);
+                PLANNING[0].store((*query).stmt_location.max(0).saturating_add(1), Ordering::Relaxed);
+            }
             raise_if(checked(|| before(query)));
         }
-        match PREV_PLANNER {
+        let plan = match PREV_PLANNER {
             Some(previous) => previous(query, source, options, parameters),
             None => raw_planner(query, source, options, parameters),
-        }
+        };
+        PLANNING[0].store(0, Ordering::Relaxed);
+        plan
     }
 }
 

@@ -124,6 +124,18 @@ unsafe extern "C-unwind" fn utility(
     }
 }
 
+/// What CALL was given stands nowhere else; what a query within EXPLAIN or CREATE TABLE AS was given, in its own event too.
+fn tell_parameters(key: Key, parameters: pg_sys::ParamListInfo) {
+    // With the statement open, so that an error of an output function is recorded as the statement's.
+    // SAFETY: the parameters of the statement that is about to run.
+    let values = unsafe { rows::parameters(parameters) };
+    statement::with_key(key, |open| {
+        // SAFETY: as above.
+        unsafe { rows::parameter_types(parameters, open.parameter_types()) };
+        open.set_parameters(values);
+    });
+}
+
 fn before(
     planned: *mut pg_sys::PlannedStmt,
     source: *const c_char,
@@ -143,7 +155,8 @@ fn before(
     // SAFETY: the source is NUL-terminated.
     let mut text: Rc<str> = unsafe { text::statement(source, location, length) }.into();
     withhold::stay();
-    if withhold::inside_raw() && calls::any() {
+    let raw = withhold::inside_raw() && calls::any();
+    if raw {
         text = withhold::TEXT.into();
     }
     // SAFETY: a valid utility statement; the tag's name is a static string.
@@ -177,8 +190,8 @@ fn before(
         }
         (_, Err(refusal)) => {
             // SAFETY: the hook's own argument, null or a parameter list.
-            let given = unsafe { rows::parameters(parameters) };
-            record::record_refused_with(command, &text, given.as_deref(), None, refusal);
+            let given = unsafe { if raw { None } else { rows::Given::to(parameters) } };
+            record::record_refused_with(command, &text, given.as_ref(), None, refusal);
             return Err(refusal.clone());
         }
         (Err(refusal), Ok(bound)) if enforce::observing(bound) => {
@@ -213,11 +226,8 @@ fn before(
     // SAFETY: as above.
     let makes_table = unsafe { utility::table_made(node) }.is_some();
     statement::open(opening, |open| (open.node, open.makes_table) = (node.addr(), makes_table))?;
-    // Those of CALL, with the statement open as in the executor's hook.
-    if !parameters.is_null() && !withhold::inside_raw() {
-        // SAFETY: as above.
-        let given = unsafe { rows::parameters(parameters) };
-        statement::with_key(key, |open| open.set_parameters(given));
+    if !parameters.is_null() && !raw {
+        tell_parameters(key, parameters);
     }
     if let Some(refusal) = observed {
         statement::with_key(key, |open| open.refuse(&refusal, true));

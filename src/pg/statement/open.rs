@@ -39,6 +39,8 @@ pub enum Plain {
 #[derive(Default)]
 pub(super) struct Parameters {
     pub(super) values: Vec<Option<String>>,
+    /// Their types.
+    pub(super) types: Vec<u32>,
     /// There are some to be recorded.
     pub(super) present: bool,
     /// Numbers and NULLs: small, so that the memory is used again.
@@ -299,6 +301,11 @@ impl Open {
         self.failure = Some((record::sqlstate_bytes(refusal.sqlstate.code()), refusal.message.clone()));
     }
 
+    /// The types of the bind parameters, to be told before these.
+    pub fn parameter_types(&mut self) -> &mut Vec<u32> {
+        &mut self.parameters.types
+    }
+
     /// Keeps the bind parameters, where `write` can tell them without the server's help; false where it cannot.
     pub fn set_plain_parameters(&mut self, write: impl FnOnce(&mut Vec<Option<String>>) -> Plain) -> bool {
         let parameters = &mut self.parameters;
@@ -310,7 +317,8 @@ impl Open {
     /// Keeps the bind parameters.
     pub fn set_parameters(&mut self, parameters: Option<Vec<Option<String>>>) {
         let present = parameters.is_some();
-        self.parameters = Parameters { values: parameters.unwrap_or_default(), present, plain: false };
+        let types = std::mem::take(&mut self.parameters.types);
+        self.parameters = Parameters { values: parameters.unwrap_or_default(), types, present, plain: false };
     }
 
     /// Suspends the statement after a run; the rows so far.

@@ -7,13 +7,18 @@ use super::super::known::Ending;
 use super::super::trail::{self, Waiting};
 use super::super::{connection, epoch, fault, quick, record};
 use super::open::Open;
+use super::within;
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind, bounded_text, length};
 use crate::audit::record::{Head, Tail};
 
 /// Publishes it; what was reserved for it is given back with that.
 pub fn publish(open: &Open) {
-    if !fault::skips_record() && publish_again(open).is_none() {
+    within::learn(open);
+    if !fault::skips_record() && (within::any() || publish_again(open).is_none()) {
         publish_whole(open);
+    }
+    if within::any() && open.level == 0 {
+        within::forget();
     }
 }
 
@@ -56,6 +61,7 @@ fn publish_again(open: &Open) -> Option<()> {
         sqlstate: None,
         statement_sha256: None,
         parameters: open.parameters.present.then_some(open.parameters.values.as_slice()),
+        parameter_types: &open.parameters.types,
     };
     trail::publish_again(&head, &ending.tail, open.reservation).then_some(())
 }
@@ -85,7 +91,11 @@ fn whole<R>(open: &Open, publish: impl FnOnce(AuditEvent<'_>) -> R) -> R {
         None => (None, ""),
     };
     // The writer redacts what it stores; a token is masked before it gets here (secrets.rs).
-    let bounded = bounded_text(&open.text);
+    let text = within::clean(&open.text);
+    let bounded = bounded_text(&text);
+    let message = within::clean(refused.1);
+    let parameters = open.parameters.present.then_some(open.parameters.values.as_slice());
+    let clean_parameters = parameters.and_then(within::clean_list);
     let before = open.repeated.as_deref().map_or(&[][..], |repeated| repeated.accesses.as_slice());
     let records: Vec<_> = before.iter().chain(&open.accesses).map(Decided::record).collect();
     let role = if open.session.is_none() { connection::login_name() } else { String::new() };
@@ -100,13 +110,14 @@ fn whole<R>(open: &Open, publish: impl FnOnce(AuditEvent<'_>) -> R) -> R {
     event.statement = bounded.text;
     event.statement_len = bounded.full_len;
     event.statement_sha256 = bounded.sha256;
-    event.parameters = open.parameters.present.then_some(open.parameters.values.as_slice());
+    event.parameter_types = &open.parameters.types;
+    event.parameters = clean_parameters.as_deref().or(parameters);
     event.accesses = &records;
     event.decision = if undecided { AuditDecision::None } else { open.decision };
     event.rule_id = open.rule;
     event.rows = open.rows;
     event.duration_us = epoch::clock().saturating_sub(open.at);
-    (event.sqlstate, event.message) = refused;
+    (event.sqlstate, event.message) = (refused.0, &message);
     event.policy_version = open.policy_version;
     event.decided_by = open.decided_by;
     publish(event)
