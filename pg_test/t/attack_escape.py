@@ -119,7 +119,7 @@ def test_failing_by_a_limit_of_the_server_is_recorded(server):
             reply = client.query(text.format(sent))
             assert reply.sqlstate in states, (text[:60], reply.errors)
             # A text beyond what is kept whole is found by where its end would be: by its length.
-            kept = fates(server, sent) if len(text) < 30000 else server.audit("statement_length = %s", len(text.format(sent)), columns="decision, sqlstate")
+            kept = fates(server, sent) if len(text) < 30000 else server.audit("event = 'statement' and statement_length = %s", len(text.format(sent)), columns="decision, sqlstate")
             assert len(kept) == 1 and kept[0][1] == reply.sqlstate, (text[:60], kept)
         client.close()
 

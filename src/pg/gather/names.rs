@@ -263,6 +263,9 @@ pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node
     }
 }
 
+/// pg_statistic_ext (catalog/pg_statistic_ext.h), for which pgrx has no name on 18.
+const STATISTICS: u32 = 3381;
+
 /// The table of a statistics object, by which rules about those are matched.
 unsafe fn table_of_statistics(object: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
     // SAFETY: the tag says that it is a list, of String nodes as the grammar builds it; a missing object gives InvalidOid.
@@ -271,7 +274,7 @@ unsafe fn table_of_statistics(object: *mut pg_sys::Node) -> Option<pg_sys::Oid> 
             return None;
         }
         let statistics = pg_sys::get_statistics_object_oid(object.cast(), true);
-        drops::table_of(pg_sys::StatisticExtRelationId, statistics)
+        drops::table_of(pg_sys::Oid::from(STATISTICS), statistics)
     }
 }
 
