@@ -40,12 +40,9 @@ pub fn put(storage: &mut impl Storage, head: u64, number: u64, payload: [&[u8]; 
     size.copy_from_slice(&length.to_le_bytes());
     check.copy_from_slice(&check_of(length, number).to_le_bytes());
     back.copy_from_slice(&number.to_le_bytes());
-    write_across(storage, head, &header);
-    let start = head.wrapping_add(HEADER);
-    write_across(storage, start, front_part);
-    if !back_part.is_empty() {
-        let first = u64::try_from(front_part.len()).unwrap_or(u64::MAX);
-        write_across(storage, start.wrapping_add(first), back_part);
+    let mut offset = head.checked_rem(storage.size()).unwrap_or(0);
+    for part in [&header, front_part, back_part] {
+        offset = write_across(storage, offset, part);
     }
     head.wrapping_add(footprint(bytes))
 }
@@ -152,25 +149,31 @@ fn check_of(length: u32, number: u64) -> u32 {
     length.rotate_left(7) ^ low ^ CHECK
 }
 
-/// The part of `length` bytes at `position` that lies before the storage's end.
-fn before_end(size: u64, position: u64, length: usize) -> (u64, usize) {
-    let offset = position.checked_rem(size).unwrap_or(0);
-    let room = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
-    (offset, length.min(room))
+/// How many bytes lie between an offset and the storage's end.
+fn before_end(size: u64, offset: u64) -> usize {
+    usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX)
 }
 
-fn write_across(storage: &mut impl Storage, position: u64, from: &[u8]) {
-    let (offset, first) = before_end(storage.size(), position, from.len());
-    if let Some((front, back)) = from.split_at_checked(first) {
-        storage.write(offset, front);
-        if !back.is_empty() {
+/// Writes at an offset, and at the storage's beginning what does not fit before its end; the offset behind it.
+#[inline(always)]
+fn write_across(storage: &mut impl Storage, offset: u64, from: &[u8]) -> u64 {
+    let room = before_end(storage.size(), offset);
+    match from.split_at_checked(room) {
+        Some((front, back)) => {
+            storage.write(offset, front);
             storage.write(0, back);
+            u64::try_from(back.len()).unwrap_or(0)
+        }
+        None => {
+            storage.write(offset, from);
+            offset.saturating_add(u64::try_from(from.len()).unwrap_or(0))
         }
     }
 }
 
 fn read_across(storage: &impl Storage, position: u64, into: &mut [u8]) {
-    let (offset, first) = before_end(storage.size(), position, into.len());
+    let offset = position.checked_rem(storage.size()).unwrap_or(0);
+    let first = into.len().min(before_end(storage.size(), offset));
     if let Some((front, back)) = into.split_at_mut_checked(first) {
         storage.read(offset, front);
         if !back.is_empty() {
