@@ -108,6 +108,27 @@ def test_the_same_text_means_another_table_under_another_path(server):
     again()
 
 
+def test_a_relation_that_comes_to_the_others_is_asked_for(server):
+    """Row level security adds what its policies read to the same text, by the role that runs it."""
+    server.run(
+        """create role watcher;
+           grant watcher to owner;
+           grant usage on schema kept to watcher;
+           create table kept.watched (id int);
+           alter table kept.watched owner to keeper;
+           alter table kept.watched enable row level security;
+           grant select on kept.watched to watcher, owner;
+           create policy all_of_it on kept.watched to watcher using (id > 0);
+           create policy by_secrets on kept.watched to owner using (exists (select from app.secret))"""
+    )
+    agent = Agent(server, ("allow", "select", "kept.watched"), ("allow", "role", ["role watcher", "role owner"]))
+    text = "select count(*) from kept.watched"
+    agent.run("set role watcher")
+    often(agent, text)
+    agent.run("reset role")
+    expect(DENIED, agent.run, text, match="app.secret")
+
+
 def test_another_table_under_the_old_name_is_another_table(server):
     agent = Agent(server, *RULES)
     again = prepared(agent)
