@@ -209,6 +209,7 @@ pub unsafe fn parameters(parameters: pg_sys::ParamListInfo) -> Option<Vec<Option
 }
 
 /// Bind parameters: their values as text, and their types.
+#[derive(Default)]
 pub struct Given {
     /// As `parameters` tells them.
     pub values: Vec<Option<String>>,

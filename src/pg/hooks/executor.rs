@@ -170,8 +170,8 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
 #[inline(never)]
 fn tell_parameters(query: *mut pg_sys::QueryDesc) {
     // SAFETY: the parameters belong to the query; only read.
-    let parameters = unsafe { rows::parameters((*query).params) };
-    statement::with_key(key(query), |open| open.set_parameters(parameters));
+    let given = unsafe { rows::Given::to((*query).params) };
+    statement::with_key(key(query), |open| open.set_parameters(given));
 }
 
 /// Where anything is masked: proves that the plan reads nothing past masks and row filters, and notes which texts are withheld for it.

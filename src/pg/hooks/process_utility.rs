@@ -128,12 +128,8 @@ unsafe extern "C-unwind" fn utility(
 fn tell_parameters(key: Key, parameters: pg_sys::ParamListInfo) {
     // With the statement open, so that an error of an output function is recorded as the statement's.
     // SAFETY: the parameters of the statement that is about to run.
-    let values = unsafe { rows::parameters(parameters) };
-    statement::with_key(key, |open| {
-        // SAFETY: as above.
-        unsafe { rows::parameter_types(parameters, open.parameter_types()) };
-        open.set_parameters(values);
-    });
+    let given = unsafe { rows::Given::to(parameters) };
+    statement::with_key(key, |open| open.set_parameters(given));
 }
 
 fn before(

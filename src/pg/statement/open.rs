@@ -8,6 +8,7 @@ use super::super::approvals::{Asked, Held};
 use super::super::decided::Decided;
 use super::super::known::Known;
 use super::super::repeated::Repeated;
+use super::super::rows::Given;
 use super::super::session::Session;
 use super::super::trail::Reservation;
 use super::super::withhold::Texts;
@@ -315,10 +316,10 @@ impl Open {
     }
 
     /// Keeps the bind parameters.
-    pub fn set_parameters(&mut self, parameters: Option<Vec<Option<String>>>) {
-        let present = parameters.is_some();
-        let types = std::mem::take(&mut self.parameters.types);
-        self.parameters = Parameters { values: parameters.unwrap_or_default(), types, present, plain: false };
+    pub fn set_parameters(&mut self, given: Option<Given>) {
+        let present = given.is_some();
+        let Given { values, types } = given.unwrap_or_default();
+        self.parameters = Parameters { values, types, present, plain: false };
     }
 
     /// Suspends the statement after a run; the rows so far.
