@@ -224,7 +224,8 @@ expiring() {
 audit() {
     chapter "The record has all of it"
     ask_admin "select agent_guard.audit_flush()" >/dev/null
-    admin "select ... from agent_guard.audit" "select seq, array_to_string(lineage, ' > ') as lineage, command, decision, sqlstate,
+    admin "select ... from agent_guard.audit" "select seq, array_to_string(lineage, ' > ') as lineage,
+        coalesce(nullif(command, ''), event) as command, decision, sqlstate,
         left(regexp_replace(statement, '\s+', ' ', 'g'), 62) as statement from agent_guard.audit order by seq" shown
     local recorded leaked secret
     recorded=$(ask_admin "select count(distinct (pid, at, statement)) from agent_guard.audit where sqlstate in ('42501', '28000')")

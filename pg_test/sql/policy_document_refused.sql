@@ -27,6 +27,9 @@ SELECT t.state, t.message FROM (VALUES
     ('{"name": "pdr", "rules": [{"effect": "allow", "actions": ["select"], "statement_pattern": "("}]}'),
     ('{"name": "pdr", "rules": [{"effect": "allow", "actions": ["select"], "objects": ["*", "pdr.order"]}]}'),
     ('{"name": "pdr", "rules": [{"effect": "allow", "actions": ["select"], "objects": ["pdr.orders"], "columns": ["totl"]}]}'),
+    ('{"name": "pdr", "rules": [{"effect": "allow", "actions": ["select"], "objects": ["pdr.orders"], "columns": []}]}'),
+    ('{"name": "pdr", "rules": [], "row_filters": [{"relation": "pdr.orders", "predicate": "id = 1"},
+        {"relation": "PDR.Orders", "predicate": "id > 0"}]}'),
     ('{"name": "pdr new", "rules": [{"effect": "allow", "actions": ["select"], "objects": ["pdr.*"]},
         {"effect": "allow", "actions": ["select"], "objects": ["pdr.nothing"]}]}')
     ) v (doc), pdr.try(v.doc::jsonb) t;

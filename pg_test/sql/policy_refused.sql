@@ -11,6 +11,8 @@ CREATE FUNCTION pr_app.total(m pr_app.mood[]) RETURNS int LANGUAGE sql AS 'SELEC
 RESET client_min_messages;
 
 SELECT agent_guard.create_policy('pr');
+SELECT agent_guard.create_policy(' ');
+SELECT agent_guard.create_policy('pr ');
 
 SELECT agent_guard.allow('prr', '{select}');
 \echo :LAST_ERROR_SQLSTATE
@@ -39,11 +41,18 @@ SELECT agent_guard.allow('pr', '{select}', '{pr_app.customers}', '{id, mail}');
 SELECT agent_guard.allow('pr', '{select}', '{pr_app.*}', '{nothing}');
 SELECT agent_guard.allow('pr', '{select}', '{pr_app.orders(id)}', '{id}');
 SELECT agent_guard.allow('pr', '{select}', '{function pr_app.total}', '{id}');
+-- an empty list is no rule about all columns
+SELECT agent_guard.allow('pr', '{select}', '{pr_app.orders}', '{}');
+SELECT agent_guard.deny('pr', '{select}', '{pr_app.orders}', '{}');
+SELECT agent_guard.allow('pr', '{select}', '{pr_app.orders}', '{id,""}');
 SELECT agent_guard.allow('pr', '{select}', max_rows => -1);
 SELECT agent_guard.allow('pr', '{select}', statement_pattern => '(');
+SELECT agent_guard.allow('pr', '{select}', statement_pattern => '');
 SELECT agent_guard.drop_rule(-1);
 SELECT agent_guard.drop_rule(NULL);
 SELECT agent_guard.drop_policy('prx');
+SELECT agent_guard.check_statement('pr', 'SELECT 1', 0::oid);
+SELECT agent_guard.delegate('child', '1 minute');
 SELECT version, rules FROM agent_guard.policies WHERE name = 'pr';
 
 SELECT agent_guard.drop_policy('pr');

@@ -40,5 +40,20 @@ def test_a_neighbour_may_be_preloaded_before_and_after():
             server.stop()
 
 
+def test_no_schema_takes_the_extension_along(server):
+    """Whoever owns a database may drop and make its public schema, as resets of test data do; the guard stays."""
+    server.run("create role db_owner login")
+    server.run("create database reset_often owner db_owner")
+    with server.connect(dbname="reset_often") as connection:
+        connection.execute("create extension agent_guard")
+        connection.execute("select agent_guard.create_policy('kept')")
+    with server.connect("db_owner", dbname="reset_often") as connection:
+        connection.execute("drop schema public cascade")
+    with server.connect(dbname="reset_often") as connection:
+        assert connection.execute("select name from agent_guard.policies").fetchall() == [("kept",)]
+        connection.execute("drop extension agent_guard")
+        connection.execute("create extension agent_guard")
+
+
 if __name__ == "__main__":
     guard.run(globals(), extension=False)

@@ -245,7 +245,7 @@ fn explain(policy: &Policy, wanted: &Wanted, compiled: &Compiled, denial: Denial
         _ => String::new(),
     };
     let allowed = match wanted.target {
-        Target::Relation(_) if !wanted.never => allowed_on(policy, &wanted.target),
+        Target::Relation(_) | Target::Function(_) if !wanted.never => allowed_on(policy, &wanted.target),
         _ => Vec::new(),
     };
     explain::refusal(&Denied {
@@ -258,10 +258,14 @@ fn explain(policy: &Policy, wanted: &Wanted, compiled: &Compiled, denial: Denial
     })
 }
 
-/// The actions on data that the policy allows on an object.
-pub fn allowed_on(policy: &Policy, target: &Target) -> Vec<Action> {
-    [Verb::Select, Verb::Insert, Verb::Update, Verb::Delete, Verb::Truncate, Verb::Lock]
-        .into_iter()
+/// What the policy allows with the data of a relation, or that it lets a function be executed.
+fn allowed_on(policy: &Policy, target: &Target) -> Vec<Action> {
+    const DATA: &[Verb] =
+        &[Verb::Select, Verb::Insert, Verb::Update, Verb::Delete, Verb::Truncate, Verb::Lock];
+    let verbs = if matches!(target, Target::Function(_)) { &[Verb::Execute] } else { DATA };
+    verbs
+        .iter()
+        .copied()
         .map(Action::plain)
         .filter(|action| {
             let compiled = compiled(policy, *action, target);

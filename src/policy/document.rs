@@ -96,6 +96,14 @@ impl WrittenRule {
     /// The first part that is wrong.
     pub fn canonical(&self) -> Result<WrittenRule, RuleError> {
         let rule = Rule::parse(&self.raw)?;
+        // It would match every statement, as no pattern does.
+        if self.raw.statement_pattern.as_deref() == Some("") {
+            return wrong(
+                "statement_pattern",
+                "the regular expression is empty",
+                "Leave it out for every statement.",
+            );
+        }
         if rule.effect == Effect::Approve && self.raw.approval.is_none() {
             return wrong("approvers", "nobody may approve", "Name the roles whose members may approve.");
         }
@@ -441,12 +449,12 @@ pub fn difference(present: &[WrittenRule], wanted: &[WrittenRule]) -> Difference
 /// Proves that `name` can be a policy's name.
 ///
 /// # Errors
-/// An empty or overlong name, or one with control characters.
+/// An empty or overlong name, or one with control characters, or with white space at an end, which nobody sees.
 pub fn policy_name(name: &str) -> Result<(), RuleError> {
-    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) || name.trim() != name {
         return wrong(
             "name",
-            "a policy's name has 1 to 63 bytes and no control characters",
+            "a policy's name has 1 to 63 bytes, no control characters and no white space around it",
             "Choose a short name, such as \"reporting\".",
         );
     }
@@ -577,7 +585,7 @@ fn written_rule(value: &Value, path: &str, groups: &Groups) -> Result<WrittenRul
         effect: optional(map, "effect", string).map_err(below)?.unwrap_or_default(),
         actions,
         objects: optional(map, "objects", strings).map_err(below)?.unwrap_or_else(|| vec!["*".to_owned()]),
-        columns: optional(map, "columns", strings).map_err(below)?.unwrap_or_default(),
+        columns: optional(map, "columns", some_columns).map_err(below)?.unwrap_or_default(),
         require_where: optional(map, "require_where", boolean).map_err(below)?.unwrap_or(false),
         max_rows: optional(map, "max_rows", whole_number).map_err(below)?,
         statement_pattern: optional(map, "statement_pattern", string).map_err(below)?,
@@ -585,6 +593,21 @@ fn written_rule(value: &Value, path: &str, groups: &Groups) -> Result<WrittenRul
     };
     let note = optional(map, "note", string).map_err(below)?;
     WrittenRule { raw, note }.canonical().map_err(below)
+}
+
+fn some_columns(value: &Value, path: &str) -> Result<Vec<String>, RuleError> {
+    let columns = strings(value, path)?;
+    if columns.is_empty() { Err(no_columns(path)) } else { Ok(columns) }
+}
+
+/// The error for an empty list of columns. A rule without columns is about all of them, which is the last thing that
+/// whoever passes an empty list of them may have meant.
+pub fn no_columns(path: &str) -> RuleError {
+    RuleError {
+        path: path.to_owned(),
+        message: "an empty list of columns".to_owned(),
+        hint: "Name at least one column, or leave columns out for a rule about all of them.".to_owned(),
+    }
 }
 
 /// What the keys of an approve rule ask for; `None` where there is none of them.

@@ -86,6 +86,15 @@ fn errors_carry_the_path() {
         rule(r#""effect": "allow", "actions": ["select"], "statement_pattern": "(""#),
         "rules[0].statement_pattern"
     );
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "statement_pattern": """#),
+        "rules[0].statement_pattern"
+    );
+    assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "columns": []"#), "rules[0].columns");
+    assert_eq!(
+        rule(r#""effect": "allow", "actions": ["select"], "columns": ["a", ""]"#),
+        "rules[0].columns[1]"
+    );
     assert_eq!(rule(r#""effect": "allow", "actions": ["select"], "maxrows": 1"#), "rules[0].maxrows");
     let approve = |body: &str| rule(&format!(r#""effect": "approve", "actions": ["drop"]{body}"#));
     assert_eq!(approve(""), "rules[0].approvers");
@@ -137,6 +146,9 @@ fn names_are_short_and_printable() {
     assert!(policy_name(&"x".repeat(64)).is_err());
     assert!(policy_name("a\nb").is_err());
     assert!(policy_name("").is_err());
+    assert!(policy_name(" ").is_err());
+    assert!(policy_name("p ").is_err());
+    assert!(policy_name("two words").is_ok());
 }
 
 fn limited(limits: &str) -> String {

@@ -4,7 +4,7 @@
 
 use crate::decision::Denial;
 use crate::refusal::{Decider, Place, Refusal, SqlState};
-use crate::request::{Action, Object, ObjectClass};
+use crate::request::{Action, Object, ObjectClass, Oid};
 
 /// What a denial is about.
 pub struct Denied<'a> {
@@ -18,7 +18,7 @@ pub struct Denied<'a> {
     pub denial: Denial,
     /// The column that decided, by name; empty for none.
     pub column: &'a str,
-    /// The actions that the policy does allow on the object.
+    /// The actions that the policy does allow on the object: on the data of a relation, or execution of a function.
     pub allowed: &'a [Action],
 }
 
@@ -98,13 +98,21 @@ fn hint(denied: &Denied<'_>, allowed: &[Action]) -> String {
     if let Denial::OutOfScope(_) = denied.denial {
         return "Ask the agent that derived this token, or stay within its scope; SELECT * FROM agent_guard.whoami() shows it.".to_owned();
     }
+    if let Denial::PatternMismatch(rule) = denied.denial {
+        return format!(
+            "SELECT statement_pattern FROM agent_guard.session_policy WHERE rule_id = {rule} tells the form."
+        );
+    }
     match denied.object {
         Some(object) if !allowed.is_empty() => {
             let words: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             format!("On {object} this session may: {}. {all}", words.join(", "))
         }
-        Some(object) => format!("Nothing is allowed on {object}. {all}"),
-        None => all.to_owned(),
+        // Said of data alone, because that is what was asked: other rules may allow to alter it, say.
+        Some(object) if object.class == ObjectClass::Relation && object.oid != Oid(0) => {
+            format!("Nothing is allowed with the data of {object}. {all}")
+        }
+        _ => all.to_owned(),
     }
 }
 
@@ -121,7 +129,7 @@ fn class_word(class: ObjectClass) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Kind, Oid, Verb};
+    use crate::request::{Kind, Verb};
 
     #[test]
     fn a_denial_tells_rule_action_object_and_what_is_allowed() {
@@ -149,5 +157,32 @@ mod tests {
         assert!(refusal.hint.contains("select, insert"));
         assert_eq!((refusal.place.schema.as_str(), refusal.place.table.as_str()), ("shop", "orders"));
         assert_eq!(refusal.rule, Some(7));
+    }
+
+    fn hint_of(class: ObjectClass, denial: Denial, allowed: &[Action]) -> String {
+        let object = Object { class, oid: Oid(5), schema: "shop".into(), name: "x".into(), args: None };
+        let action = Action::on(Verb::Drop, Kind::Function);
+        refusal(&Denied { policy: "p", action, object: Some(&object), denial, column: "", allowed }).hint
+    }
+
+    #[test]
+    fn a_hint_claims_no_more_than_was_asked() {
+        let executes = hint_of(ObjectClass::Function, Denial::Rule(7), &[Action::plain(Verb::Execute)]);
+        assert!(executes.contains("may: execute."), "{executes}");
+        // Whether other rules let it be altered, created in or granted was not asked.
+        for class in [ObjectClass::Function, ObjectClass::Schema, ObjectClass::Role, ObjectClass::Other] {
+            let hint = hint_of(class, Denial::NoAllow, &[]);
+            assert!(!hint.contains("Nothing is allowed"), "{hint}");
+        }
+        assert!(
+            hint_of(ObjectClass::Relation, Denial::NoAllow, &[])
+                .starts_with("Nothing is allowed with the data of shop.x.")
+        );
+    }
+
+    #[test]
+    fn a_statement_of_another_form_is_told_where_the_form_is() {
+        let hint = hint_of(ObjectClass::Relation, Denial::PatternMismatch(9), &[]);
+        assert!(hint.contains("statement_pattern") && hint.contains("rule_id = 9"), "{hint}");
     }
 }

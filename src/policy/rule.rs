@@ -200,9 +200,9 @@ impl Rule {
         };
         let actions = parse_actions(&raw.actions)?;
         let objects = parse_objects(&raw.objects)?;
-        if raw.columns.iter().any(String::is_empty) {
+        if let Some(i) = raw.columns.iter().position(String::is_empty) {
             return error(
-                "columns",
+                &format!("columns[{i}]"),
                 "an empty column name".to_owned(),
                 "Name each column as the catalogue does.",
             );

@@ -17,6 +17,7 @@ use super::super::text_datum::{Text, Texts};
 use super::super::{encoding, redecide, session};
 use super::administrator;
 use crate::pg::admin_error::{AdminResult, given};
+use crate::pg::store::role;
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, Verb, Voice};
 
@@ -47,6 +48,9 @@ fn check_statement(
         administrator()?;
         let (policy, statement) = (given(policy, "policy")?, given(statement, "statement")?);
         let policy = redecide::stored(&policy)?;
+        if let Some(oid) = as_role {
+            role::existing(oid, "Name an existing role, or leave as_role out.")?;
+        }
         session::decide_for(Some(as_role.unwrap_or(pg_sys::InvalidOid)));
         let rows = check(&policy, &statement, as_role);
         session::decide_for(None);

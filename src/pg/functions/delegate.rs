@@ -28,6 +28,10 @@ fn delegate(
 ) -> Result<String, ErrorReport> {
     let agent = agent.as_deref();
     let derive = || -> AdminResult<String> {
+        if !epoch::guarded_session() {
+            return Err(AdminError::state("this session has no token: its role is not guarded")
+                .hint("An agent delegates what it has; a DBA calls agent_guard.grant_window()."));
+        }
         let parent = session::current()?;
         let agent = window::agent_name(given(agent, "agent")?)?;
         let end = parent.token.expires_at();

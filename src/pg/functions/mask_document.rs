@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::mask::{exposable, filterable, named_columns, named_relation};
 use crate::pattern::quoted;
-use crate::pg::admin_error::AdminResult;
+use crate::pg::admin_error::{AdminError, AdminResult};
 use crate::pg::catalog;
 use crate::pg::expression;
 use crate::pg::masked_view;
@@ -31,6 +31,13 @@ pub fn apply_filters(policy: PolicyId, wanted: &[WrittenFilter]) -> AdminResult<
             .map_err(|error| error.at(&format!("{path}.relation")))?;
         let predicate =
             expression::condition(relation, &filter.predicate, &format!("{path}.predicate"))?.text();
+        if kept.contains(&relation) {
+            return Err(AdminError::invalid(format!(
+                "{path}.relation: a second row filter of {}",
+                named(relation)
+            ))
+            .hint("A policy has one row filter for each relation: put the conditions together by AND."));
+        }
         kept.push(relation);
         if present.iter().any(|known| known.relation == relation && known.predicate == predicate) {
             continue;
@@ -57,7 +64,7 @@ pub fn apply_exposures(policy: PolicyId, wanted: &[String]) -> AdminResult<Chang
     let present = store::exposures(policy)?;
     let mut kept = Vec::new();
     for (i, pattern) in wanted.iter().enumerate() {
-        let at = |error: crate::pg::admin_error::AdminError| error.at(&format!("exposed[{i}]"));
+        let at = |error: AdminError| error.at(&format!("exposed[{i}]"));
         let (relation, columns) = named_columns(pattern).map_err(at)?;
         for column in columns {
             let attribute = exposable(relation, &column).map_err(at)?;

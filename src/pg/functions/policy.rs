@@ -16,7 +16,7 @@ use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
 use crate::pg::text_datum::{Document, Text, Texts};
 use crate::pg::{encoding, epoch, pinned, reconcile, standby};
-use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, policy_name};
+use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, no_columns, policy_name};
 use crate::policy::rule::RawRule;
 
 #[pg_extern(sql = false)]
@@ -90,7 +90,7 @@ fn allow(
             effect: "allow".to_owned(),
             actions: texts(actions, "actions")?,
             objects: texts(objects, "objects")?,
-            columns: optional_texts(columns, "columns")?.unwrap_or_default(),
+            columns: narrowed(columns)?,
             require_where: given(require_where, "require_where")?,
             max_rows,
             statement_pattern: statement_pattern.map(str::to_owned),
@@ -117,7 +117,7 @@ fn deny(
             effect: "deny".to_owned(),
             actions: texts(actions, "actions")?,
             objects: texts(objects, "objects")?,
-            columns: optional_texts(columns, "columns")?.unwrap_or_default(),
+            columns: narrowed(columns)?,
             statement_pattern: statement_pattern.map(str::to_owned),
             ..RawRule::default()
         };
@@ -150,7 +150,7 @@ fn require_approval(
             effect: "approve".to_owned(),
             actions: texts(actions, "actions")?,
             objects: texts(objects, "objects")?,
-            columns: optional_texts(columns, "columns")?.unwrap_or_default(),
+            columns: narrowed(columns)?,
             max_rows,
             statement_pattern: statement_pattern.map(str::to_owned),
             approval: Some(Approval {
@@ -256,6 +256,14 @@ fn export_policy(name: Option<Text>) -> Result<Document, ErrorReport> {
         Ok(Document(document.to_json()))
     };
     Ok(export()?)
+}
+
+/// The columns that a rule is narrowed to; none where the parameter was left out.
+fn narrowed(columns: Option<Texts>) -> AdminResult<Vec<String>> {
+    match optional_texts(columns, "columns")? {
+        Some(columns) if columns.is_empty() => Err(no_columns("columns").into()),
+        columns => Ok(columns.unwrap_or_default()),
+    }
 }
 
 /// The policy, locked.

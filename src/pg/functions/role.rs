@@ -92,10 +92,7 @@ fn subject(role: Option<pg_sys::Oid>) -> AdminResult<(pg_sys::Oid, RoleRow)> {
             .hint("Ask a superuser to run the function."));
     }
     let oid = given(role, "role")?;
-    let row = role::find(oid)?.ok_or_else(|| {
-        AdminError::undefined(format!("role with OID {} does not exist", oid.to_u32()))
-            .hint("Name an existing role, as in guard_role('agent').")
-    })?;
+    let row = role::existing(oid, "Name an existing role, as in guard_role('agent').")?;
     Ok((oid, row))
 }
 

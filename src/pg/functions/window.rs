@@ -206,16 +206,14 @@ fn mint_root(
 
 /// The role's OID, if it is guarded.
 fn guarded(oid: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
-    match role::find(oid)? {
-        None => Err(AdminError::undefined(format!("role with OID {} does not exist", oid.to_u32()))
-            .hint("Name an existing role that guard_role() has guarded.")),
-        Some(row) if !row.guarded => Err(AdminError::state(format!("role \"{}\" is not guarded", row.name))
-            .hint(format!(
-                "A superuser has to guard it first: SELECT agent_guard.guard_role({});",
-                pgrx::spi::quote_literal(&row.name)
-            ))),
-        Some(_) => Ok(oid),
+    let row = role::existing(oid, "Name an existing role that guard_role() has guarded.")?;
+    if !row.guarded {
+        return Err(AdminError::state(format!("role \"{}\" is not guarded", row.name)).hint(format!(
+            "A superuser has to guard it first: SELECT agent_guard.guard_role({});",
+            pgrx::spi::quote_literal(&row.name)
+        )));
     }
+    Ok(oid)
 }
 
 pub(super) fn agent_name(name: &str) -> AdminResult<String> {

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 
-use crate::pg::admin_error::AdminResult;
+use crate::pg::admin_error::{AdminError, AdminResult};
 use crate::pg::store::{row, run};
 
 /// The provider of the label, and the setting's prefix.
@@ -48,6 +48,13 @@ pub fn find(role: Oid) -> AdminResult<Option<RoleRow>> {
             })
         },
     )
+}
+
+/// The role of a parameter, which may hold any number.
+pub fn existing(role: Oid, hint: &str) -> AdminResult<RoleRow> {
+    find(role)?.ok_or_else(|| {
+        AdminError::undefined(format!("role with OID {} does not exist", role.to_u32())).hint(hint)
+    })
 }
 
 /// What a role has, or can have by SET ROLE, that reaches past ordinary privileges.
