@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 
 import guard
@@ -39,7 +40,12 @@ class Bouncer:
             os.chmod(self.home, 0o777)
             command = ["runuser", "-u", os.environ.get("GUARD_OS_USER", "postgres"), "--", *command]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        guard.eventually(self.socket.exists, "pgbouncer listens")
+        guard.eventually(self.listens, "pgbouncer listens")
+
+    def listens(self) -> bool:
+        """The socket is in its directory before anybody listens at it."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     @property
     def host(self) -> str:

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::policies::{self, Policy};
 use super::process::PerProcess;
-use super::{catalog, epoch, guc, quick, session};
+use super::{catalog, epoch, guc, quick, scan, session};
 use crate::request::{Action, Kind, ObjectClass, Verb, Voice};
 
 #[derive(Clone, Copy)]
@@ -77,6 +77,18 @@ pub fn has_label(role: pg_sys::Oid) -> bool {
     let label =
         unsafe { catalog::text(pg_sys::GetSecurityLabel(&raw const address, c"agent_guard".as_ptr())) };
     label.is_some()
+}
+
+/// The roles that carry the label of `guard_role`.
+pub fn guarded_roles() -> Vec<pg_sys::Oid> {
+    let mut roles = Vec::new();
+    scan::rows(catalog::SHARED_LABELS, None, |row| {
+        let of_role = row.column(2) == Some(pg_sys::AuthIdRelationId);
+        if of_role && row.column::<String>(3).as_deref() == Some("agent_guard") {
+            roles.extend(row.column::<pg_sys::Oid>(1));
+        }
+    });
+    roles
 }
 
 /// Whether the body of a function speaks for the DBA who allowed it. One that the agent could have made or replaced

@@ -12,6 +12,8 @@ use crate::request::{Object, ObjectClass, Oid};
 
 /// OIDs below this one were given out by initdb (FirstNormalObjectId in src/include/access/transam.h).
 pub const FIRST_NORMAL: u32 = 16384;
+/// pg_shseclabel (src/include/catalog/pg_shseclabel.h).
+pub const SHARED_LABELS: pg_sys::Oid = pg_sys::Oid::from_u32(3592);
 
 /// pg_inherits, pg_inherits_relid_seqno_index and pg_inherits_parent_index (src/include/catalog/pg_inherits.h).
 const INHERITS: u32 = 2611;

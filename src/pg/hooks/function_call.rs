@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::gather::functions;
 use super::super::{calls, guc, policies, session, withhold};
-use super::{checked, guarded, raise_if};
+use super::{autovacuum, checked, guarded, raise_if};
 use crate::refusal::Refusal;
 use crate::request::{Action, Form, Verb, Voice};
 
@@ -26,7 +26,7 @@ pub fn init() {
 unsafe extern "C-unwind" fn needs_fmgr(function: pg_sys::Oid) -> bool {
     // SAFETY: outer frame; asks and calls on.
     unsafe {
-        if calls::reported(function) {
+        if calls::reported(function) || autovacuum::reported(function) {
             return true;
         }
         match PREV_NEEDS {
@@ -51,6 +51,8 @@ unsafe extern "C-unwind" fn fmgr(
             } else {
                 guarded(|| calls::pop(function));
             }
+        } else {
+            autovacuum::called((*info).fn_oid, event);
         }
         if let Some(previous) = PREV_FMGR {
             previous(event, info, argument);

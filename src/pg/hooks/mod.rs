@@ -4,6 +4,7 @@
 //! An ERROR of the server or of another extension so passes through our frames untouched, with its schema, table and
 //! constraint fields, its context and its position.
 
+mod autovacuum;
 pub mod check_perms;
 pub mod executor;
 pub mod function_call;
