@@ -213,6 +213,43 @@ def test_tokens_in_the_startup_packet(server):
         wire.close()
 
 
+def test_what_the_connection_brings_is_decided_as_set_is(server):
+    """An agent writes its own startup packet: a role, a tenant of the application, a higher limit in it are the agent's doing."""
+    server.run("create role lent; grant lent to owner; grant usage on schema app to lent; grant select on app.open to lent")
+    server.run("alter role owner set statement_timeout = '5s'")
+    try:
+        with Agent(server, READ) as agent, Agent(server, READ, ("allow", ["system", "role"], "*")) as mighty:
+            brought = ["-c app.tenant=other", "-c role=lent", "-c row_security=off", "-c debug_print_plan=on", "-c password_encryption=md5"]
+            never = ["-c client_min_messages=log", "-c statement_timeout=0", "-c statement_timeout=6000", "--statement-timeout=1min", "-S 2000000", "-c work_mem=2GB"]
+            for options in brought + never:
+                given = server.wire("owner", options=f"{options} -c agent_guard.token={agent.token}")
+                answer = given.query(PROBE)
+                assert answer.sqlstate == DENIED and answer.errors[0]["H"].startswith("The connection's options set it"), f"{options}: {answer.errors}"
+                assert given.query("select 1").sqlstate == DENIED, f"{options} holds once only"
+                given.close()
+                set_later = server.wire("owner", options=options)
+                assert set_later.query(f"set agent_guard.token = '{agent.token}'").sqlstate == DENIED, options
+                assert set_later.query(PROBE).sqlstate == UNAUTHENTICATED, options
+                set_later.close()
+            for options in brought:
+                given = server.wire("owner", options=f"{options} -c agent_guard.token={mighty.token}")
+                assert given.query(PROBE).text() == [("3",)], options
+                given.close()
+            harmless = ["-c search_path=app", "-c timezone=Europe/Vienna -c application_name=x", "-c statement_timeout=4999", "-c role=none", "-c geqo=off -fs"]
+            for options in harmless:
+                given = server.wire("owner", options=f"{options} -c agent_guard.token={agent.token}")
+                assert given.query(PROBE).text() == [("3",)], options
+                given.close()
+            # What a DBA has set is none of the agent's doing, and RESET leads to nothing else.
+            server.run("alter role owner set app.tenant = 'own'; alter role owner set role = lent")
+            given = server.wire("owner", options=f"-c agent_guard.token={agent.token}")
+            assert given.query("select current_setting('app.tenant'), current_user").text() == [("own", "lent")]
+            given.close()
+    finally:
+        server.run("alter role owner reset all; revoke lent from owner; drop owned by lent; drop role lent")
+        server.run("select agent_guard.guard_role('owner')")
+
+
 def test_the_guard_cannot_be_switched_off(server):
     with Agent(server, READ, ("allow", ["system", "role", "execute"], "*")) as agent:
         for statement in ("set agent_guard.guarded = off", "reset agent_guard.guarded", "set local \"AGENT_GUARD\".\"guarded\" = off", "select set_config('agent_guard.guarded', 'off', false)", "alter role owner set agent_guard.guarded = off", "alter role owner reset agent_guard.guarded", "alter role owner reset all", "alter role owner in database postgres set agent_guard.guarded = off", "alter system set agent_guard.guarded = off"):

@@ -15,6 +15,7 @@ mod checkpoint;
 mod columns;
 mod conditions;
 mod connection;
+mod connection_settings;
 mod copy;
 mod databases;
 mod decided;

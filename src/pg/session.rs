@@ -15,7 +15,8 @@ use super::handshake::{
 use super::own::own;
 use super::process::PerProcess;
 use super::{
-    bindings, challenge, encoding, endings, epoch, guc, meter, outgoing, raise, record, standby, warden,
+    bindings, challenge, connection_settings, encoding, endings, epoch, guc, meter, outgoing, raise, record,
+    standby, warden,
 };
 use crate::limit::{self, Holder, Limits};
 use crate::refusal::{Decider, Refusal};
@@ -323,7 +324,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         None => return Err(with_state(|state| state.refusal.clone()).flatten().unwrap_or_else(no_token)),
     };
     if serial != guc::WORKER_SERIAL
-        && let Err(refusal) = publish(&session)
+        && let Err(refusal) = connection_settings::permitted(&session).and_then(|()| publish(&session))
     {
         return Err(if startup { keep_refused(refusal) } else { tell_refused(refusal) });
     }

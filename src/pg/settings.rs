@@ -150,25 +150,25 @@ fn refused(name: &str, detail: &str, hint: &str) -> Refusal {
 
 /// A limit may only be lowered below what the session got at login; 0 is no limit.
 fn only_lower(name: &str, value: &str) -> Result<(), Refusal> {
+    let at_login = CString::new(name).ok().and_then(|name| {
+        // SAFETY: a NUL-terminated string; the reset value of an integer setting prints in its base unit (guc.c).
+        unsafe { catalog::text(pg_sys::GetConfigOptionResetString(name.as_ptr())) }
+    });
+    no_higher(name, value, at_login.as_deref())
+}
+
+/// Whether a limit is not above another one, which is what the session has without it.
+///
+/// # Errors
+/// 42501 where it is, and where the two cannot be compared.
+pub fn no_higher(name: &str, value: &str, without: Option<&str>) -> Result<(), Refusal> {
     let unknown =
         || refused(name, "The value cannot be compared with the one at login.", "Use a plain number.");
-    let lower = name.to_ascii_lowercase();
-    let unit = match lower.as_str() {
-        "work_mem" => pg_sys::GUC_UNIT_KB,
-        "temp_buffers" => pg_sys::GUC_UNIT_BLOCKS,
-        _ => pg_sys::GUC_UNIT_MS,
+    let (Some(wanted), Some(at_login)) =
+        (whole(name, value), without.and_then(|without| whole(name, without)))
+    else {
+        return Err(unknown());
     };
-    let (Ok(c_name), Ok(c_value)) = (CString::new(name), CString::new(value)) else { return Err(unknown()) };
-    let mut wanted = 0;
-    // SAFETY: NUL-terminated strings; the reset value of an integer setting prints in its base unit (guc.c).
-    let at_login = unsafe {
-        let flags = i32::try_from(unit).unwrap_or(0);
-        if !pg_sys::parse_int(c_value.as_ptr(), &raw mut wanted, flags, std::ptr::null_mut()) {
-            return Err(unknown());
-        }
-        catalog::text(pg_sys::GetConfigOptionResetString(c_name.as_ptr()))
-    };
-    let at_login: i32 = at_login.and_then(|text| text.parse().ok()).ok_or_else(unknown)?;
     if at_login <= 0 || (wanted > 0 && wanted <= at_login) {
         return Ok(());
     }
@@ -177,4 +177,19 @@ fn only_lower(name: &str, value: &str) -> Result<(), Refusal> {
         &format!("The session started with {at_login} (in the setting's base unit); it can only be lowered."),
         "Use a smaller value, and not 0.",
     ))
+}
+
+/// A setting's value in its base unit, as the server reads it.
+fn whole(name: &str, value: &str) -> Option<i32> {
+    let unit = match name.to_ascii_lowercase().as_str() {
+        "work_mem" => pg_sys::GUC_UNIT_KB,
+        "temp_buffers" => pg_sys::GUC_UNIT_BLOCKS,
+        _ => pg_sys::GUC_UNIT_MS,
+    };
+    let value = CString::new(value).ok()?;
+    let mut read = 0;
+    let flags = i32::try_from(unit).unwrap_or(0);
+    // SAFETY: a NUL-terminated string and a place for the number.
+    let proper = unsafe { pg_sys::parse_int(value.as_ptr(), &raw mut read, flags, std::ptr::null_mut()) };
+    proper.then_some(read)
 }

@@ -365,7 +365,8 @@ const HARMLESS_SETTINGS: &[&str] = &[
     "seed",
     "names",
 ];
-const ONLY_LOWER: &[&str] = &[
+/// Settings that an agent may only lower, as far as this version has them.
+pub const ONLY_LOWER: &[&str] = &[
     "statement_timeout",
     "lock_timeout",
     "idle_in_transaction_session_timeout",

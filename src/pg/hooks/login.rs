@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::super::connection::{self, Port};
 use super::super::raise::{self, Raised};
-use super::super::{calls, guc, session};
+use super::super::{calls, connection_settings, guc, session};
 use super::guarded;
 
 type Authentication = Option<unsafe extern "C-unwind" fn(*mut Port, c_int)>;
@@ -50,6 +50,7 @@ fn note_role(port: *mut Port) -> Option<Raised> {
         return None;
     }
     guc::guarded_by_label();
+    connection_settings::remember();
     super::log::see_every_error();
     // SAFETY: a plain flag of this process.
     unsafe { pg_sys::am_walsender }.then(|| raise::prepare(&session::replication_refused()))
