@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use pgrx::pg_sys;
 
 use super::region::Region;
+use super::unusual::{self, Unusual};
 
 /// Revocations kept in shared memory; beyond that `overflow` sends backends to the tables.
 const REVOKED_MAX: usize = 8192;
@@ -29,7 +30,6 @@ struct Shared {
 }
 
 static REGION: Region<Shared> = Region::new(c"agent_guard epoch");
-static CHANGES_AT_COMMIT: AtomicBool = AtomicBool::new(false);
 
 /// Asks for the memory.
 ///
@@ -66,7 +66,7 @@ pub fn revocations() -> u64 {
 
 /// Moves the policy epoch when this transaction commits. Called by the triggers on the policy tables.
 pub fn policy_changes_at_commit() {
-    CHANGES_AT_COMMIT.store(true, Ordering::Relaxed);
+    unusual::set(Unusual::Changing, true);
 }
 
 /// Moves the policy epoch at once: what was read may be out of date.
@@ -78,21 +78,26 @@ pub fn policies_changed() {
 
 /// Whether this transaction has itself changed policies, masks or filters: what was read before it did is out of date here.
 pub fn changed_here() -> bool {
-    CHANGES_AT_COMMIT.load(Ordering::Relaxed)
+    unusual::is(Unusual::Changing)
 }
 
 /// The transaction callback's part: after ProcArrayEndTransaction, so that whoever sees the new epoch sees the rows.
 #[inline]
 pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
-    // Plain look first: taking it back is an atomic step, at the end of every transaction of the server.
-    if !CHANGES_AT_COMMIT.load(Ordering::Relaxed) {
-        return;
+    if changed_here() {
+        changed_until(event);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn changed_until(event: pg_sys::XactEvent::Type) {
     let committed =
         matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE);
-    let ended = committed || event == pg_sys::XactEvent::XACT_EVENT_ABORT;
-    let changed = ended && CHANGES_AT_COMMIT.swap(false, Ordering::Relaxed);
-    if let Some(shared) = REGION.get().filter(|_| changed && committed) {
+    if committed || event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        unusual::set(Unusual::Changing, false);
+    }
+    if let Some(shared) = REGION.get().filter(|_| committed) {
         shared.policies.fetch_add(1, Ordering::AcqRel);
     }
 }

@@ -244,6 +244,17 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
     }
 }
 
+/// Whether the binding in force is this one, and as good as when it was last looked at. `current_at` says what is wrong where it
+/// is not. Not asked on a standby, and not in a parallel worker.
+#[inline]
+pub fn is_current(session: &Session, now: i64) -> bool {
+    session.serial == guc::active_serial()
+        && session.checked.get() == epoch::revocations()
+        && session.token.is_within(now.div_euclid(1_000_000))
+        && !endings::doomed()
+        && bindings::runs().is_none()
+}
+
 /// Something was revoked since the last look, or this is a standby.
 #[cold]
 #[inline(never)]
@@ -305,6 +316,7 @@ fn rebind(serial: u64, was_bound: bool) -> Result<Rc<Session>, Refusal> {
         }
         record::record_unbound(before.as_deref());
         super::policies::forget();
+        super::statement::parked::forget();
         forget_plans();
     }
     if serial == 0 {

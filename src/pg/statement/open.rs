@@ -1,12 +1,13 @@
 //! One open statement: what was decided for it so far, and what its end has to tell.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
 use super::super::approvals::{Asked, Held};
 use super::super::decided::Decided;
-use super::super::known::Known;
+use super::super::known::{Ending, Known};
 use super::super::repeated::Repeated;
 use super::super::rows::Given;
 use super::super::session::Session;
@@ -15,6 +16,7 @@ use super::super::withhold::Texts;
 use super::super::{epoch, guc, quick, record};
 use super::Key;
 use crate::audit::event::AuditDecision;
+use crate::audit::record::Number;
 use crate::decision::{Obligations, RuleId};
 use crate::refusal::{Decider, Refusal, SqlState};
 use crate::request::Form;
@@ -25,27 +27,32 @@ const NOTED_MAX: usize = 256;
 /// A longer text does not wait with a spare statement until the next one.
 const KEPT_TEXT_MAX: usize = 4096;
 
-/// What came of telling parameters without the server's help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plain {
-    /// There are none, or none to be told.
-    Nothing,
-    /// All of them were.
-    Written,
-    /// The output function of a type has to be asked.
-    Unknown,
-}
-
-/// The bind parameters as text.
+/// The bind parameters.
 #[derive(Default)]
 pub(super) struct Parameters {
-    pub(super) values: Vec<Option<String>>,
+    /// Numbers and NULLs, told without the server's help; the memory is used again.
+    pub(super) numbers: Vec<Number>,
+    /// Any others, as text.
+    pub(super) given: Option<Given>,
+}
+
+impl Parameters {
+    /// Their values as text; `None` where there are none to be recorded.
+    pub(super) fn texts(&self) -> Option<Cow<'_, [Option<String>]>> {
+        if let Some(given) = &self.given {
+            return Some(Cow::Borrowed(&given.values));
+        }
+        let text = |number: &Number| number.value.map(|value| value.to_string());
+        (!self.numbers.is_empty()).then(|| self.numbers.iter().map(text).collect())
+    }
+
     /// Their types.
-    pub(super) types: Vec<u32>,
-    /// There are some to be recorded.
-    pub(super) present: bool,
-    /// Numbers and NULLs: small, so that the memory is used again.
-    pub(super) plain: bool,
+    pub(super) fn types(&self) -> Cow<'_, [u32]> {
+        match &self.given {
+            Some(given) => Cow::Borrowed(&given.types),
+            None => self.numbers.iter().map(|number| number.type_oid).collect(),
+        }
+    }
 }
 
 /// An open statement.
@@ -104,6 +111,14 @@ pub struct Open {
     pub masked: bool,
     /// The policy epoch under which its plan was looked at.
     pub policies: u64,
+    /// A query's command, as the plan tells it.
+    pub operation: pg_sys::CmdType::Type,
+    /// It was opened by `parked`: nothing rides on it, and nothing is limited, masked or recorded beside it.
+    pub(super) reopened: bool,
+    /// What was decided when it ended last, until its relations are asked for.
+    pub(super) before: Option<Rc<Repeated>>,
+    /// Its event, encoded when it ended last.
+    pub(super) ending: Option<Rc<Ending>>,
 }
 
 /// What an open statement begins with.
@@ -158,6 +173,10 @@ impl Open {
             texts: Texts::PLAIN,
             masked: false,
             policies: 0,
+            operation: pg_sys::CmdType::CMD_UNKNOWN,
+            reopened: false,
+            before: None,
+            ending: None,
         }
     }
 
@@ -178,6 +197,7 @@ impl Open {
         self.makes_table = false;
         (self.sent, self.changed, self.node) = (0, 0, 0);
         (self.texts, self.masked) = (Texts::PLAIN, false);
+        (self.operation, self.reopened) = (pg_sys::CmdType::CMD_UNKNOWN, false);
     }
 
     /// Lets go of what belongs to the statement that has ended; memory that the next one can use stays.
@@ -185,15 +205,19 @@ impl Open {
         self.accesses.clear();
         self.where_required.clear();
         (self.session, self.known, self.repeated) = (None, None, None);
+        (self.before, self.ending) = (None, None);
         (self.failure, self.held) = (None, None);
-        // What lies in the memory is another statement's until the next one tells of its own.
-        self.parameters.present = false;
+        self.parameters.numbers.clear();
+        self.parameters.given = None;
         if self.text.len() > KEPT_TEXT_MAX {
             self.text = Rc::default();
         }
-        if !self.parameters.plain {
-            self.parameters = Parameters::default();
-        }
+    }
+
+    /// Whether it was allowed and has not failed, and touched nothing but what was decided before.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.accesses.is_empty() && self.failure.is_none() && self.decision == AuditDecision::Allow
     }
 
     /// Adds an access; a denial becomes the statement's.
@@ -231,7 +255,7 @@ impl Open {
         Asked {
             command: self.command,
             text: Rc::clone(&self.text),
-            parameters: self.parameters.present.then(|| self.parameters.values.clone()),
+            parameters: self.parameters.texts().map(Cow::into_owned),
             level: self.level,
         }
     }
@@ -257,6 +281,16 @@ impl Open {
         self.observed = repeated.observed();
         self.repeated = Some(repeated);
         true
+    }
+
+    /// What was decided when the statement ended last, where it was reopened and nobody has asked yet.
+    pub fn take_before(&mut self) -> Option<Rc<Repeated>> {
+        self.before.take()
+    }
+
+    /// Whether it goes on as one that was reopened.
+    pub fn is_reopened(&mut self, reopened: bool) {
+        self.reopened = reopened;
     }
 
     /// Takes the accesses so far, with the rule, where all of them were allowed and nothing rides on that.
@@ -302,24 +336,14 @@ impl Open {
         self.failure = Some((record::sqlstate_bytes(refusal.sqlstate.code()), refusal.message.clone()));
     }
 
-    /// The types of the bind parameters, to be told before these.
-    pub fn parameter_types(&mut self) -> &mut Vec<u32> {
-        &mut self.parameters.types
-    }
-
     /// Keeps the bind parameters, where `write` can tell them without the server's help; false where it cannot.
-    pub fn set_plain_parameters(&mut self, write: impl FnOnce(&mut Vec<Option<String>>) -> Plain) -> bool {
-        let parameters = &mut self.parameters;
-        let outcome = write(&mut parameters.values);
-        (parameters.present, parameters.plain) = (outcome == Plain::Written, outcome != Plain::Unknown);
-        parameters.plain
+    pub fn set_plain_parameters(&mut self, write: impl FnOnce(&mut Vec<Number>) -> bool) -> bool {
+        write(&mut self.parameters.numbers)
     }
 
     /// Keeps the bind parameters.
     pub fn set_parameters(&mut self, given: Option<Given>) {
-        let present = given.is_some();
-        let Given { values, types } = given.unwrap_or_default();
-        self.parameters = Parameters { values, types, present, plain: false };
+        self.parameters.given = given;
     }
 
     /// Suspends the statement after a run; the rows so far.
