@@ -19,10 +19,13 @@ use crate::refusal::Refusal;
 /// pg_db_role_setting (src/include/catalog/pg_db_role_setting.h).
 const ROLE_SETTINGS: pg_sys::Oid = pg_sys::Oid::from_u32(2964);
 
+/// Names and values of settings.
+type Values = Vec<(String, String)>;
+
 /// Name and value of what can only be lowered, from before the startup packet was read.
 static BEFORE: PerProcess<RefCell<Vec<(&'static str, String)>>> = PerProcess::new(RefCell::new(Vec::new()));
 /// Name and value of what the startup packet has set, once it was looked for.
-static BROUGHT: PerProcess<RefCell<Option<Vec<(String, String)>>>> = PerProcess::new(RefCell::new(None));
+static BROUGHT: PerProcess<RefCell<Option<Values>>> = PerProcess::new(RefCell::new(None));
 
 /// Keeps the limits as files have them: called when a guarded role has authenticated, before its settings are read.
 pub fn remember() {
@@ -44,19 +47,19 @@ pub fn permitted(session: &Session) -> Result<(), Refusal> {
     brought.iter().try_for_each(|(name, value)| one(session, name, value))
 }
 
-fn look() -> Vec<(String, String)> {
-    let mut brought = Vec::new();
+fn look() -> Values {
+    let mut brought = Values::new();
     for setting in version::settings() {
         // SAFETY: every element is a setting, whose name is NUL-terminated; the reset value is the connection's own.
         unsafe {
-            if (**setting).reset_source != pg_sys::GucSource::PGC_S_CLIENT {
+            if (*setting).reset_source != pg_sys::GucSource::PGC_S_CLIENT {
                 continue;
             }
-            let name = catalog::text((**setting).name).unwrap_or_default();
+            let name = catalog::text((*setting).name).unwrap_or_default();
             if setting_class(&name) == Setting::Harmless {
                 continue;
             }
-            let value = catalog::text(pg_sys::GetConfigOptionResetString((**setting).name));
+            let value = catalog::text(pg_sys::GetConfigOptionResetString((*setting).name));
             brought.push((name, value.unwrap_or_default()));
         }
     }

@@ -218,8 +218,8 @@ pub unsafe fn handle_signal(signal: c_int, handler: Handler) {
 }
 
 /// Every setting that this process knows of. 16 gives the number together with the settings.
-pub fn settings() -> &'static [*mut pg_sys::config_generic] {
-    // SAFETY: the array has as many elements as the server says, and is not freed; it changes only where settings are defined.
+pub fn settings() -> Vec<*mut pg_sys::config_generic> {
+    // SAFETY: the array has as many elements as the server says; copied at once, because 16 makes it for the caller.
     unsafe {
         #[cfg(feature = "pg15")]
         let (settings, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
@@ -227,7 +227,7 @@ pub fn settings() -> &'static [*mut pg_sys::config_generic] {
         let mut count = 0;
         #[cfg(not(feature = "pg15"))]
         let settings = pg_sys::get_guc_variables(&raw mut count);
-        std::slice::from_raw_parts(settings, usize::try_from(count).unwrap_or(0))
+        std::slice::from_raw_parts(settings, usize::try_from(count).unwrap_or(0)).to_vec()
     }
 }
 
