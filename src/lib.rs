@@ -22,5 +22,6 @@ pub mod request;
 pub mod token;
 pub mod visible;
 
+// Private: what is reachable from outside the library is reached through its global offset table.
 #[cfg(feature = "pg")]
-pub mod pg;
+mod pg;

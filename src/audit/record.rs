@@ -5,12 +5,12 @@
 //!
 //! ```text
 //! head  version kind decision flags decider  at pid xid level rows duration policy_version statement_len
-//!       [rule_id] [sqlstate] [statement_sha256] [types parameters]                                (by flags)
+//!       [rule_id] [sqlstate] [statement_sha256] [types parameters | numbers]                      (by flags)
 //! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses [results]
 //! ```
 //!
-//! A text is a u32 length and its bytes, with u32::MAX as the length of NULL; a list has a u16 count in front. The
-//! tail is the same whenever a statement comes again in a session: it can be encoded once (`Tail`).
+//! Numbers are a u16 of ones, a u16 count and for each its type, whether it is there, and its value. A text is a u32 length and its bytes, with u32::MAX as the length of NULL; a list has a u16 count in front. The
+//! tail is the same whenever a statement comes again in a session, and so is most of the head: `Again` is encoded once.
 
 #![forbid(unsafe_code)]
 
@@ -27,10 +27,12 @@ use crate::refusal::Decider;
 /// The least room in which every event fits, however much of it has to be cut.
 pub const MIN_EVENT: usize = 1024;
 
-pub(super) const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 const MAX_ACCESSES: usize = 256;
 pub(super) const NULL_LENGTH: u32 = u32::MAX;
 pub(super) const NO_KIND: u8 = u8::MAX;
+/// In place of the number of types: parameters are numbers, and follow as such.
+pub(super) const NUMBERS: u16 = u16::MAX;
 /// The byte of the decider: a block's index, or one of these.
 const NO_DECIDER: u8 = u8::MAX;
 const WINDOW_DECIDES: u8 = u8::MAX - 1;
@@ -121,7 +123,7 @@ pub fn encode_within(event: &AuditEvent, limit: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// What differs from one run of a statement to the next.
+/// What comes before the tail.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the fields are those of AuditEvent")]
 pub struct Head<'a> {
@@ -143,26 +145,88 @@ pub struct Head<'a> {
     pub parameter_types: &'a [u32],
 }
 
-/// What is the same whenever a statement comes again in the same session: who, with which application, what, on what.
-#[derive(Clone, Debug)]
-pub struct Tail {
-    bytes: Box<[u8]>,
-    flags: u8,
+/// A bind parameter that is a whole number, or NULL: by far the commonest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number {
+    /// The OID of its type.
+    pub type_oid: u32,
+    /// `None` for NULL.
+    pub value: Option<i64>,
 }
 
-impl Tail {
-    /// The tail of an event whose text is whole.
-    pub fn of(event: &AuditEvent) -> Tail {
-        let mut bytes = Vec::with_capacity(512);
-        let flags = put_tail(event, prefix(event.statement, FULL.statement), &FULL, &mut bytes);
-        Tail { bytes: bytes.into(), flags }
+/// What differs from one run of a statement to the next in the same session.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the fields are those of AuditEvent")]
+pub struct Turn<'a> {
+    pub at: i64,
+    pub xid: u64,
+    pub rows: i64,
+    pub duration_us: i64,
+    /// At most `Again::NUMBERS_MAX`.
+    pub parameters: &'a [Number],
+}
+
+/// An event that comes again whenever its statement does, encoded once: who, with which application, what, on what.
+#[derive(Clone, Debug)]
+pub struct Again {
+    /// The fixed part and the rule, of which `front_len` bytes count.
+    front: [u8; FIXED + 8],
+    front_len: usize,
+    tail: Box<[u8]>,
+}
+
+impl Again {
+    /// How many parameters a turn may have.
+    pub const NUMBERS_MAX: usize = 32;
+
+    /// From an event of which the text is whole, that has neither failed nor parameters.
+    pub fn of(event: &AuditEvent) -> Again {
+        let mut tail = Vec::with_capacity(512);
+        let flags = put_tail(event, prefix(event.statement, FULL.statement), &FULL, &mut tail);
+        let head = Head { sqlstate: None, statement_sha256: None, parameters: None, ..event.head() };
+        let mut bytes = Vec::with_capacity(FIXED + 8);
+        put_head(&head, flags, 0, &mut bytes);
+        let mut front = [0; FIXED + 8];
+        let front_len = bytes.len().min(front.len());
+        front.iter_mut().zip(&bytes).for_each(|(place, byte)| *place = *byte);
+        Again { front, front_len, tail: tail.into() }
+    }
+
+    /// Appends what comes before the tail, which is returned; together they read back as what `encode` would append.
+    #[inline]
+    pub fn put(&self, turn: &Turn, out: &mut Vec<u8>) -> &[u8] {
+        let mut front = self.front;
+        set(&mut front, AT_AT, turn.at.to_le_bytes());
+        set(&mut front, XID_AT, turn.xid.to_le_bytes());
+        set(&mut front, ROWS_AT, turn.rows.to_le_bytes());
+        set(&mut front, DURATION_AT, turn.duration_us.to_le_bytes());
+        if let Some(flags) = front.get_mut(FLAGS_AT).filter(|_| !turn.parameters.is_empty()) {
+            *flags |= HAS_PARAMETERS;
+        }
+        // Of a constant length, so that it needs no call.
+        let start = out.len();
+        out.extend_from_slice(&front);
+        out.truncate(start.saturating_add(self.front_len));
+        if !turn.parameters.is_empty() {
+            put_numbers(turn.parameters, out);
+        }
+        &self.tail
     }
 }
 
-/// Appends what comes before a tail that is known, which is returned; together they are what `encode` would append.
-pub fn encode_again<'a>(head: &Head, tail: &'a Tail, out: &mut Vec<u8>) -> &'a [u8] {
-    put_head(head, tail.flags, FULL.parameters, out);
-    &tail.bytes
+/// Puts numbers as they are: their digits are the reader's to write.
+fn put_numbers(numbers: &[Number], out: &mut Vec<u8>) {
+    let [low, high] = u16::try_from(numbers.len()).unwrap_or(0).to_le_bytes();
+    let [mark_low, mark_high] = NUMBERS.to_le_bytes();
+    out.extend_from_slice(&[mark_low, mark_high, low, high]);
+    for number in numbers {
+        let mut bytes = [0; 13];
+        let mut rest = bytes.as_mut_slice();
+        put_fixed(number.type_oid.to_le_bytes(), &mut rest);
+        put_fixed([u8::from(number.value.is_some())], &mut rest);
+        put_fixed(number.value.unwrap_or(0).to_le_bytes(), &mut rest);
+        out.extend_from_slice(&bytes);
+    }
 }
 
 fn encode_capped(event: &AuditEvent, caps: &Caps, out: &mut Vec<u8>) {
@@ -246,8 +310,12 @@ fn put_tail(event: &AuditEvent, statement: &str, caps: &Caps, out: &mut Vec<u8>)
 
 /// The bytes of the fixed part.
 const FIXED: usize = 59;
-/// Where the flags are in it.
+/// Where the flags are in it, and what differs from one turn to the next.
 const FLAGS_AT: usize = 3;
+const AT_AT: usize = 5;
+const XID_AT: usize = 17;
+const ROWS_AT: usize = 27;
+const DURATION_AT: usize = 35;
 
 /// Laid out as one array, which is put at once.
 fn fixed_part(head: &Head, flags: u8) -> [u8; FIXED] {
@@ -280,6 +348,15 @@ pub(super) fn decider_of_byte(byte: u8) -> Option<Decider> {
         NO_DECIDER => None,
         WINDOW_DECIDES => Some(Decider::Window),
         index => Some(Decider::Block(usize::from(index))),
+    }
+}
+
+/// Writes over what stands at a constant place.
+#[inline(always)]
+fn set<const N: usize>(bytes: &mut [u8; FIXED + 8], at: usize, value: [u8; N]) {
+    // INVARIANT: the places are those of `fixed_part`; the tests compare with what `encode` puts.
+    if let Some(place) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *place = value;
     }
 }
 

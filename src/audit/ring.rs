@@ -40,11 +40,24 @@ pub fn put(storage: &mut impl Storage, head: u64, number: u64, payload: [&[u8]; 
     size.copy_from_slice(&length.to_le_bytes());
     check.copy_from_slice(&check_of(length, number).to_le_bytes());
     back.copy_from_slice(&number.to_le_bytes());
-    let mut offset = head.checked_rem(storage.size()).unwrap_or(0);
-    for part in [&header, front_part, back_part] {
-        offset = write_across(storage, offset, part);
+    let offset = head.checked_rem(storage.size()).unwrap_or(0);
+    let behind = |offset: u64, part: &[u8]| offset.saturating_add(u64::try_from(part.len()).unwrap_or(0));
+    if offset.saturating_add(footprint(bytes)) <= storage.size() {
+        let front_at = behind(offset, &header);
+        storage.write(offset, &header);
+        storage.write(front_at, front_part);
+        storage.write(behind(front_at, front_part), back_part);
+    } else {
+        put_across(storage, offset, [&header, front_part, back_part]);
     }
     head.wrapping_add(footprint(bytes))
+}
+
+/// Writes what lies across the storage's end.
+#[cold]
+#[inline(never)]
+fn put_across(storage: &mut impl Storage, offset: u64, parts: [&[u8]; 3]) {
+    parts.iter().fold(offset, |offset, part| write_across(storage, offset, part));
 }
 
 /// Where a reader stands: at which byte, and which number the record there must have.
@@ -155,7 +168,6 @@ fn before_end(size: u64, offset: u64) -> usize {
 }
 
 /// Writes at an offset, and at the storage's beginning what does not fit before its end; the offset behind it.
-#[inline(always)]
 fn write_across(storage: &mut impl Storage, offset: u64, from: &[u8]) -> u64 {
     let room = before_end(storage.size(), offset);
     match from.split_at_checked(room) {

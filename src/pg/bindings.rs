@@ -54,14 +54,30 @@ pub enum Ended {
     Expired,
 }
 
-/// What one backend is bound to. All-zero bytes are an unbound slot.
-#[repr(C)]
+/// What one backend is bound to. All-zero bytes are an unbound slot. What each statement looks at comes first, in one line.
+#[repr(C, align(64))]
 pub struct Slot {
     /// The backend's process while it is bound; 0 when it is not.
     pub(super) pid: i32,
+    /// The local transaction in which a statement last ran under a token of the backend's.
+    pub(super) ran_in: AtomicU32,
+    /// The local transaction that was open when one of its tokens ended, and has to go; 0 for none.
+    pub(super) doomed: AtomicU32,
+    /// 0 in force, 1 revoked, 2 expired.
+    pub(super) ended: AtomicU8,
+    /// A signal was sent to the doomed transaction, which may be on its way.
+    pub(super) pressed: AtomicU8,
+    /// The doomed transaction is already answering with the error that ends it.
+    pub(super) heard: AtomicU8,
+    /// Why it was doomed, as `ended`.
+    pub(super) doomed_by: u8,
+    /// When that transaction was doomed, in microseconds since the Unix epoch.
+    pub(super) doomed_at: i64,
     /// The address of the backend's entry in the server's array of processes, which stays its own until it exits; 0 before
     /// it was ever bound.
     pub(super) process: usize,
+    /// The backend's process, also after it has let go.
+    pub(super) backend: i32,
     /// The database's OID.
     pub database: u32,
     /// The token in force, or the last one.
@@ -76,27 +92,11 @@ pub struct Slot {
     pub role: u32,
     /// When it was bound, in microseconds since the Unix epoch.
     pub bound_at: i64,
-    /// 0 in force, 1 revoked, 2 expired.
-    pub(super) ended: AtomicU8,
-    /// The backend's process, also after it has let go.
-    pub(super) backend: i32,
-    /// The local transaction in which a statement last ran under a token of the backend's.
-    pub(super) ran_in: AtomicU32,
     /// Tokens that a transaction ran under before the one in force.
     earlier: [Hold; EARLIER_MAX],
     earlier_count: u32,
     /// The local transaction that `earlier` belongs to.
     pub(super) earlier_in: u32,
-    /// The local transaction that was open when one of its tokens ended, and has to go; 0 for none.
-    pub(super) doomed: AtomicU32,
-    /// When that transaction was doomed, in microseconds since the Unix epoch.
-    pub(super) doomed_at: i64,
-    /// Why it was doomed, as `ended`.
-    pub(super) doomed_by: u8,
-    /// A signal was sent to the doomed transaction, which may be on its way.
-    pub(super) pressed: AtomicU8,
-    /// The doomed transaction is already answering with the error that ends it.
-    pub(super) heard: AtomicU8,
 }
 
 impl Slot {

@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use super::policies::{self, Policy};
 use super::process::PerProcess;
+use super::unusual::{self, Unusual};
 use super::{catalog, epoch, guc, quick, session};
 use crate::request::{Action, Kind, ObjectClass, Verb, Voice};
 
@@ -95,13 +96,16 @@ pub fn lends(policy: &Policy, function: pg_sys::Oid) -> bool {
 
 /// Whether any function that is not built in is running. Cannot panic: asked inside the server's error reporting.
 pub fn any() -> bool {
-    CALLS.try_borrow().map(|calls| !calls.stack.is_empty()).unwrap_or(true)
+    unusual::is(Unusual::Calling)
 }
 
 /// A call begins.
 pub fn push(function: pg_sys::Oid, lends: bool) {
     let under_foreign_key = quick::in_foreign_key();
-    with(|calls| calls.stack.push(Call { function, lends, under_foreign_key }));
+    with(|calls| {
+        calls.stack.push(Call { function, lends, under_foreign_key });
+        unusual::set(Unusual::Calling, true);
+    });
 }
 
 /// The innermost call of this function ends, and with it whatever is still above.
@@ -109,13 +113,17 @@ pub fn pop(function: pg_sys::Oid) {
     with(|calls| {
         if let Some(at) = calls.stack.iter().rposition(|call| call.function == function) {
             calls.stack.truncate(at);
+            unusual::set(Unusual::Calling, at > 0);
         }
     });
 }
 
 /// An error reached the top: nothing is running any more.
 pub fn clear() {
-    with(|calls| calls.stack.clear());
+    with(|calls| {
+        calls.stack.clear();
+        unusual::set(Unusual::Calling, false);
+    });
 }
 
 /// How many functions are running.
@@ -143,8 +151,7 @@ pub fn voice() -> Voice {
 /// Whether what is wanted right now is asked by the statement itself: not by a function, a foreign key, or a part of
 /// another process's plan.
 pub fn nobody_else_asks() -> bool {
-    let running = with(|calls| !calls.stack.is_empty()).unwrap_or(true);
-    !running && !quick::in_foreign_key() && !parallel_worker()
+    !any() && !quick::in_foreign_key() && !parallel_worker()
 }
 
 /// Whether this process runs a part of another one's plan.

@@ -8,16 +8,13 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::os::raw::c_char;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
 use super::process::PerProcess;
+use super::unusual::{self, Unusual};
 use super::{challenge, encoding, guc, limit_timer, meter, raise, warden};
 use crate::refusal::{Refusal, SqlState};
-
-/// Whether anything is looked at.
-static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// A notice was dropped, and the statement is being cancelled for it.
 static DROPPED: PerProcess<RefCell<Option<Refusal>>> = PerProcess::new(RefCell::new(None));
@@ -26,13 +23,13 @@ static INSIDE: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
 
 /// Watches what leaves from here on, or lets it pass.
 pub fn watch(results: bool) {
-    WATCHED.store(results, Ordering::Relaxed);
+    unusual::set(Unusual::Charged, results);
 }
 
 /// Whether anything is looked at.
 #[inline]
 pub fn is_watched() -> bool {
-    WATCHED.load(Ordering::Relaxed)
+    unusual::is(Unusual::Charged)
 }
 
 /// A message is about to be sent: charges it. `drop` tells to leave it out.

@@ -20,13 +20,13 @@ pub struct Drained {
 /// Takes the events between `back` and `front` that come after the number `stored`, at most a batch of them, behind `rows`.
 /// `None` without a ring.
 pub fn drained(
-    (n, slot): (usize, &Slot),
+    slot: &Slot,
     (back, front): (Position, Position),
     stored: u64,
     batch: &mut Batch,
     rows: &mut Vec<(u64, OwnedEvent)>,
 ) -> Option<Drained> {
-    let bytes = RingBytes::of(n)?;
+    let bytes = RingBytes::of(slot)?;
     let mut drained = Drained { end: ring::drain(&bytes, back, front.at, BUDGET, batch), faults: 0 };
     let base = slot.base.load(Ordering::SeqCst);
     for (number, payload) in batch.records() {

@@ -115,6 +115,12 @@ pub fn own_doom() -> Option<Ended> {
     .flatten()
 }
 
+/// Whether `must_not_commit` has to be asked: not for a transaction that has written nothing, where nothing has ended.
+#[inline]
+pub fn may_forbid_commit() -> bool {
+    own().is_some_and(|slot| slot.doomed.load(Ordering::SeqCst) != 0) || quick::transaction() != 0
+}
+
 /// Why this backend's open transaction may not commit: it is doomed, or it has written something and the time of a token
 /// that it ran under is over without anybody having noticed yet.
 pub fn must_not_commit() -> Option<Ended> {
@@ -142,6 +148,7 @@ pub fn heard() {
 }
 
 /// This backend's transaction is over: takes back the cancels that were meant for it. Neither raises nor panics.
+#[inline]
 pub fn transaction_over() {
     let Some(slot) = own() else { return };
     if slot.doomed.load(Ordering::SeqCst) == 0 && slot.pressed.load(Ordering::SeqCst) == 0 {
@@ -151,6 +158,7 @@ pub fn transaction_over() {
 }
 
 /// Takes back the cancels that were sent until `mark` has said that there shall be no more.
+#[cold]
 fn take_back(mark: impl FnOnce(&mut Slot)) {
     let pressed = with_own(|slot| {
         mark(slot);

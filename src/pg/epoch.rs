@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use pgrx::pg_sys;
 
 use super::region::Region;
+use super::unusual::{self, Unusual};
 
 /// Revocations kept in shared memory; beyond that `overflow` sends backends to the tables.
 const REVOKED_MAX: usize = 8192;
@@ -29,7 +30,6 @@ struct Shared {
 }
 
 static REGION: Region<Shared> = Region::new(c"agent_guard epoch");
-static CHANGES_AT_COMMIT: AtomicBool = AtomicBool::new(false);
 
 /// Asks for the memory.
 ///
@@ -64,9 +64,18 @@ pub fn revocations() -> u64 {
     REGION.get().map_or(0, |shared| shared.revocations.load(Ordering::Acquire))
 }
 
+/// Whether neither has moved.
+#[inline]
+pub fn are(policies: u64, revocations: u64) -> bool {
+    REGION.get().is_some_and(|shared| {
+        shared.policies.load(Ordering::Acquire) == policies
+            && shared.revocations.load(Ordering::Acquire) == revocations
+    })
+}
+
 /// Moves the policy epoch when this transaction commits. Called by the triggers on the policy tables.
 pub fn policy_changes_at_commit() {
-    CHANGES_AT_COMMIT.store(true, Ordering::Relaxed);
+    unusual::set(Unusual::Changing, true);
 }
 
 /// Moves the policy epoch at once: what was read may be out of date.
@@ -78,36 +87,54 @@ pub fn policies_changed() {
 
 /// Whether this transaction has itself changed policies, masks or filters: what was read before it did is out of date here.
 pub fn changed_here() -> bool {
-    CHANGES_AT_COMMIT.load(Ordering::Relaxed)
+    unusual::is(Unusual::Changing)
 }
 
 /// The transaction callback's part: after ProcArrayEndTransaction, so that whoever sees the new epoch sees the rows.
 #[inline]
 pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
-    // Plain look first: taking it back is an atomic step, at the end of every transaction of the server.
-    if !CHANGES_AT_COMMIT.load(Ordering::Relaxed) {
-        return;
+    if changed_here() {
+        changed_until(event);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn changed_until(event: pg_sys::XactEvent::Type) {
     let committed =
         matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE);
-    let ended = committed || event == pg_sys::XactEvent::XACT_EVENT_ABORT;
-    let changed = ended && CHANGES_AT_COMMIT.swap(false, Ordering::Relaxed);
-    if let Some(shared) = REGION.get().filter(|_| changed && committed) {
+    if committed || event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+        unusual::set(Unusual::Changing, false);
+    }
+    if let Some(shared) = REGION.get().filter(|_| committed) {
         shared.policies.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 /// The clock in microseconds since the Unix epoch, never more than five seconds behind what any guarded session saw:
 /// setting the system's clock back does not bring expired windows back to life.
+#[inline(never)]
 pub fn clock() -> i64 {
+    const BEHIND: i64 = 5_000_000;
+    const AHEAD: i64 = 1_000_000;
     let now = super::scan::clock();
     let Some(shared) = REGION.get() else { return now };
     let floor = shared.clock.load(Ordering::Relaxed);
-    if now > floor.saturating_add(1_000_000) {
-        shared.clock.fetch_max(now, Ordering::Relaxed);
-    } else if now < floor.saturating_sub(5_000_000) {
+    // One comparison for both sides; a clock that is set is a date of this era, so that nothing wraps around.
+    let above = now.wrapping_sub(floor).wrapping_add(BEHIND).cast_unsigned();
+    if above <= (BEHIND + AHEAD).cast_unsigned() {
+        return now;
+    }
+    far_from(&shared.clock, now, floor)
+}
+
+#[cold]
+#[inline(never)]
+fn far_from(clock: &AtomicI64, now: i64, floor: i64) -> i64 {
+    if now < floor {
         return floor;
     }
+    clock.fetch_max(now, Ordering::Relaxed);
     now
 }
 

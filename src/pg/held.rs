@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::process::PerProcess;
 use super::trail_refusal::full;
+use super::unusual::{self, Unusual};
 use super::{statement, synced};
 use crate::refusal::Refusal;
 
@@ -27,6 +28,11 @@ const RELEASED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(FREE);
 /// The messages: kind, length, body.
 static QUEUE: PerProcess<RefCell<Vec<u8>>> = PerProcess::new(RefCell::new(Vec::new()));
+
+fn enter(state: u8) {
+    STATE.store(state, Ordering::Relaxed);
+    unusual::set(Unusual::Held, state != FREE);
+}
 
 /// What is to be done with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +53,14 @@ pub fn is_row(kind: u8) -> bool {
 }
 
 /// A row, or a notice, which may tell of one.
-fn is_result(kind: u8) -> bool {
+pub fn is_result(kind: u8) -> bool {
     is_row(kind) || kind == b'N'
 }
 
 /// Whether a message needs `way`.
 #[inline]
 pub fn concerned(kind: c_char) -> bool {
-    STATE.load(Ordering::Relaxed) != FREE
+    unusual::is(Unusual::Held)
         || (is_result(kind.to_ne_bytes()[0]) && synced::wanted() && statement::rows_are_unrecorded())
 }
 
@@ -72,7 +78,7 @@ pub fn way(kind: c_char, length: usize, way: &mut Way) -> Result<(), Refusal> {
         b'E' => {
             // Its event is not on disk (hooks::log), so neither is that of the rows.
             drop_rows();
-            STATE.store(RELEASED, Ordering::Relaxed);
+            enter(RELEASED);
             *way = Way::Follows;
         }
         // The end of a piece, and ends of which nobody has told `synced`.
@@ -88,7 +94,7 @@ pub fn way(kind: c_char, length: usize, way: &mut Way) -> Result<(), Refusal> {
             *way = Way::Follows;
         }
         _ => {
-            STATE.store(HOLDING, Ordering::Relaxed);
+            enter(HOLDING);
             *way = Way::Waits;
         }
     }
@@ -116,7 +122,7 @@ pub fn begun() -> Result<(), Refusal> {
 /// An event of the statement is on disk: what is held may go.
 pub fn release() {
     let released = if STATE.load(Ordering::Relaxed) == FREE { FREE } else { RELEASED };
-    STATE.store(released, Ordering::Relaxed);
+    enter(released);
 }
 
 /// Holds a message.
@@ -134,7 +140,7 @@ fn append(queue: &mut Vec<u8>, kind: u8, body: &[u8]) {
 
 /// Takes what is held, to be sent.
 pub fn take() -> Vec<u8> {
-    STATE.store(FREE, Ordering::Relaxed);
+    enter(FREE);
     QUEUE.try_borrow_mut().map(|mut queue| std::mem::take(&mut *queue)).unwrap_or_default()
 }
 

@@ -11,12 +11,12 @@ use std::rc::Rc;
 use super::process::PerProcess;
 use super::repeated::Repeated;
 use super::{secrets, text};
-use crate::audit::record::Tail;
+use crate::audit::record::Again;
 
 /// Longer texts are not remembered: a bound on memory, and their copy is cheap beside what they cost anyway.
 const REMEMBERED_MAX: usize = 4096;
 /// How many statements are remembered at a time, each in the place that the address of its text gives it.
-const PLACES: usize = 64;
+pub const PLACES: usize = 64;
 
 /// A statement's text, and what is remembered about it.
 pub struct Known {
@@ -26,14 +26,16 @@ pub struct Known {
     /// Whether tokens were looked for in it.
     searched: bool,
     text: Rc<str>,
+    /// Where it is remembered.
+    place: usize,
     came_again: Cell<bool>,
     /// What was decided on its relations when it last was decided.
     pub decided: RefCell<Option<Rc<Repeated>>>,
-    /// The end of its event when that last was encoded.
-    pub ending: RefCell<Option<Ending>>,
+    /// Its event when that last was encoded.
+    pub ending: RefCell<Option<Rc<Ending>>>,
 }
 
-/// The end of an event, and what it was made of.
+/// The event of a statement, and what it was made of.
 pub struct Ending {
     /// The outcome that it tells.
     pub repeated: Rc<Repeated>,
@@ -41,14 +43,43 @@ pub struct Ending {
     pub application: CString,
     /// The command tag.
     pub command: &'static str,
+    /// How deep it was in other statements.
+    pub level: u16,
     /// Its bytes.
-    pub tail: Tail,
+    pub event: Again,
+}
+
+impl Ending {
+    /// Whether the client still calls itself what the event says.
+    pub fn has_application(&self, name: &CStr) -> bool {
+        // SAFETY: both are NUL-terminated.
+        unsafe { strcmp(self.application.as_ptr(), name.as_ptr()) == 0 }
+    }
 }
 
 impl Known {
+    /// Whether it is this statement. What was remembered before there was a token to look for is not, when there is one.
+    ///
+    /// # Safety
+    /// As `query`.
+    #[inline]
+    pub unsafe fn is(&self, source: *const c_char, location: i32, length: i32) -> bool {
+        self.location == location
+            && self.length == length
+            && self.searched == secrets::seen()
+            && !source.is_null()
+            // SAFETY: the caller's promise; both are NUL-terminated.
+            && unsafe { strcmp(self.source.as_ptr(), source) } == 0
+    }
+
     /// The text of the statement.
     pub fn text(&self) -> Rc<str> {
         Rc::clone(&self.text)
+    }
+
+    /// Where it is remembered, if it is.
+    pub fn place(&self) -> usize {
+        self.place
     }
 
     /// Whether it has come more than once: only then it is worth its while to remember more.
@@ -69,7 +100,7 @@ unsafe extern "C" {
 /// # Safety
 /// `source` is null or palloc'd, NUL-terminated text.
 pub unsafe fn query(source: *const c_char, location: i32, length: i32) -> Rc<Known> {
-    let place = ((source.addr() / 16) ^ location.unsigned_abs() as usize) % PLACES;
+    let place = place(source, location);
     // SAFETY: the caller's promise.
     if let Some(known) = unsafe { remembered(place, source, location, length) } {
         known.came_again.set(true);
@@ -90,6 +121,7 @@ pub unsafe fn query(source: *const c_char, location: i32, length: i32) -> Rc<Kno
         length,
         searched: secrets::seen(),
         text,
+        place,
         came_again: Cell::new(false),
         decided: RefCell::new(None),
         ending: RefCell::new(None),
@@ -103,18 +135,17 @@ pub unsafe fn query(source: *const c_char, location: i32, length: i32) -> Rc<Kno
     known
 }
 
-/// What was remembered before there was a token to look for is forgotten when there is one.
-///
+/// Where a statement is remembered.
+#[inline]
+pub fn place(source: *const c_char, location: i32) -> usize {
+    ((source.addr() / 16) ^ location.unsigned_abs() as usize) % PLACES
+}
+
 /// # Safety
 /// As `query`.
 unsafe fn remembered(place: usize, source: *const c_char, location: i32, length: i32) -> Option<Rc<Known>> {
     let places = KNOWN.try_borrow().ok()?;
     let known = places.get(place)?.as_ref()?;
-    let same = known.location == location
-        && known.length == length
-        && known.searched == secrets::seen()
-        && !source.is_null()
-        // SAFETY: the caller's promise; both are NUL-terminated.
-        && unsafe { strcmp(known.source.as_ptr(), source) } == 0;
-    same.then(|| Rc::clone(known))
+    // SAFETY: the caller's promise.
+    unsafe { known.is(source, location, length) }.then(|| Rc::clone(known))
 }

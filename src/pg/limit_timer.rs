@@ -5,10 +5,11 @@
 //! is cancelled again, and its connection ended after that: it would never end by itself.
 
 use std::os::raw::c_int;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+use super::unusual::{self, Unusual};
 use super::version;
 
 /// How often the cancel is repeated, in milliseconds.
@@ -32,7 +33,6 @@ unsafe extern "C" {
 
 /// The timer's number; negative before it has one.
 static TIMER: AtomicI32 = AtomicI32::new(-1);
-static ARMED: AtomicBool = AtomicBool::new(false);
 /// How often it has gone off for the statement that runs or ended last.
 static FIRED: AtomicU32 = AtomicU32::new(0);
 /// The limit, in microseconds.
@@ -42,7 +42,7 @@ static LIMIT: AtomicU64 = AtomicU64::new(0);
 pub fn arm(limit: u64) {
     FIRED.store(0, Ordering::Relaxed);
     LIMIT.store(limit, Ordering::Relaxed);
-    ARMED.store(true, Ordering::Relaxed);
+    unusual::set(Unusual::Timed, true);
     // SAFETY: a backend that runs statements has its timeouts initialised (InitPostgres); both calls keep to timeout.h.
     unsafe {
         let mut timer = TIMER.load(Ordering::Relaxed);
@@ -57,7 +57,8 @@ pub fn arm(limit: u64) {
 
 /// The statement has ended, or waits for its client.
 pub fn disarm() {
-    if ARMED.swap(false, Ordering::Relaxed) {
+    if armed() {
+        unusual::set(Unusual::Timed, false);
         // SAFETY: armed, hence registered.
         unsafe { disable_timeout(TIMER.load(Ordering::Relaxed), false) };
     }
@@ -65,18 +66,18 @@ pub fn disarm() {
 
 /// Whether it may go off.
 pub fn armed() -> bool {
-    ARMED.load(Ordering::Relaxed)
+    unusual::is(Unusual::Timed)
 }
 
 /// The limit that the running statement has passed, in microseconds; `None` where the timer has not gone off.
 pub fn passed() -> Option<u64> {
-    let fired = ARMED.load(Ordering::Relaxed) && FIRED.load(Ordering::Relaxed) > 0;
+    let fired = armed() && FIRED.load(Ordering::Relaxed) > 0;
     fired.then(|| LIMIT.load(Ordering::Relaxed))
 }
 
 /// A signal handler: flags and a signal, as the server's own for statement_timeout.
 unsafe extern "C-unwind" fn went_off() {
-    if !ARMED.load(Ordering::Relaxed) {
+    if !armed() {
         return;
     }
     let before = FIRED.fetch_add(1, Ordering::Relaxed);

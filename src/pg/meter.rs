@@ -14,6 +14,7 @@ use super::own::own;
 use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::session::Session;
+use super::unusual::{self, Unusual};
 use super::{
     door, enforce, epoch, handshake, limit_timer, policies, quick, record, results, standby, statement, text,
 };
@@ -199,6 +200,7 @@ fn put(account: Option<Rc<Account>>, resolved: (u64, u64), recording: Recording)
             || account.counts(Meter::RowsRead)
             || account.counts(Meter::BytesRead)
     });
+    unusual::set(Unusual::Limited, account.is_some());
     ACCOUNT.replace(account);
     RESOLVED.set(resolved);
     door::watch(counted);
@@ -215,7 +217,7 @@ pub fn leave() {
 /// Whether anything is limited here.
 #[inline]
 pub fn limited() -> bool {
-    ACCOUNT.try_borrow().is_ok_and(|account| account.is_some())
+    unusual::is(Unusual::Limited)
 }
 
 /// A statement of the client begins under `session`. `free` tells whether it is one that an exhausted session needs to

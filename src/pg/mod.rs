@@ -93,6 +93,7 @@ mod text_datum;
 pub mod trail;
 mod trail_refusal;
 mod types;
+mod unusual;
 mod upkeep;
 mod version;
 mod waiters;

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::held::{self, Way};
 use super::hooks::{checked, guarded, raise_if};
-use super::{door, endings, guc, lane, results, session, warden};
+use super::{door, endings, guc, lane, results, session, synced, unusual, warden};
 use crate::refusal::Refusal;
 
 /// `PQcommMethods` (src/include/libpq/libpq.h), the same from 15 to 18.
@@ -35,6 +35,8 @@ unsafe extern "C" {
 /// The methods that ours stand in front of.
 static PREVIOUS: AtomicPtr<Methods> = AtomicPtr::new(std::ptr::null_mut());
 static OURS: AtomicPtr<Methods> = AtomicPtr::new(std::ptr::null_mut());
+/// The one of them that is called for each message.
+static mut PREVIOUS_PUT: Option<unsafe extern "C-unwind" fn(c_char, *const c_char, usize) -> c_int> = None;
 
 /// Puts ours in front, once in each backend that binds a token, or whose denials are only recorded.
 pub fn init() {
@@ -45,6 +47,7 @@ pub fn init() {
             return;
         }
         PREVIOUS.store(METHODS_IN_USE.cast_mut(), Ordering::Relaxed);
+        PREVIOUS_PUT = previous.putmessage;
         let ours = Box::leak(Box::new(Methods {
             putmessage: Some(put),
             putmessage_noblock: Some(put_noblock),
@@ -57,8 +60,22 @@ pub fn init() {
 
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
-    // What is known of a row before it is handed on still holds behind that.
     unsafe {
+        if unusual::messages() || held::is_result(kind.to_ne_bytes()[0]) {
+            return put_result(kind, body, length);
+        }
+        hand_on(kind, body, length)
+    }
+}
+
+/// A message that somebody looks at, or a row or notice. Apart, so that the others cost next to nothing.
+#[inline(never)]
+unsafe fn put_result(kind: c_char, body: *const c_char, length: usize) -> c_int {
+    // SAFETY: as in `put`. What is known of a row before it is handed on still holds behind that.
+    unsafe {
+        if !unusual::messages() && !synced::wanted() && !endings::doomed() && !sends_held_rows() {
+            return hand_on(kind, body, length);
+        }
         let recorded = results::is_watched();
         if looks_beside_record(kind) || (recorded && !results::has_room(kind.to_ne_bytes()[0], length)) {
             return put_looking(kind, body, length);
@@ -75,7 +92,7 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
 unsafe fn hand_on(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: the server's own function with its own message.
     unsafe {
-        match PREVIOUS.load(Ordering::Relaxed).as_ref().and_then(|previous| previous.putmessage) {
+        match PREVIOUS_PUT {
             Some(previous) => previous(kind, body, length),
             None => -1,
         }

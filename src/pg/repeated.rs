@@ -45,7 +45,7 @@ impl Repeated {
         &self,
         serial: u64,
         form: Form,
-        mut entries: impl Iterator<Item = Entry>,
+        entries: impl Iterator<Item = Entry>,
         masks: Option<u64>,
     ) -> bool {
         self.serial == serial
@@ -55,14 +55,34 @@ impl Repeated {
             && self.masks == masks
             && self.form == form
             && calls::nobody_else_asks()
-            && self.asked.iter().all(|asked| entries.next().is_some_and(|entry| asked.is(&entry)))
-            && entries.next().is_none()
+            && self.asks(entries)
+    }
+
+    /// Whether these entries are those that it was decided on.
+    #[inline]
+    fn asks(&self, mut entries: impl Iterator<Item = Entry>) -> bool {
+        let mut asked = self.asked.iter();
+        entries.all(|entry| asked.next().is_some_and(|asked| asked.is(&entry))) && asked.next().is_none()
     }
 }
 
 /// What is compiled of masks; `None` within where nothing is masked, outside while masks are being changed here.
 fn masks_now() -> Option<Option<u64>> {
     if masks::any() { masks::generation().map(Some) } else { Some(None) }
+}
+
+/// Notes with a statement that was reopened what was decided when it ended last, if it asks for the same; whether it does. What
+/// else decides was compared when it was reopened, but for the catalogue, of which the server has heard since.
+#[inline]
+pub fn comes_again(entries: impl Iterator<Item = Entry>) -> bool {
+    let noted = statement::with_current(|open| {
+        let before = open.take_before()?;
+        let same = before.generation == policies::generation() && before.asks(entries);
+        let noted = same && open.note_repeated(before);
+        open.is_reopened(noted);
+        Some(noted)
+    });
+    noted.flatten().unwrap_or(false)
 }
 
 /// Notes with the current statement what was decided on these entries before, if that counts; whether it does.

@@ -20,6 +20,7 @@ use super::process::PerProcess;
 use super::session::{self, Session};
 use super::statement::{self, Key};
 use super::trail::{self, Reservation};
+use super::unusual::{self, Unusual};
 use super::{encoding, epoch, held, record, synced, text, version};
 use crate::audit::results::{self, BESIDE_ROW, Column, MAX_PART, Shape};
 use crate::recording::{Kept, Recording};
@@ -70,8 +71,6 @@ struct Progress {
 /// What is recorded of statements that begin from here on.
 static RECORDING: PerProcess<Cell<Recording>> =
     PerProcess::new(Cell::new(Recording { results: Kept::Nothing, max_rows: None, max_bytes: None }));
-/// Whether messages are looked at.
-static WATCHED: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
 static RESULTS: PerProcess<RefCell<Vec<Stream>>> = PerProcess::new(RefCell::new(Vec::new()));
 /// Memory of the last part, for the next.
 static SPARE: PerProcess<Cell<Vec<u8>>> = PerProcess::new(Cell::new(Vec::new()));
@@ -84,7 +83,7 @@ static LAST: PerProcess<Cell<i64>> = PerProcess::new(Cell::new(0));
 pub fn watch(recording: Recording) {
     RECORDING.set(recording);
     if recording.wanted() {
-        WATCHED.set(true);
+        unusual::set(Unusual::Recorded, true);
     }
 }
 
@@ -102,7 +101,7 @@ pub fn wanted() -> bool {
 /// Whether messages are looked at.
 #[inline]
 pub fn is_watched() -> bool {
-    WATCHED.get()
+    unusual::is(Unusual::Recorded)
 }
 
 /// A statement of the client has been opened: the rows of its portal are its own.
@@ -307,7 +306,7 @@ fn all_over() {
     if let Some(mut all) = streams() {
         all.drain(..).for_each(drop_result);
     }
-    WATCHED.set(wanted());
+    unusual::set(Unusual::Recorded, wanted());
 }
 
 fn drop_result(mut one: Stream) {

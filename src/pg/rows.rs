@@ -6,7 +6,8 @@ use pgrx::pg_sys;
 
 use super::encoding;
 use super::raise::{self, Raised};
-use super::statement::{self, Key, Plain};
+use super::statement::{self, Key};
+use crate::audit::record::{Again, Number};
 use crate::decision::RuleId;
 use crate::refusal::{Refusal, SqlState};
 
@@ -237,7 +238,7 @@ impl Given {
 ///
 /// # Safety
 /// As `parameters`.
-pub unsafe fn parameter_types(parameters: pg_sys::ParamListInfo, into: &mut Vec<u32>) {
+unsafe fn parameter_types(parameters: pg_sys::ParamListInfo, into: &mut Vec<u32>) {
     into.clear();
     // SAFETY: as in `parameters`.
     unsafe {
@@ -247,42 +248,40 @@ pub unsafe fn parameter_types(parameters: pg_sys::ParamListInfo, into: &mut Vec<
     }
 }
 
-/// As `parameters`, without calling the server: for numbers and NULLs, by far the commonest. Writes over what is there.
+/// As `parameters`, without calling the server: for numbers and NULLs, if they are few, by far the commonest. Writes over what
+/// is there. False where the output function of a type has to be asked.
 ///
 /// # Safety
 /// As `parameters`.
-pub unsafe fn plain_parameters(parameters: pg_sys::ParamListInfo, into: &mut Vec<Option<String>>) -> Plain {
+#[inline]
+pub unsafe fn numbers(parameters: pg_sys::ParamListInfo, into: &mut Vec<Number>) -> bool {
+    into.clear();
     // SAFETY: as in `parameters`.
     let values = unsafe {
-        let Some(list) = parameters.as_ref() else { return Plain::Nothing };
+        let Some(list) = parameters.as_ref() else { return true };
         match usize::try_from(list.numParams) {
             Ok(count) if count > 0 && list.paramFetch.is_none() => list.params.as_slice(count),
-            _ => return Plain::Nothing,
+            _ => return true,
         }
     };
-    let known = |value: &pg_sys::ParamExternData| {
-        value.isnull || matches!(value.ptype, pg_sys::INT4OID | pg_sys::INT8OID)
-    };
-    if !values.iter().all(known) {
-        return Plain::Unknown;
+    if values.len() > Again::NUMBERS_MAX {
+        return false;
     }
-    into.resize(values.len(), None);
-    for (value, place) in values.iter().zip(into) {
-        if value.isnull {
-            *place = None;
-            continue;
-        }
+    for given in values {
         // On 64-bit machines both are passed by value; an int4 is the low half.
         #[expect(clippy::cast_possible_truncation, reason = "the low half is the value")]
-        let number = match value.ptype {
-            pg_sys::INT4OID => i64::from(value.value.value() as i32),
-            _ => value.value.value().cast_signed() as i64,
+        let value = match given.ptype {
+            _ if given.isnull => None,
+            pg_sys::INT4OID => Some(i64::from(given.value.value() as i32)),
+            pg_sys::INT8OID => Some(given.value.value().cast_signed() as i64),
+            _ => {
+                into.clear();
+                return false;
+            }
         };
-        let text = place.get_or_insert_default();
-        text.clear();
-        text.push_str(itoa::Buffer::new().format(number));
+        into.push(Number { type_oid: given.ptype.to_u32(), value });
     }
-    Plain::Written
+    true
 }
 
 unsafe fn parameter(value: &pg_sys::ParamExternData) -> Option<String> {

@@ -97,6 +97,9 @@ extern "C-unwind" fn startup() {
             (*control).ring_size = guc_audit::buffer();
             for n in 0..guc_audit::databases() {
                 let slot = slot_at(control, n);
+                let bytes = (*control).ring_size;
+                (*slot).ring_size = bytes;
+                (*slot).ring_at = (layout.rings as u64).saturating_add(bytes.saturating_mul(n as u64));
                 pg_sys::ConditionVariableInit((*slot).space.get());
                 pg_sys::ConditionVariableInit((*slot).flushed.get());
                 pg_sys::ConditionVariableInit((*slot).decided.get());
@@ -207,18 +210,13 @@ pub struct RingBytes {
 }
 
 impl RingBytes {
-    /// The ring of slot `n`. Reading is sound between `tail` and `head`, writing only under the slot's lock.
-    pub fn of(n: usize) -> Option<RingBytes> {
-        let control = control()?;
-        if n >= control.len() {
-            return None;
-        }
-        let size = control.ring_size;
-        let bytes = usize::try_from(size).ok()?;
+    /// The ring of a slot. Reading is sound between `tail` and `head`, writing only under the slot's lock.
+    #[inline]
+    pub fn of(slot: &Slot) -> Option<RingBytes> {
         let base = CONTROL.load(Ordering::Acquire).cast::<u8>();
-        // SAFETY: the rings follow the slots at `rings_at`, each of `ring_size` bytes, and `n` is in range.
-        let start = unsafe { base.add(rings_at(control.len()).checked_add(bytes.checked_mul(n)?)?) };
-        Some(RingBytes { start, size })
+        let at = usize::try_from(slot.ring_at).ok().filter(|at| *at != 0 && !base.is_null())?;
+        // SAFETY: `startup` wrote where the ring is within the shared memory, which begins at `base`.
+        Some(RingBytes { start: unsafe { base.add(at) }, size: slot.ring_size })
     }
 
     /// Asks the processor for the bytes at a position, to write to them, without waiting.

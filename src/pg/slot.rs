@@ -59,14 +59,18 @@ pub struct Slot {
     pub waiting: AtomicU32,
     /// Bytes promised to backends. Never reset: each holder gives its own back, even after the slot changed hands.
     pub reserved: AtomicU64,
-    /// The sequence number of record 0; 0 while the first writer has not found it. Written by the writer.
-    pub base: AtomicU64,
-    /// The number up to which somebody waits for a flush.
-    pub flush: AtomicU64,
+    /// Where its ring is, in bytes from the beginning of the shared memory. Written before anybody knows the slot, as its size is.
+    pub ring_at: u64,
+    /// The bytes of its ring.
+    pub ring_size: u64,
     /// Events taken. Written under the slot's lock.
     pub events: AtomicU64,
     /// Of these, statements. Written under the slot's lock.
     pub statements: AtomicU64,
+    /// The sequence number of record 0; 0 while the first writer has not found it. Written by the writer.
+    pub base: AtomicU64,
+    /// The number up to which somebody waits for a flush.
+    pub flush: AtomicU64,
     /// Of these, denials and refusals.
     pub denied: AtomicU64,
     /// Times that a backend had to wait for room or for the writer.
@@ -109,12 +113,18 @@ impl Slot {
 
     /// Whether more waits in the ring than should gather there.
     pub fn is_filling(&self) -> bool {
-        self.used() > control().map_or(0, |control| control.ring_size / 4)
+        self.used() > self.ring_size / 4
     }
 
     /// Whether somebody waits for events to be in the tables.
     pub fn flush_is_due(&self) -> bool {
         self.flush.load(Ordering::SeqCst) > self.done.load(Ordering::SeqCst)
+    }
+
+    /// What reservations may fill: they leave a sixteenth of the ring to refusals and failures.
+    #[inline]
+    pub fn ordinary_limit(&self) -> u64 {
+        self.ring_size.saturating_sub(self.ring_size / 16)
     }
 
     /// Adds `bytes` to the reservations if everything together stays within `limit`.
@@ -130,10 +140,11 @@ impl Slot {
 
     /// Fetches the memory that the next event will probably be written to while its statement runs: by then a ring's worth of
     /// events lies between this lap and the last, so that it is in no near cache.
-    pub fn fetch_ahead(&self, n: usize) {
+    #[inline]
+    pub fn fetch_ahead(&self) {
         /// An ordinary event and its header.
         const AHEAD: usize = 384;
-        if let Some(bytes) = RingBytes::of(n) {
+        if let Some(bytes) = RingBytes::of(self) {
             bytes.fetch(self.head.load(Ordering::Relaxed), AHEAD);
         }
     }
@@ -151,7 +162,7 @@ impl Slot {
     /// Appends a record, in two parts, for which room is reserved; false if the slot has changed hands. Then wakes the writer, if
     /// it waits for this.
     pub fn append(&self, n: usize, database: u32, kind: EventKind, payload: [&[u8]; 2]) -> bool {
-        let Some(mut bytes) = RingBytes::of(n) else { return false };
+        let Some(mut bytes) = RingBytes::of(self) else { return false };
         let appended = locked(n.saturating_add(1), || {
             if self.database.load(Ordering::SeqCst) != database {
                 return false;

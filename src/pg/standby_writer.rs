@@ -203,10 +203,10 @@ impl StandbyWriter {
 
     /// Appends one batch and gives its room back; false if that failed.
     fn take(&mut self, back: Position, front: Position) -> bool {
-        let (place, stored) = ((self.n, self.slot), self.inserter.sealer.head().seq);
+        let stored = self.inserter.sealer.head().seq;
         let mut rows = Vec::new();
         let Some(Drained { end, mut faults }) =
-            drained(place, (back, front), stored, &mut self.batch, &mut rows)
+            drained(self.slot, (back, front), stored, &mut self.batch, &mut rows)
         else {
             return false;
         };

@@ -5,6 +5,7 @@
 //! published exactly once; what was reserved for it is given back with it.
 
 mod open;
+pub mod parked;
 mod publish;
 mod within;
 
@@ -12,7 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::approvals::Asked;
-use super::known::Known;
+use super::known::{Known, PLACES};
 use super::process::PerProcess;
 use super::session::Session;
 use super::trail::{self, Reservation};
@@ -23,7 +24,7 @@ use crate::refusal::Refusal;
 use crate::request::Form;
 
 use open::Beginning;
-pub use open::{Open, Plain};
+pub use open::Open;
 use publish::publish;
 
 /// What a statement is known by while it is open.
@@ -61,6 +62,8 @@ struct Statements {
     open: Vec<Box<Open>>,
     /// The memory of one that ended, for the next one.
     spare: Option<Box<Open>>,
+    /// Those that may come again, each in the place of its text (`known`).
+    parked: [Option<Box<Open>>; PLACES],
     /// The error on its way to the client, as emit_log_hook saw it.
     error: Option<([u8; 5], String)>,
     next_utility: u64,
@@ -71,6 +74,7 @@ struct Statements {
 static STATEMENTS: PerProcess<RefCell<Statements>> = PerProcess::new(RefCell::new(Statements {
     open: Vec::new(),
     spare: None,
+    parked: [const { None }; PLACES],
     error: None,
     next_utility: 0,
     rows_of: None,
@@ -204,6 +208,10 @@ pub fn set_active(key: Key, active: bool) {
 pub fn has_started(key: Key) -> bool {
     with_key(key, |open| {
         open.starting = false;
+        if open.before.is_some() {
+            // It asked for no relation at all this time.
+            (open.before, open.reopened) = (None, false);
+        }
         let free = open.where_required.is_empty() && !open.changes_limited && open.held.is_none();
         open.active &= !free;
         free
@@ -214,15 +222,16 @@ pub fn has_started(key: Key) -> bool {
 /// A run of a statement begins. False where there is more to it: a further batch, another binding, a cap on rows, masks.
 pub fn begins_run(key: Key) -> bool {
     with_key(key, |open| {
-        let plain = !open.has_run
-            && !open.masked
-            && open.serial() == guc::active_serial()
-            && open.obligations.is_empty()
+        let more = open.has_run
+            || !(open.reopened || (!open.masked && open.obligations.is_empty()))
+            || open.serial() != guc::active_serial()
             // A mask may have come since it was opened.
-            && open.policies == epoch::policies()
-            && !epoch::changed_here();
-        (open.active, open.has_run) = (open.active || plain, open.has_run || plain);
-        plain
+            || open.policies != epoch::policies()
+            || epoch::changed_here();
+        if !more {
+            (open.active, open.has_run) = (true, true);
+        }
+        !more
     })
     .unwrap_or(false)
 }
@@ -230,7 +239,7 @@ pub fn begins_run(key: Key) -> bool {
 /// A run of a statement has ended; the rows so far. False where they have to be compared with a limit.
 pub fn ends_run(key: Key, processed: i64) -> bool {
     with_key(key, |open| {
-        let plain = open.obligations.is_empty();
+        let plain = open.reopened || open.obligations.is_empty();
         if plain {
             open.ran(processed);
             open.active = false;
@@ -248,10 +257,14 @@ pub fn close(key: Key) -> bool {
     })
     .flatten();
     let found = open.is_some();
-    if let Some(mut open) = open {
+    if let Some(open) = open {
         publish(&open);
-        open.clear();
-        with(|statements| statements.spare = Some(open));
+        with(|statements| {
+            if let Some(mut open) = parked::keep(statements, open) {
+                open.clear();
+                statements.spare = Some(open);
+            }
+        });
     }
     found
 }

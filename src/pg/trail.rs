@@ -16,7 +16,7 @@ use super::slot::Slot;
 use super::standby;
 use super::trail_refusal::{cancelled, full, hoarding, no_writer, unavailable};
 use crate::audit::event::{AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT};
-use crate::audit::record::{Head, Tail};
+use crate::audit::record::{Again, Turn};
 use crate::audit::{record, ring};
 use crate::refusal::Refusal;
 
@@ -56,11 +56,6 @@ pub fn cost(statement_len: usize) -> usize {
     statement_len.min(MAX_STATEMENT).saturating_add(BESIDE_TEXT)
 }
 
-/// Whether this database has a writer that takes events.
-pub fn writer_alive() -> bool {
-    my_slot().is_some_and(|(_, slot)| is_set(&slot.ready))
-}
-
 /// The part of the ring that one backend's open statements may keep reserved: one in so many.
 const SHARE: u64 = 8;
 
@@ -84,12 +79,21 @@ pub fn reserve_at_once(bytes: usize) -> Result<Option<Reservation>, Refusal> {
     let need = needed(bytes);
     if let Some((n, slot)) = my_slot() {
         let held = OUTSTANDING.get(n).map_or(0, |mine| mine.load(Ordering::Relaxed));
-        if held > 0 && held.saturating_add(need) > ring_size() / SHARE {
+        if held > 0 && held.saturating_add(need) > slot.ring_size / SHARE {
             return Err(hoarding());
         }
         return Ok(try_reserve(n, slot, need));
     }
     Ok(None)
+}
+
+/// As `reserve_at_once`, as much as a statement that has ended had, where this backend holds nothing else; false where that
+/// takes a closer look.
+#[inline]
+pub fn reserve_again(like: Reservation) -> bool {
+    let n = usize::from(like.slot);
+    let free = OUTSTANDING.get(n).is_some_and(|mine| mine.load(Ordering::Relaxed) == 0);
+    like.bytes > 0 && free && slot_at(n).is_some_and(|slot| reserves(n, slot, u64::from(like.bytes)))
 }
 
 fn needed(bytes: usize) -> u64 {
@@ -109,7 +113,7 @@ pub fn release(reservation: Reservation) {
 pub fn publish(event: &AuditEvent, reservation: Reservation) {
     if reservation.bytes == 0 {
         // The drop mode let the statement run without room.
-        if !push(event, ordinary_limit()) {
+        if !push(event, Limit::Ordinary) {
             count_lost();
         }
         return;
@@ -122,7 +126,7 @@ pub fn publish(event: &AuditEvent, reservation: Reservation) {
         let need = ring::footprint(scratch.len());
         if need > held {
             let more = need.saturating_sub(held);
-            if slot.reserve(more, ordinary_limit()) {
+            if slot.reserve(more, slot.ordinary_limit()) {
                 hold(n, more);
                 held = need;
             } else {
@@ -145,29 +149,28 @@ pub fn publish(event: &AuditEvent, reservation: Reservation) {
     }
 }
 
-/// As `publish`, for an event of which the tail is known; false, with nothing done, where that takes a closer look.
-pub fn publish_again(head: &Head, tail: &Tail, reservation: Reservation) -> bool {
+/// As `publish`, for a statement that was allowed and of whose event all is known but the turn; false, with nothing done, where
+/// that takes a closer look.
+pub fn publish_again(event: &Again, turn: &Turn, reservation: Reservation) -> bool {
     let n = usize::from(reservation.slot);
     let held = u64::from(reservation.bytes);
     let Some(slot) = slot_at(n).filter(|_| held > 0) else { return false };
     let stored = with_scratch(|scratch| {
-        let tail = record::encode_again(head, tail, scratch);
+        let tail = event.put(turn, scratch);
         let bytes = scratch.len().saturating_add(tail.len());
-        ring::footprint(bytes) <= held && slot.append(n, my_database(), head.kind, [scratch, tail])
+        ring::footprint(bytes) <= held && slot.append(n, my_database(), EventKind::Statement, [scratch, tail])
     });
     if stored != Some(true) {
         return false;
     }
     give_back(n, slot, held);
-    count(slot, head.kind, head.decision);
     true
 }
 
 /// Records an event for which nothing was reserved: a refusal, a failure outside any statement. It may use the
 /// part of the ring that reservations leave alone. False if it is lost, which is counted.
 pub fn publish_unreserved(event: &AuditEvent, waiting: Waiting) -> bool {
-    let limit = ring_size();
-    let stored = push(event, limit) || (waiting == Waiting::Allowed && push_waiting(event, limit));
+    let stored = push(event, Limit::All) || (waiting == Waiting::Allowed && push_waiting(event, Limit::All));
     if !stored {
         count_lost();
     }
@@ -176,7 +179,7 @@ pub fn publish_unreserved(event: &AuditEvent, waiting: Waiting) -> bool {
 
 /// As `publish_unreserved`, for an event that is no loss where there is no room for it at once: another one tells of it.
 pub fn publish_if_room(event: &AuditEvent) -> bool {
-    push(event, ordinary_limit())
+    push(event, Limit::Ordinary)
 }
 
 /// Asks the writer to leave a database, as DROP DATABASE and its like need it; it records what is in its ring first,
@@ -218,16 +221,6 @@ fn slot_at(n: usize) -> Option<&'static Slot> {
     shmem::control()?.slot(n)
 }
 
-fn ring_size() -> u64 {
-    shmem::control().map_or(0, |control| control.ring_size)
-}
-
-/// Reservations leave a sixteenth of the ring to refusals and failures.
-fn ordinary_limit() -> u64 {
-    let size = ring_size();
-    size.saturating_sub(size / 16)
-}
-
 fn hold(n: usize, bytes: u64) {
     if let Some(mine) = OUTSTANDING.get(n) {
         // This process's own; not even a signal handler looks at it.
@@ -245,17 +238,24 @@ fn give_back(n: usize, slot: &Slot, bytes: u64) {
 }
 
 fn try_reserve(n: usize, slot: &Slot, need: u64) -> Option<Reservation> {
-    if !EXIT_REGISTERED.load(Ordering::Relaxed) || !slot.reserve(need, ordinary_limit()) {
-        return None;
+    let reservation =
+        Reservation { bytes: u32::try_from(need).unwrap_or(0), slot: u16::try_from(n).unwrap_or(0) };
+    reserves(n, slot, need).then_some(reservation)
+}
+
+#[inline]
+fn reserves(n: usize, slot: &Slot, need: u64) -> bool {
+    if !EXIT_REGISTERED.load(Ordering::Relaxed) || !slot.reserve(need, slot.ordinary_limit()) {
+        return false;
     }
     // INVARIANT: looked at after the reservation is visible, see slot.rs.
     if !slot.serves(my_database()) {
         slot.give_back(need);
-        return None;
+        return false;
     }
     hold(n, need);
-    slot.fetch_ahead(n);
-    Some(Reservation { bytes: u32::try_from(need).unwrap_or(0), slot: u16::try_from(n).unwrap_or(0) })
+    slot.fetch_ahead();
+    true
 }
 
 /// What `reserve` does after `reserve_at_once` gave nothing.
@@ -363,8 +363,17 @@ fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// How much of the ring an event may find in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// What reservations may fill.
+    Ordinary,
+    /// All of it.
+    All,
+}
+
 /// Appends an event without a reservation, if there is room within `limit`.
-fn push(event: &AuditEvent, limit: u64) -> bool {
+fn push(event: &AuditEvent, limit: Limit) -> bool {
     // SAFETY: plain variables of this process.
     if unsafe { pg_sys::MyProc.is_null() } || my_database() == 0 {
         return false;
@@ -374,6 +383,7 @@ fn push(event: &AuditEvent, limit: u64) -> bool {
     let stored = with_scratch(|scratch| {
         record::encode(event, scratch);
         let need = ring::footprint(scratch.len());
+        let limit = if limit == Limit::All { slot.ring_size } else { slot.ordinary_limit() };
         if !slot.reserve(need, limit) {
             return false;
         }
@@ -392,7 +402,7 @@ fn push(event: &AuditEvent, limit: u64) -> bool {
 }
 
 /// As `push`, waiting for room. A cancel or a termination ends the wait.
-fn push_waiting(event: &AuditEvent, limit: u64) -> bool {
+fn push_waiting(event: &AuditEvent, limit: Limit) -> bool {
     let Some((_, slot)) = my_slot() else { return false };
     let deadline = Instant::now() + guc_audit::timeout();
     slot.waits.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 
+use super::unusual::{self, Unusual};
 use super::{calls, raise, statement};
 
 /// Which texts of a statement's reports are withheld.
@@ -51,9 +52,6 @@ unsafe extern "C-unwind" {
     fn raw_pstrdup(text: *const c_char) -> *mut c_char;
 }
 
-/// Some statement of this transaction withholds texts.
-static ARMED: AtomicBool = AtomicBool::new(false);
-
 /// A statement of this transaction handled raw values: deferred triggers and constraints will.
 static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
 
@@ -71,7 +69,7 @@ pub fn begin(texts: Texts) {
     if texts.includes(Texts::RAW) {
         IN_TRANSACTION.store(true, Ordering::Relaxed);
     }
-    ARMED.store(true, Ordering::Relaxed);
+    unusual::set(Unusual::Withheld, true);
     install();
 }
 
@@ -79,9 +77,15 @@ pub fn begin(texts: Texts) {
 /// chain that it found. One load for everybody else. Neither raises nor panics: outer hook frames call it.
 #[inline]
 pub fn stay() {
-    if ARMED.load(Ordering::Relaxed) {
+    if armed() {
         install();
     }
+}
+
+/// Whether a statement of this transaction withholds texts.
+#[inline]
+pub fn armed() -> bool {
+    unusual::is(Unusual::Withheld)
 }
 
 fn install() {
@@ -99,12 +103,12 @@ fn install() {
 /// The transaction has ended, deferred triggers and all.
 pub fn transaction_ended() {
     IN_TRANSACTION.store(false, Ordering::Relaxed);
-    ARMED.store(false, Ordering::Relaxed);
+    unusual::set(Unusual::Withheld, false);
 }
 
 /// Whether what begins now is run by code that handles raw values: its text and parameters may hold some.
 pub fn inside_raw() -> bool {
-    ARMED.load(Ordering::Relaxed) && in_force().includes(Texts::RAW)
+    armed() && in_force().includes(Texts::RAW)
 }
 
 /// emit_log_hook's part: what reaches the top without having met the callback, as errors of deferred foreign keys do.
@@ -112,7 +116,7 @@ pub fn inside_raw() -> bool {
 /// # Safety
 /// `data` is what the hook was given.
 pub unsafe fn at_last(data: *mut pg_sys::ErrorData) {
-    if ARMED.load(Ordering::Relaxed) {
+    if armed() {
         let texts = in_force();
         if texts != Texts::PLAIN {
             // SAFETY: the caller's promise.

@@ -348,9 +348,9 @@ impl Writer {
 
     /// Takes one batch and commits it, unless that has time, and gives its room back; false if there is no getting on.
     fn take(&mut self, at_once: bool) -> bool {
-        let (place, stored, fresh) = ((self.n, self.slot), self.segments.last(), self.rows.len());
+        let (stored, fresh) = (self.segments.last(), self.rows.len());
         let range = (self.reached(), self.slot.front(self.n));
-        let Some(drained) = drained(place, range, stored, &mut self.batch, &mut self.rows) else {
+        let Some(drained) = drained(self.slot, range, stored, &mut self.batch, &mut self.rows) else {
             return false;
         };
         self.faults = self.faults.saturating_add(drained.faults);

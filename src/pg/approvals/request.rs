@@ -220,10 +220,16 @@ pub fn record_at_commit(message: String, approved: bool) {
 }
 
 /// The transaction callback's part; neither raises nor panics.
+#[inline]
 pub fn transaction_ended(event: pg_sys::XactEvent::Type) {
-    if !ANY_DECIDED.load(Ordering::Relaxed) {
-        return;
+    if ANY_DECIDED.load(Ordering::Relaxed) {
+        tell_decided(event);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_decided(event: pg_sys::XactEvent::Type) {
     let committed = event == pg_sys::XactEvent::XACT_EVENT_COMMIT;
     if !committed && event != pg_sys::XactEvent::XACT_EVENT_ABORT {
         return;

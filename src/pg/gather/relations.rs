@@ -37,34 +37,74 @@ pub struct Entry {
 pub struct Asked {
     relid: pg_sys::Oid,
     required: u32,
-    columns: [Box<[pg_sys::bitmapword]>; 3],
+    selected: Words,
+    /// The columns that it fills and changes; `None` where it does neither.
+    changed: Option<Box<[Words; 2]>>,
+}
+
+/// The words of a set. One is nearly always enough, and compared where it stands.
+struct Words {
+    count: usize,
+    first: pg_sys::bitmapword,
+    others: Box<[pg_sys::bitmapword]>,
+}
+
+impl Words {
+    fn of(set: *const pg_sys::Bitmapset) -> Words {
+        // SAFETY: an entry's own set, valid as long as the list that it was taken from.
+        let words = unsafe { quick::words(set) };
+        let (first, others) = words.split_first().map_or((0, &[][..]), |(first, others)| (*first, others));
+        Words { count: words.len(), first, others: others.into() }
+    }
+
+    #[inline]
+    fn are(&self, set: *const pg_sys::Bitmapset) -> bool {
+        // SAFETY: as above.
+        let words = unsafe { quick::words(set) };
+        words.len() == self.count
+            && words.split_first().is_none_or(|(first, others)| {
+                *first == self.first && (others.is_empty() || *others == *self.others)
+            })
+    }
 }
 
 impl Asked {
     /// Remembers an entry; `None` for one that a view or rule reached, which who owns what decides too.
     pub fn of(entry: &Entry) -> Option<Asked> {
-        // SAFETY: the entry's own sets, valid as long as the list that it was taken from.
-        let columns = entry.sets().map(|set| unsafe { quick::words(set) }.into());
+        let changes = !(entry.inserted.is_null() && entry.updated.is_null());
+        let changed = changes.then(|| Box::new([Words::of(entry.inserted), Words::of(entry.updated)]));
         let named = entry.check_as == pg_sys::InvalidOid && !entry.lent;
-        named.then_some(Asked { relid: entry.relid, required: entry.required, columns })
+        named.then(|| Asked {
+            relid: entry.relid,
+            required: entry.required,
+            selected: Words::of(entry.selected),
+            changed,
+        })
     }
 
     /// Whether an entry asks for the same.
+    #[inline]
     pub fn is(&self, entry: &Entry) -> bool {
+        let changed = match &self.changed {
+            None => entry.inserted.is_null() && entry.updated.is_null(),
+            Some(changed) => changes_the_same(changed, entry),
+        };
         self.relid == entry.relid
             && self.required == entry.required
             && entry.check_as == pg_sys::InvalidOid
             && !entry.lent
-            // SAFETY: as above.
-            && self.columns.iter().zip(entry.sets()).all(|(own, set)| **own == *unsafe { quick::words(set) })
+            && changed
+            && self.selected.are(entry.selected)
     }
 }
 
-impl Entry {
-    fn sets(&self) -> [*const pg_sys::Bitmapset; 3] {
-        [self.selected, self.inserted, self.updated].map(<*mut _>::cast_const)
-    }
+/// Apart, as most statements only read.
+#[inline(never)]
+fn changes_the_same([inserted, updated]: &[Words; 2], entry: &Entry) -> bool {
+    inserted.are(entry.inserted) && updated.are(entry.updated)
+}
 
+impl Entry {
     /// The relation.
     pub fn relation(&self) -> pg_sys::Oid {
         self.relid

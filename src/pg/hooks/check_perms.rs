@@ -36,14 +36,9 @@ pub fn init() {
 unsafe extern "C-unwind" fn check15(range_table: *mut pg_sys::List, raises: bool) -> bool {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
-        if guc::guarded() {
-            let refused = guarded(|| before(range_table, range_table));
-            if refused.is_some() {
-                if !raises {
-                    return false;
-                }
-                raise_if(refused);
-            }
+        let passes = !guc::guarded() || comes_again(range_table, range_table);
+        if !passes && !look(range_table, range_table, raises) {
+            return false;
         }
         match PREVIOUS {
             Some(previous) => previous(range_table, raises),
@@ -60,19 +55,41 @@ unsafe extern "C-unwind" fn check16(
 ) -> bool {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
-        if guc::guarded() {
-            let refused = guarded(|| before(range_table, infos));
-            if refused.is_some() {
-                if !raises {
-                    return false;
-                }
-                raise_if(refused);
-            }
+        let passes = !guc::guarded() || comes_again(range_table, infos);
+        if !passes && !look(range_table, infos, raises) {
+            return false;
         }
         match PREVIOUS {
             Some(previous) => previous(range_table, infos, raises),
             None => true,
         }
+    }
+}
+
+/// Whether it is what was decided when the statement ended last. Neither raises nor panics.
+#[cfg_attr(feature = "pg15", expect(unused_variables, reason = "it is the list itself"))]
+#[inline]
+unsafe fn comes_again(range_table: *mut pg_sys::List, list: *mut pg_sys::List) -> bool {
+    // SAFETY: the hook's own arguments.
+    unsafe {
+        #[cfg(not(feature = "pg15"))]
+        if relations::any_lent(range_table) {
+            return false;
+        }
+        repeated::comes_again(relations::each(list))
+    }
+}
+
+/// Decides; false for a refusal that is not to be raised.
+#[inline(never)]
+unsafe fn look(range_table: *mut pg_sys::List, list: *mut pg_sys::List, raises: bool) -> bool {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        let refused = guarded(|| before(range_table, list));
+        if raises {
+            raise_if(refused);
+        }
+        refused.is_none()
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::raw::c_int;
 
 use pgrx::pg_sys;
 
-use super::super::statement::{self, Key, Opening};
+use super::super::statement::{self, Key, Opening, parked};
 use super::super::{
     approvals, calls, conditions, epoch, guc, known, limit_timer, masks, meter, outgoing, record, results,
     rows, second_line, session, synced, version, withhold,
@@ -63,15 +63,31 @@ unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
 unsafe fn guarded_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
-        raise_if(checked(|| before_start(query)));
+        if !parked::reopen(query) {
+            look_before_start(query);
+        }
         start_executor(query, flags);
         if meter::limited() || !statement::has_started(key(query)) {
-            let mut waited = false;
-            raise_if(checked(|| after_start(query, Some(&raw mut waited))));
-            if waited {
-                start_executor(query, flags);
-                raise_if(checked(|| after_start(query, None)));
-            }
+            look_after_start(query, flags);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn look_before_start(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe { raise_if(checked(|| before_start(query))) };
+}
+
+#[inline(never)]
+unsafe fn look_after_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        let mut waited = false;
+        raise_if(checked(|| after_start(query, Some(&raw mut waited))));
+        if waited {
+            start_executor(query, flags);
+            raise_if(checked(|| after_start(query, None)));
         }
     }
 }
@@ -142,11 +158,9 @@ fn before_start(query: *mut pg_sys::QueryDesc) -> Result<(), Refusal> {
             open.refuse(refusal, true);
         }
         top = open.is_top_level();
-        // SAFETY: as below.
-        unsafe { rows::parameter_types((*query).params, open.parameter_types()) };
+        open.operation = operation;
         // SAFETY: the parameters belong to the query; only read.
-        told = raw
-            || open.set_plain_parameters(|values| unsafe { rows::plain_parameters((*query).params, values) });
+        told = raw || open.set_plain_parameters(|numbers| unsafe { rows::numbers((*query).params, numbers) });
     })?;
     if masks::any() {
         look_at_masks(query)?;
@@ -301,19 +315,51 @@ unsafe fn guarded_run(
     count: u64,
     once: bool,
 ) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if !meter::limited() && statement::begins_run(key(query)) {
+            run_executor(query, direction, count, once);
+        } else {
+            look_and_run(query, direction, count, once);
+        }
+        let processed = processed(query);
+        let counted = !meter::limited() && statement::ends_run(key(query), processed);
+        if !counted || synced::wanted() {
+            look_after_run(query, direction, count, (!counted).then_some(processed));
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn look_and_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
     // SAFETY: outer frame; see hooks/mod.rs. The cap is plain memory of the query's own context.
     unsafe {
         let mut receiver: *mut pg_sys::DestReceiver = std::ptr::null_mut();
-        if meter::limited() || !statement::begins_run(key(query)) {
-            raise_if(checked(|| before_run(query, &raw mut receiver)));
-            withhold::stay();
-        }
+        raise_if(checked(|| before_run(query, &raw mut receiver)));
+        withhold::stay();
         run_executor(query, direction, count, once);
         if !receiver.is_null() {
             (*query).dest = receiver;
         }
-        let processed = processed(query);
-        if meter::limited() || !statement::ends_run(key(query), processed) {
+    }
+}
+
+/// `uncounted` are the rows that have yet to be counted.
+#[inline(never)]
+unsafe fn look_after_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    uncounted: Option<i64>,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if let Some(processed) = uncounted {
             raise_if(checked(|| after_run(query, processed)));
         }
         if synced::wanted() {
@@ -453,15 +499,31 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
         let guard = guc::guarded()
             && ((*query).operation != pg_sys::CmdType::CMD_SELECT || (*(*query).plannedstmt).hasModifyingCTE);
         if guard {
-            statement::set_active(key(query), true);
-            withhold::stay();
+            finish_active(query);
+        } else {
+            finish_executor(query);
         }
+    }
+}
+
+#[inline(never)]
+unsafe fn finish_active(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        statement::set_active(key(query), true);
+        withhold::stay();
+        finish_executor(query);
+        statement::set_active(key(query), false);
+    }
+}
+
+#[inline]
+unsafe fn finish_executor(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
         match PREV_FINISH {
             Some(previous) => previous(query),
             None => raw_finish(query),
-        }
-        if guard {
-            statement::set_active(key(query), false);
         }
     }
 }
@@ -473,18 +535,26 @@ unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
             Some(previous) => previous(query),
             None => raw_end(query),
         }
-        if guc::guarded() {
-            let closed = guarded(|| {
-                if limit_timer::armed()
-                    && statement::with_key(key(query), |open| open.is_top_level()) == Some(true)
-                {
-                    limit_timer::disarm();
-                }
-                statement::close(key(query))
-            });
-            if closed && synced::wanted() {
-                raise_if(checked(synced::wait_at_top));
+        if guc::guarded() && !parked::end(key(query)) {
+            close(query);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn close(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        let closed = guarded(|| {
+            if limit_timer::armed()
+                && statement::with_key(key(query), |open| open.is_top_level()) == Some(true)
+            {
+                limit_timer::disarm();
             }
+            statement::close(key(query))
+        });
+        if closed && synced::wanted() {
+            raise_if(checked(synced::wait_at_top));
         }
     }
 }

@@ -40,33 +40,47 @@ pub fn init() {
 }
 
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent as E;
     epoch::transaction_ended(event);
     approvals::transaction_ended(event);
-    if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
-        withhold::transaction_ended();
-    }
-    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
-        upkeep::forget();
-    }
-    if !guc::guarded() {
-        return;
-    }
-    if matches!(event, pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE) {
-        // The last word on a transaction one of whose tokens has ended: a function may have caught the cancel.
-        // SAFETY: outer frame; see hooks/mod.rs.
-        unsafe { raise_if(checked(session::may_commit)) };
-    }
-    if matches!(event, pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_ABORT) {
-        endings::transaction_over();
-    }
-    if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+    if event == E::XACT_EVENT_COMMIT {
+        over();
+    } else if event == E::XACT_EVENT_PRE_COMMIT || event == E::XACT_EVENT_PRE_PREPARE {
+        if guc::guarded() && endings::may_forbid_commit() {
+            // SAFETY: outer frame; see hooks/mod.rs.
+            unsafe { last_word() };
+        }
+    } else if event == E::XACT_EVENT_ABORT {
+        over();
         aborted();
     }
+}
+
+#[inline]
+fn over() {
+    if withhold::armed() {
+        withhold::transaction_ended();
+    }
+    if guc::guarded() {
+        endings::transaction_over();
+    }
+}
+
+/// The last word on a transaction one of whose tokens has ended: a function may have caught the cancel.
+#[cold]
+#[inline(never)]
+unsafe fn last_word() {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe { raise_if(checked(session::may_commit)) };
 }
 
 #[cold]
 #[inline(never)]
 fn aborted() {
+    upkeep::forget();
+    if !guc::guarded() {
+        return;
+    }
     // After an error that reached the top the server has dropped the text (postgres.c); ROLLBACK still has it.
     // SAFETY: a plain pointer of this process.
     let error = unsafe { pg_sys::debug_query_string.is_null() };

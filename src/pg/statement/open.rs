@@ -1,20 +1,22 @@
 //! One open statement: what was decided for it so far, and what its end has to tell.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
 use super::super::approvals::{Asked, Held};
 use super::super::decided::Decided;
-use super::super::known::Known;
+use super::super::known::{Ending, Known};
 use super::super::repeated::Repeated;
 use super::super::rows::Given;
-use super::super::session::Session;
+use super::super::session::{Session, Standing};
 use super::super::trail::Reservation;
 use super::super::withhold::Texts;
 use super::super::{epoch, guc, quick, record};
 use super::Key;
 use crate::audit::event::AuditDecision;
+use crate::audit::record::Number;
 use crate::decision::{Obligations, RuleId};
 use crate::refusal::{Decider, Refusal, SqlState};
 use crate::request::Form;
@@ -25,85 +27,103 @@ const NOTED_MAX: usize = 256;
 /// A longer text does not wait with a spare statement until the next one.
 const KEPT_TEXT_MAX: usize = 4096;
 
-/// What came of telling parameters without the server's help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plain {
-    /// There are none, or none to be told.
-    Nothing,
-    /// All of them were.
-    Written,
-    /// The output function of a type has to be asked.
-    Unknown,
-}
-
-/// The bind parameters as text.
+/// The bind parameters.
 #[derive(Default)]
 pub(super) struct Parameters {
-    pub(super) values: Vec<Option<String>>,
-    /// Their types.
-    pub(super) types: Vec<u32>,
-    /// There are some to be recorded.
-    pub(super) present: bool,
-    /// Numbers and NULLs: small, so that the memory is used again.
-    pub(super) plain: bool,
+    /// Numbers and NULLs, told without the server's help; the memory is used again.
+    pub(super) numbers: Vec<Number>,
+    /// Any others, as text.
+    pub(super) given: Option<Given>,
 }
 
-/// An open statement.
+impl Parameters {
+    /// Their values as text; `None` where there are none to be recorded.
+    pub(super) fn texts(&self) -> Option<Cow<'_, [Option<String>]>> {
+        if let Some(given) = &self.given {
+            return Some(Cow::Borrowed(&given.values));
+        }
+        let text = |number: &Number| number.value.map(|value| value.to_string());
+        (!self.numbers.is_empty()).then(|| self.numbers.iter().map(text).collect())
+    }
+
+    /// Their types.
+    pub(super) fn types(&self) -> Cow<'_, [u32]> {
+        match &self.given {
+            Some(given) => Cow::Borrowed(&given.types),
+            None => self.numbers.iter().map(|number| number.type_oid).collect(),
+        }
+    }
+}
+
+/// An open statement. What every statement needs comes first, close together.
+#[repr(C)]
 pub struct Open {
     pub(super) key: Key,
-    /// Inside the server's executor or utility code right now, as opposed to suspended.
-    pub(super) active: bool,
     /// The subtransaction that it began in; its failure ends the statement.
     pub(super) subtransaction: u32,
-    pub(super) level: u16,
+    /// Inside the server's executor or utility code right now, as opposed to suspended.
+    pub(super) active: bool,
+    /// Not all of what it touches is known yet: a query before its executor has started.
+    pub starting: bool,
+    /// It has run before, in part: a cursor or portal.
+    pub(super) has_run: bool,
+    /// It was opened by `parked`: nothing rides on it, and nothing is limited, masked or recorded beside it.
+    pub(super) reopened: bool,
     pub(super) at: i64,
-    pub(super) command: &'static str,
-    pub(super) text: Rc<str>,
-    pub(super) parameters: Parameters,
+    pub(super) rows: i64,
+    /// Rows handed to the client so far.
+    pub sent: i64,
+    /// The serial of the binding that it was opened under; 0 for none.
+    pub(super) serial: u64,
+    pub(super) rule: Option<RuleId>,
+    pub(super) policy_version: i64,
+    /// The policy epoch under which its plan was looked at.
+    pub policies: u64,
     pub(super) known: Option<Rc<Known>>,
     /// Accesses that were decided before; they come before the others.
     pub(super) repeated: Option<Rc<Repeated>>,
-    pub(super) accesses: Vec<Decided>,
-    pub(super) decision: AuditDecision,
-    pub(super) rule: Option<RuleId>,
-    pub(super) decided_by: Option<Decider>,
-    pub(super) policy_version: i64,
-    pub(super) rows: i64,
-    pub(super) failure: Option<([u8; 5], String)>,
+    /// What was decided when it ended last, until its relations are asked for.
+    pub(super) before: Option<Rc<Repeated>>,
+    /// Its event, encoded when it ended last.
+    pub(super) ending: Option<Rc<Ending>>,
+    /// How its binding stood when it ended last.
+    pub(super) standing: Standing,
     pub(super) reservation: Reservation,
-    pub(super) session: Option<Rc<Session>>,
-    /// What rides on the accesses that the agent itself named.
-    pub obligations: Obligations,
-    /// Relations whose allow asks for a condition, with the rule.
-    pub where_required: Vec<(pg_sys::Oid, RuleId)>,
-    /// It has run before, in part: a cursor or portal.
-    pub(super) has_run: bool,
-    /// Its query fills a table that it makes.
-    pub makes_table: bool,
+    /// A query's command, as the plan tells it.
+    pub operation: pg_sys::CmdType::Type,
+    pub(super) level: u16,
+    pub(super) decision: AuditDecision,
     /// Whether what an obligation refuses is only recorded.
     pub observed: bool,
     /// Whether `max_rows` rides on an allow to change rows.
     pub changes_limited: bool,
-    /// An event of kind `begun` is on disk, or on its way: its rows need not wait for its end.
-    pub begun: bool,
-    /// Rows handed to the client so far.
-    pub sent: i64,
-    /// Rows that it and what it called have changed so far, where a limit counts them.
-    pub changed: u64,
     /// The form through which the statement's accesses come.
     pub form: Form,
-    /// Not all of what it touches is known yet: a query before its executor has started.
-    pub starting: bool,
-    /// Its parse tree, where it is a utility statement that has yet to run; 0 for none.
-    pub node: usize,
-    /// What people have to agree to, or have agreed to. Most statements have none.
-    pub held: Option<Box<Held>>,
     /// Which texts of its reports are withheld.
     pub texts: Texts,
     /// Anything was masked or filtered when it was opened.
     pub masked: bool,
-    /// The policy epoch under which its plan was looked at.
-    pub policies: u64,
+    /// Its query fills a table that it makes.
+    pub makes_table: bool,
+    /// An event of kind `begun` is on disk, or on its way: its rows need not wait for its end.
+    pub begun: bool,
+    /// What people have to agree to, or have agreed to. Most statements have none.
+    pub held: Option<Box<Held>>,
+    pub(super) accesses: Vec<Decided>,
+    pub(super) parameters: Parameters,
+    pub(super) failure: Option<([u8; 5], String)>,
+    /// Relations whose allow asks for a condition, with the rule.
+    pub where_required: Vec<(pg_sys::Oid, RuleId)>,
+    /// What rides on the accesses that the agent itself named.
+    pub obligations: Obligations,
+    pub(super) command: &'static str,
+    pub(super) text: Rc<str>,
+    pub(super) session: Option<Rc<Session>>,
+    pub(super) decided_by: Option<Decider>,
+    /// Rows that it and what it called have changed so far, where a limit counts them.
+    pub changed: u64,
+    /// Its parse tree, where it is a utility statement that has yet to run; 0 for none.
+    pub node: usize,
 }
 
 /// What an open statement begins with.
@@ -158,6 +178,12 @@ impl Open {
             texts: Texts::PLAIN,
             masked: false,
             policies: 0,
+            operation: pg_sys::CmdType::CMD_UNKNOWN,
+            reopened: false,
+            before: None,
+            ending: None,
+            serial: 0,
+            standing: Standing::default(),
         }
     }
 
@@ -166,6 +192,7 @@ impl Open {
     pub(super) fn begin(&mut self, beginning: Beginning) {
         let Beginning { key, level, at, command, text, known, session, form, reservation } = beginning;
         (self.key, self.level, self.at, self.command) = (key, level, at, command);
+        self.serial = session.as_ref().map_or(0, |session| session.serial);
         (self.text, self.known, self.session) = (text, known, session);
         (self.form, self.reservation) = (form, reservation);
         (self.active, self.starting) = (true, matches!(key, Key::Query(_)));
@@ -178,6 +205,7 @@ impl Open {
         self.makes_table = false;
         (self.sent, self.changed, self.node) = (0, 0, 0);
         (self.texts, self.masked) = (Texts::PLAIN, false);
+        (self.operation, self.reopened) = (pg_sys::CmdType::CMD_UNKNOWN, false);
     }
 
     /// Lets go of what belongs to the statement that has ended; memory that the next one can use stays.
@@ -185,15 +213,19 @@ impl Open {
         self.accesses.clear();
         self.where_required.clear();
         (self.session, self.known, self.repeated) = (None, None, None);
+        (self.before, self.ending) = (None, None);
         (self.failure, self.held) = (None, None);
-        // What lies in the memory is another statement's until the next one tells of its own.
-        self.parameters.present = false;
+        self.parameters.numbers.clear();
+        self.parameters.given = None;
         if self.text.len() > KEPT_TEXT_MAX {
             self.text = Rc::default();
         }
-        if !self.parameters.plain {
-            self.parameters = Parameters::default();
-        }
+    }
+
+    /// Whether it was allowed and has not failed, and touched nothing but what was decided before.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.accesses.is_empty() && self.failure.is_none() && self.decision == AuditDecision::Allow
     }
 
     /// The address of its QueryDesc while its executor is being started.
@@ -239,7 +271,7 @@ impl Open {
         Asked {
             command: self.command,
             text: Rc::clone(&self.text),
-            parameters: self.parameters.present.then(|| self.parameters.values.clone()),
+            parameters: self.parameters.texts().map(Cow::into_owned),
             level: self.level,
         }
     }
@@ -265,6 +297,16 @@ impl Open {
         self.observed = repeated.observed();
         self.repeated = Some(repeated);
         true
+    }
+
+    /// What was decided when the statement ended last, where it was reopened and nobody has asked yet.
+    pub fn take_before(&mut self) -> Option<Rc<Repeated>> {
+        self.before.take()
+    }
+
+    /// Whether it goes on as one that was reopened.
+    pub fn is_reopened(&mut self, reopened: bool) {
+        self.reopened = reopened;
     }
 
     /// Takes the accesses so far, with the rule, where all of them were allowed and nothing rides on that.
@@ -310,24 +352,14 @@ impl Open {
         self.failure = Some((record::sqlstate_bytes(refusal.sqlstate.code()), refusal.message.clone()));
     }
 
-    /// The types of the bind parameters, to be told before these.
-    pub fn parameter_types(&mut self) -> &mut Vec<u32> {
-        &mut self.parameters.types
-    }
-
     /// Keeps the bind parameters, where `write` can tell them without the server's help; false where it cannot.
-    pub fn set_plain_parameters(&mut self, write: impl FnOnce(&mut Vec<Option<String>>) -> Plain) -> bool {
-        let parameters = &mut self.parameters;
-        let outcome = write(&mut parameters.values);
-        (parameters.present, parameters.plain) = (outcome == Plain::Written, outcome != Plain::Unknown);
-        parameters.plain
+    pub fn set_plain_parameters(&mut self, write: impl FnOnce(&mut Vec<Number>) -> bool) -> bool {
+        write(&mut self.parameters.numbers)
     }
 
     /// Keeps the bind parameters.
     pub fn set_parameters(&mut self, given: Option<Given>) {
-        let present = given.is_some();
-        let Given { values, types } = given.unwrap_or_default();
-        self.parameters = Parameters { values, types, present, plain: false };
+        self.parameters.given = given;
     }
 
     /// Suspends the statement after a run; the rows so far.
@@ -387,6 +419,6 @@ impl Open {
 
     /// The serial of the binding that the statement was opened under; 0 for none.
     pub fn serial(&self) -> u64 {
-        self.session.as_ref().map_or(0, |session| session.serial)
+        self.serial
     }
 }

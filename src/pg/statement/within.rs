@@ -2,14 +2,14 @@
 //! function or DO block was given, and put into ALTER ROLE. They are taken out of the events of what runs around it.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use super::super::process::PerProcess;
+use super::super::unusual::{self, Unusual};
 use super::open::Open;
 use crate::audit::redact::{secrets_of, without};
 
 static SECRETS: PerProcess<RefCell<Vec<String>>> = PerProcess::new(RefCell::new(Vec::new()));
-static ANY: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
 
 /// The commands in which a secret has a place of its own.
 const NAMING: [&str; 10] = [
@@ -31,7 +31,7 @@ pub(super) fn learn(open: &Open) {
     if open.level > 0 && open.is_utility() && NAMING.contains(&open.command) {
         let secrets = secrets_of(&open.text);
         if !secrets.is_empty() {
-            ANY.set(true);
+            unusual::set(Unusual::Secrets, true);
             SECRETS.with_borrow_mut(|known| known.extend(secrets));
         }
     }
@@ -40,12 +40,12 @@ pub(super) fn learn(open: &Open) {
 /// Whether there is anything to be taken out.
 #[inline]
 pub(super) fn any() -> bool {
-    ANY.get()
+    unusual::is(Unusual::Secrets)
 }
 
 /// The client's statement has ended.
 pub(super) fn forget() {
-    ANY.set(false);
+    unusual::set(Unusual::Secrets, false);
     SECRETS.set(Vec::new());
 }
 
