@@ -1686,6 +1686,13 @@ CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAU
     SELECT d.change, a.seq, a.at, a.session_id, a.lineage, a.role, a.command, a.statement, x.access->>'action',
         x.access->>'object', x.access->>'columns', x.access->>'decision', (x.access->>'rule')::int8, d.rule_id, d.reason
     FROM (
+CREATE FUNCTION agent_guard.document_exposures(document jsonb, OUT relation oid, OUT attnum smallint) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'document_exposures_wrapper';
+COMMENT ON FUNCTION agent_guard.document_exposures(jsonb) IS
+    'The columns that a policy document exposes; use simulate_policy instead';
+
         SELECT s.seq, s.access, s.change, s.rule_id, s.reason
         FROM agent_guard.simulated_decisions($1, $3, $2, $4, $5) s
         UNION ALL
@@ -1711,6 +1718,8 @@ CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAU
 COMMENT ON FUNCTION agent_guard.simulate_policy(text, timestamptz, jsonb, timestamptz, uuid) IS
     'Decides recorded accesses again under a stored policy or a document: what would be newly denied, newly allowed, newly masked, or held to a condition';
 
+          AND NOT EXISTS (SELECT FROM agent_guard.document_exposures($3) x
+              WHERE x.relation = m.relation::oid AND x.attnum = m.attnum)
 CREATE FUNCTION agent_guard.simulate_policy(document jsonb, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
         session_id uuid DEFAULT NULL)
     RETURNS TABLE (change text, seq bigint, at timestamptz, session_id uuid, lineage text[], role text, command text,
