@@ -129,6 +129,33 @@ def test_a_relation_that_comes_to_the_others_is_asked_for(server):
     expect(DENIED, agent.run, text, match="app.secret")
 
 
+def test_what_a_rule_adds_to_a_statement_is_asked_for(server):
+    """A rule's action runs under the text of the statement that it belongs to, and begins with the same relations."""
+    server.run(
+        """create table app.ruled (id int, v text);
+           alter table app.ruled owner to owner;
+           create table app.kept_log (id int);
+           alter table app.kept_log owner to keeper;
+           grant insert on app.kept_log to owner;
+           create rule also as on insert to app.ruled do also insert into app.kept_log values (new.id)"""
+    )
+    agent = Agent(server, ("allow", ["insert", "select"], "app.ruled"), ("deny", "insert", "app.kept_log"))
+    for _ in range(8):
+        expect(DENIED, agent.run, "insert into app.ruled values (1, 'x')", match="app.kept_log")
+    # Each statement of its own, so that what comes before the rule's action is done and remembered.
+    agent.run("prepare p as insert into app.ruled values (1, 'x')")
+    for _ in range(8):
+        expect(DENIED, agent.run, "execute p", match="app.kept_log")
+    assert server.rows("select (select count(*) from app.ruled), (select count(*) from app.kept_log)") == [(0, 0)]
+
+
+def test_a_view_of_the_reader_brings_what_it_reads(server):
+    """A view with security_invoker asks for its tables in the agent's own name."""
+    agent = Agent(server, ("allow", "select", ["app.invoker_view", "app.open"]))
+    for _ in range(8):
+        expect(DENIED, agent.run, "select count(*) from app.invoker_view", match="app.secret")
+
+
 def test_another_table_under_the_old_name_is_another_table(server):
     agent = Agent(server, *RULES)
     again = prepared(agent)
