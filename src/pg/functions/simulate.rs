@@ -70,7 +70,6 @@ fn simulated_decisions(
 
 /// The columns that a document exposes; none for NULL.
 #[pg_extern(sql = false)]
-#[expect(clippy::type_complexity, reason = "the columns of the function's result")]
 fn document_exposures(
     document: Option<Untouched>,
 ) -> Result<TableIterator<'static, (name!(relation, pg_sys::Oid), name!(attnum, i16))>, ErrorReport> {
