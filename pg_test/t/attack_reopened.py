@@ -23,6 +23,8 @@ RULES = [
     ("allow", "system", "*"),
 ]
 INT4, INT8, TEXT = 23, 20, 25
+# Somewhat more than there are, as other memory may lie between two portals.
+PLACES = 72
 # Whether a transaction had a number, but not which.
 WHOLE = """event, session_id::text, window_id::text, lineage, role, database, client_addr, pid, xid is null, level, command, statement, accesses,
     decision, rule_id, rows, sqlstate, message, application_name, statement_length, policy_version, truncated, decided_by, block_ids"""
@@ -99,12 +101,20 @@ class Session:
         self.often(name, *(["1"] * len(types)))
         return name
 
-    def kept_everywhere(self, text, *types, times=4):
-        """The same text prepared again and again, so that each place has it."""
-        names = [self.prepare(text, *types) for _ in range(256)]
-        for name in names:
-            self.often(name, *(["1"] * len(types)), times=times)
-        return names
+    def everywhere(self, name, *values, times=4):
+        """Runs it often in every place. The place is that of the portal's copy of the text; a portal that stays moves the next one on."""
+        self.query("begin")
+        for place in range(PLACES):
+            for _ in range(times):
+                self.wire.bind("moves", name, values)
+                self.wire.execute("moves")
+                self.wire.close_object("P", "moves")
+                reply = self.wire.sync()
+                assert not reply.errors, reply.errors
+            self.wire.bind(f"stays{place}", name, values)
+            reply = self.wire.sync()
+            assert not reply.errors, reply.errors
+        self.query("commit")
 
     def query(self, text):
         reply = self.wire.query(text)
@@ -222,20 +232,16 @@ def test_parameters_of_other_types_are_told_with_these(server):
     one = Session(server)
     mark = next(MARKS)
     text = f"select 10 / (id - ($1)::int) from app.open where id = 1 /* {mark}*/"
-    numbers, texts, longs = one.prepare(text, INT4), one.prepare(text, TEXT), one.prepare(text, INT8)
-    everywhere = [one.prepare(text, oid) for _ in range(100) for oid in (INT4, TEXT, INT8)]
+    kinds = {INT4: "integer", TEXT: "text", INT8: "bigint"}
+    names = {oid: one.prepare(text, oid) for oid in kinds}
     told = []
-    for names, times in (((numbers, texts, longs), 6), (everywhere, 4)):
-        for name in names:
-            for _ in range(times):
-                one.run(name, "5")
-    for name in everywhere:
-        reply = one.execute(name, "1")
-        assert reply.sqlstate == "22012", reply
-    kinds = ["integer", "text", "bigint"]
-    told = [(["5"], [kind], None) for kind in kinds for _ in range(6)]
-    told += [(["5"], [kind], None) for _ in range(100) for kind in kinds for _ in range(4)]
-    told += [(["1"], [kind], "22012") for _ in range(100) for kind in kinds]
+    for _ in range(3):
+        for oid, kind in kinds.items():
+            one.often(names[oid], "5")
+            told += [(["5"], [kind], None)] * 6
+        for oid in (INT4, INT8, TEXT):
+            assert one.execute(names[oid], "1").sqlstate == "22012"
+            told.append((["1"], [kinds[oid]], "22012"))
     found = events(server, mark, "parameters, parameter_types, sqlstate")
     assert found == told, [(nth, *pair) for nth, pair in enumerate(zip(found, told)) if pair[0] != pair[1]][:5]
     one.end()
@@ -386,6 +392,58 @@ def test_statements_within_others_are_at_their_level_each_time(server):
     one.end()
 
 
+def test_a_portal_that_the_connection_leaves_open_is_recorded_once(server):
+    for end in ("drop", "terminate"):
+        one = Session(server)
+        mark = next(MARKS)
+        kept = one.kept(f"select id from app.open where id <= $1 /* {mark}*/", INT4)
+        pid = int(one.query("select pg_backend_pid()").text()[0][0])
+        one.query("begin")
+        one.wire.bind("left", kept, ["3"])
+        one.wire.execute("left", 1)
+        one.wire.sync()
+        if end == "drop":
+            one.wire.drop()
+        else:
+            server.run(f"select pg_terminate_backend({pid})")
+        eventually(lambda: not server.rows("select from pg_stat_activity where pid = %s", pid), "it is gone")
+        found = events(server, mark, "parameters[1], rows")
+        assert found == [("1", 1)] * 6 + [("3", 1)], (end, found)
+
+
+def test_a_run_that_is_cancelled_is_recorded_as_that(server):
+    one = Session(server)
+    mark = next(MARKS)
+    pid = int(one.query("select pg_backend_pid()").text()[0][0])
+    kept = one.kept(f"select count(*) from app.open, generate_series(1, $1) /* {mark}*/", INT4)
+    for _ in range(2):
+        one.wire.bind(statement=kept, values=["2000000000"])
+        one.wire.execute()
+        one.wire.send("S")
+        # Its rows go to a file when they are too many for memory: then it runs.
+        eventually(lambda: server.rows("select from pg_ls_tmpdir() where name like %s", f"pgsql_tmp{pid}.%"), "it runs")
+        server.run(f"select pg_cancel_backend({pid})")
+        assert one.wire.until("Z").sqlstate == "57014"
+        one.often(kept, "1", times=4)
+    found = events(server, mark, "parameters[1], sqlstate, rows")
+    failed, ran = ("2000000000", "57014", None), ("1", None, 1)
+    assert found == [ran] * 6 + ([failed] + [ran] * 4) * 2, found
+    one.end()
+
+
+def test_the_leader_of_parallel_workers_is_recorded_alone(server):
+    server.run(f"alter role owner set {server.forces_parallel} = on")
+    try:
+        one = Session(server)
+    finally:
+        server.run(f"alter role owner reset {server.forces_parallel}")
+    mark = next(MARKS)
+    kept = one.prepare(f"select count(*) from app.open where id <= $1 /* {mark}*/", INT4)
+    one.often(kept, "2", times=10)
+    all_same(events(server, mark), 10)
+    one.end()
+
+
 # --- others that come with the same text ---------------------------------------------------------------------------------
 
 
@@ -414,11 +472,10 @@ def test_a_block_that_runs_the_same_text_is_around_it(server):
     one.query(block)
     first = nested(server, session)
     all_same(first, 5)
-    one.kept_everywhere(TEXT_OF_FUNCTIONS)
+    one.everywhere(one.prepare(TEXT_OF_FUNCTIONS))
     one.query(block)
     found = nested(server, session)
-    # Whatever the block left behind is no level of the statement itself.
-    assert [event[9] for event in found] == [1] * 5 + [0] * (256 * 4) + [1] * 5, "a level is not its own"
+    assert [event[9] for event in found] == [1] * 5 + [0] * (PLACES * 5) + [1] * 5, "a level is not its own"
     all_same(found[:5] + found[-5:], 10)
     one.end()
 
@@ -428,12 +485,10 @@ def test_what_a_block_ran_is_not_what_the_client_sends(server):
     session = session_of(one.wire)
     for _ in range(3):
         one.query(f"do $$begin for n in 1..8 loop execute '{TEXT_OF_FUNCTIONS}'; end loop; end$$")
-    for name in [one.prepare(TEXT_OF_FUNCTIONS) for _ in range(256)]:
-        one.run(name)
+    one.everywhere(one.prepare(TEXT_OF_FUNCTIONS), times=1)
     found = nested(server, session)
-    assert [event[9] for event in found] == [1] * 24 + [0] * 256, [event[9] for event in found]
+    assert [event[9] for event in found] == [1] * 24 + [0] * (PLACES * 2), [event[9] for event in found]
     all_same(found[:24], 24)
-    all_same(found[24:], 256)
     one.end()
 
 
@@ -443,12 +498,12 @@ def test_a_function_that_the_protocol_calls_is_around_it(server):
     oid = server.value("select 'kept.counts()'::regprocedure::oid::int")
     for _ in range(5):
         assert not one.wire.call(oid).errors
-    one.kept_everywhere(TEXT_OF_FUNCTIONS)
+    one.everywhere(one.prepare(TEXT_OF_FUNCTIONS))
     for _ in range(5):
         assert not one.wire.call(oid).errors
     found = nested(server, session)
     all_same(found[:5] + found[-5:], 10)
-    assert found[0][9] == 1 and len(found) == 10 + 256 * 4
+    assert found[0][9] == 1 and len(found) == 10 + PLACES * 5
     one.end()
 
 
@@ -456,11 +511,11 @@ def test_a_deferred_trigger_that_runs_the_same_text_is_nobodys_statement(server)
     one = Session(server)
     session = session_of(one.wire)
     one.query("begin; insert into app.looked values (1), (2), (3); commit")
-    one.kept_everywhere(TEXT_OF_FUNCTIONS)
+    one.everywhere(one.prepare(TEXT_OF_FUNCTIONS))
     one.query("begin; insert into app.looked values (1), (2), (3); commit")
     found = nested(server, session)
     all_same(found[:3] + found[-3:], 6)
-    assert found[0][9] == 1 and len(found) == 6 + 256 * 4
+    assert found[0][9] == 1 and len(found) == 6 + PLACES * 5
     one.end()
 
 
@@ -470,12 +525,12 @@ def test_a_deferred_foreign_key_asks_for_itself(server):
     asks = "insert into app.ref values (1)"
     one.query(asks)
     [(text,)] = server.audit("session_id = %s and statement like '%%KEY SHARE%%'", session, columns="statement")
-    one.kept_everywhere(text, INT4)
+    one.everywhere(one.prepare(text, INT4), "1")
     for _ in range(3):
         one.query(asks)
     found = server.audit("session_id = %s and statement = %s", session, text, columns=WHOLE + ", parameters")
     all_same(found[:1] + found[-3:], 4)
-    assert found[0][9] == 1 and len(found) == 4 + 256 * 4
+    assert found[0][9] == 1 and len(found) == 4 + PLACES * 5
     one.end()
 
 
@@ -496,6 +551,27 @@ def test_the_limit_of_another_function_of_the_name_holds(server):
     assert one.run(kept, "1") == [("open-1",)]
     one.query("set search_path = pg_catalog, app")
     assert len(one.run(kept, "3")) == 3
+    one.end()
+
+
+def test_another_function_of_the_name_is_held(server):
+    one = Session(server, ("allow", "select", "app.open"))
+    server.run(f"select agent_guard.require_approval('{one.policy}', array['execute'], array['function app.lower(text)'], approvers => array['keeper'::regrole])")
+    one.query("set search_path = pg_catalog, app")
+    kept = one.kept(f"select lower(v) from app.open where id <= $1 /* {next(MARKS)}*/", INT4)
+    one.query("set search_path = app, pg_catalog")
+    one.refused(kept, "3", sqlstate="PGA01")
+    one.query("set search_path = pg_catalog, app")
+    one.often(kept, "3")
+    one.end()
+
+
+def test_another_function_of_the_name_is_denied(server):
+    one = Session(server, ("allow", "select", "app.open"))
+    one.query("set search_path = pg_catalog, app")
+    kept = one.kept(f"select lower(v) from app.open where id <= $1 /* {next(MARKS)}*/", INT4)
+    one.query("set search_path = app, pg_catalog")
+    one.refused(kept, "3", match="app.lower")
     one.end()
 
 
@@ -539,17 +615,15 @@ def test_what_a_block_ran_with_a_secret_leaves_no_level_behind(server):
     text = "insert into app.entries values (7, 'Reineclaude-99')"
     for _ in range(3):
         one.query(f"do $$begin for n in 1..8 loop execute {quoted(text)}; end loop; end$$")
-    names = [one.prepare(text) for _ in range(256)]
+    name = one.prepare(text)
     server.run("update app.switch set armed = true")
     try:
-        for name in names:
-            one.run(name)
+        one.everywhere(name, times=1)
     finally:
         server.run("update app.switch set armed = false")
-    for name in names:
-        one.often(name, times=2)
+    one.everywhere(name, times=2)
     found = server.audit("session_id = %s and command = 'INSERT'", session, columns="level")
-    assert [event[0] for event in found] == [1] * 24 + [0] * (256 * 3), [(nth, event[0]) for nth, event in enumerate(found) if event[0] != (nth < 24)]
+    assert [event[0] for event in found] == [1] * 24 + [0] * (PLACES * 3), [(nth, event[0]) for nth, event in enumerate(found) if event[0] != (nth < 24)]
     one.end()
 
 
@@ -649,6 +723,29 @@ def test_what_it_did_goes_with_the_token_that_ends_before_the_commit(server):
         assert server.value("select count(*) from app.open where id = 5077") == 0, "it was committed"
         one.wire.drop()
     server.run("delete from app.open where id > 5000")
+
+
+def test_where_denials_are_only_recorded_a_token_that_is_gone_is_too(server):
+    one = Session(server, startup=False)
+    mark = next(MARKS)
+    one.query(f"begin; set local agent_guard.token = '{one.token}'")
+    kept = one.kept(f"select id from app.open /* {mark}*/")
+    one.query("commit")
+    reload(server, "agent_guard.enforcement", "observe")
+    try:
+        assert len(one.run(kept)) == 3
+        one.query(f"begin; set local agent_guard.token = '{one.token}'")
+        one.often(kept, times=4)
+        server.run(f"select agent_guard.deny('{one.policy}', array['select'], array['app.open'])")
+        one.often(kept, times=4)
+        one.query("commit")
+    finally:
+        reload(server, "agent_guard.enforcement", "enforce")
+    one.refused(kept, sqlstate=UNAUTHENTICATED)
+    found = events(server, mark, "decision, session_id is null")
+    told = [("allow", False)] * 6 + [("observe", True)] + [("allow", False)] * 4 + [("observe", False)] * 4 + [("deny", True)]
+    assert found == told, found
+    one.end()
 
 
 # --- the policy and what hangs on it --------------------------------------------------------------------------------------
@@ -797,6 +894,17 @@ def test_rows_wait_for_the_journal_whatever_was_recorded_of_the_run_before(serve
         wire.close_object("P", "p")
         wire.sync()
         one.query("commit")
+    one.end()
+
+
+def test_runs_go_on_with_another_writer(server):
+    one = Session(server)
+    mark = next(MARKS)
+    kept = one.kept(f"select id from app.open /* {mark}*/")
+    for _ in range(3):
+        server.rows("select pg_terminate_backend(%s)", writer(server))
+        one.often(kept, times=20)
+    all_same(events(server, mark), 66)
     one.end()
 
 
