@@ -53,9 +53,10 @@ def setup(server):
            grant all on app.looked to owner;
            create function kept.counts() returns bigint language plpgsql as $$declare n bigint; begin execute 'select count(*) from app.open' into n; return n; end$$;
            create function app.lower(text) returns text language plpgsql immutable as $$begin return pg_catalog.lower($1); end$$;
-           create role pupil login;
+           create foreign data wrapper nothing;
+           create server vault foreign data wrapper nothing options (password 'first');
            create function kept.sets() returns trigger language plpgsql security definer as
-           $$begin if (select armed from app.switch) then execute format('alter role pupil password %L', new.v); end if; return new; end$$;
+           $$begin if (select armed from app.switch) then execute format('alter server vault options (set password %L)', new.v); end if; return new; end$$;
            create trigger sets before insert on app.entries for each row execute function kept.sets();"""
     )
 
@@ -441,6 +442,28 @@ def test_the_leader_of_parallel_workers_is_recorded_alone(server):
     kept = one.prepare(f"select count(*) from app.open where id <= $1 /* {mark}*/", INT4)
     one.often(kept, "2", times=10)
     all_same(events(server, mark), 10)
+    one.end()
+
+
+def test_what_it_brings_about_is_within_it_each_time(server):
+    """A trigger's queries, and those of a foreign key, of which one fails."""
+    one = Session(server)
+    session = session_of(one.wire)
+    kept = one.prepare("insert into app.child values (($1)::int + 1000, $2) on conflict (id) do update set open_id = excluded.open_id", INT4, INT4)
+    triggered = one.prepare("insert into app.entries values ($1, 'within')", INT4)
+    rounds = []
+    for _ in range(6):
+        before = len(server.audit("session_id = %s", session, columns="seq"))
+        one.often(kept, "7", "1", times=2)
+        assert one.execute(kept, "7", "4711").sqlstate == "23503"
+        one.often(kept, "7", "2", times=2)
+        one.often(triggered, "1", times=3)
+        rounds.append(server.audit("session_id = %s", session, columns=WHOLE.replace("xid is null", "true") + ", parameters")[before:])
+    # The first round inserts what the others change.
+    assert {event[9] for event in rounds[1]} == {0, 1} and "23503" in {event[16] for event in rounds[1]}, rounds[1]
+    for nth, found in enumerate(rounds[2:]):
+        assert found == rounds[1], (nth, [pair for pair in itertools.zip_longest(rounds[1], found) if pair[0] != pair[1]][:3])
+    server.run("delete from app.child where id > 1000")
     one.end()
 
 
