@@ -748,6 +748,24 @@ def test_what_it_did_goes_with_the_token_that_ends_before_the_commit(server):
     server.run("delete from app.open where id > 5000")
 
 
+def test_a_transaction_that_has_to_go_runs_nothing_more(server):
+    """It ran under two tokens, of which the earlier one is revoked. The other one has heard of that once, and was not meant."""
+    one, other = Session(server, startup=False), Session(server)
+    kept = one.prepare(f"update app.open set v = v where id = $1 /* {next(MARKS)}*/", INT4)
+    with stopped(warden(server)):
+        one.query(f"begin; set local agent_guard.token = '{other.token}'")
+        one.often(kept, "1", times=2)
+        one.query(f"set local agent_guard.token = '{one.token}'")
+        one.often(kept, "1")
+        one.query("savepoint s")
+        server.run(f"select agent_guard.revoke_window('{other.window_id}')")
+        for _ in range(3):
+            one.refused(kept, "1", sqlstate=CLOSED, match="reason=revoked")
+            one.query("rollback to s")
+        one.query("rollback")
+    one.end(), other.end()
+
+
 def test_where_denials_are_only_recorded_a_token_that_is_gone_is_too(server):
     one = Session(server, startup=False)
     mark = next(MARKS)
@@ -941,7 +959,7 @@ def test_no_run_goes_without_room_for_its_event(server):
         setup(small)
         one = Session(small)
         mark = next(MARKS)
-        kept = one.kept(f"insert into app.entries values ($1, 'room') /* {mark}*/", INT4)
+        kept = one.kept(f"insert into app.followed values ($1) /* {mark}*/", INT4)
         ran = 6
         with stopped(writer(small)):
             while not (reply := one.execute(kept, "1")).errors:
@@ -949,7 +967,7 @@ def test_no_run_goes_without_room_for_its_event(server):
                 assert ran < 20000, "the ring takes everything"
             assert reply.sqlstate == "53100" and ran > 100, reply
             one.refused(kept, "1", sqlstate="53100")
-        assert small.value("select count(*) from app.entries where v = 'room'") == ran
+        assert small.value("select count(*) from app.followed where n = 1") == ran
         eventually(lambda: not one.execute(kept, "2").errors, "there is room again")
         found = events(small, mark, "parameters[1], sqlstate")
         assert [event[0] for event in found if not event[1]] .count("1") == ran, (len(found), ran)
