@@ -64,11 +64,13 @@ def setup(server):
 class Session:
     """A guarded session at the protocol's level, under a policy of its own."""
 
-    def __init__(self, server, *rules, startup=True, **window):
+    def __init__(self, server, *rules, startup=True, standby=None, **window):
         self.server = server
         self.policy = scene.policy(server, rules or RULES)
         self.window_id, self.token, _ = server.window("owner", self.policy, **window)
-        self.wire = server.wire("owner", **({"options": f"-c agent_guard.token={self.token}"} if startup else {}))
+        if standby:
+            caught_up(server, standby)
+        self.wire = (standby or server).wire("owner", **({"options": f"-c agent_guard.token={self.token}"} if startup else {}))
         self.names = (f"s{number}" for number in itertools.count())
 
     def prepare(self, text, *types):
@@ -160,6 +162,11 @@ def warden(server):
 
 def writer(server):
     return eventually(lambda: server.value("select writer_pid from agent_guard.stat"), "a writer")
+
+
+def caught_up(server, standby):
+    end = server.value("select pg_current_wal_insert_lsn()::text")
+    eventually(lambda: standby.value("select pg_last_wal_replay_lsn() >= %s::pg_lsn", end), "the standby follows")
 
 
 def reload(server, name, value):
@@ -787,6 +794,26 @@ def test_where_denials_are_only_recorded_a_token_that_is_gone_is_too(server):
     told = [("allow", False)] * 6 + [("observe", True)] + [("allow", False)] * 4 + [("observe", False)] * 4 + [("deny", True)]
     assert found == told, found
     one.end()
+
+
+def test_a_standby_looks_for_revocations_each_time(server):
+    """Those of the primary are in the tables alone until the standby's writer has looked around."""
+    # So that there is a key to be copied.
+    Session(server).end()
+    standby = guard.Server("attack_reopened_standby", ["agent_guard.journal = on"]).start_standby(server)
+    try:
+        one = Session(server, standby=standby)
+        kept = one.kept(f"select id from app.open /* {next(MARKS)}*/")
+        with stopped(writer(standby)):
+            server.run(f"select agent_guard.revoke_window('{one.window_id}')")
+            caught_up(server, standby)
+            reply = one.execute(kept)
+            # Not even the refusal can be recorded.
+            assert reply.sqlstate in (UNAUTHENTICATED, "53100") and not reply.rows, reply
+        one.refused(kept, sqlstate=UNAUTHENTICATED, match="reason=revoked")
+        one.end()
+    finally:
+        standby.stop()
 
 
 # --- the policy and what hangs on it --------------------------------------------------------------------------------------
