@@ -56,5 +56,21 @@ def test_nothing_is_read_raw_without_the_first_line(server):
         spy.read("select * from shop.customer", 30)
 
 
+def test_a_statement_that_comes_again_is_looked_at_again(server):
+    """However often it was found to read nothing raw: the text is the same, the plan is another one."""
+    statement = "select email, region from shop.customer where id = 3"
+    for form in ("simple", "extended"):
+        with Spy(server) as spy:
+            for _ in range(6):
+                assert len(spy.send(statement, form=form).rows) == 1
+            skip(server, True)
+            try:
+                reply = spy.send(statement, form=form)
+            finally:
+                skip(server, False)
+            assert reply.sqlstate == "XX000" and not reply.rows, reply
+            assert len(spy.send(statement, form=form).rows) == 1
+
+
 if __name__ == "__main__":
     guard.run(globals())
