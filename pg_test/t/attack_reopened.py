@@ -980,6 +980,10 @@ def test_no_run_goes_without_room_for_its_event(server):
             counts.append(opened)
             other.end()
         assert counts[0] == counts[1] < 64, counts
+
+        # Nothing is what it was without the extension.
+        small.run("drop extension agent_guard cascade")
+        one.refused(kept, "1", sqlstate="XX000", match="policy_unreadable")
         one.end()
     finally:
         small.stop()
