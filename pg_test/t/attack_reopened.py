@@ -54,6 +54,10 @@ def setup(server):
            grant all on app.looked to owner;
            create function kept.counts() returns bigint language plpgsql as $$declare n bigint; begin execute 'select count(*) from app.open' into n; return n; end$$;
            create function app.lower(text) returns text language plpgsql immutable as $$begin return pg_catalog.lower($1); end$$;
+           create schema elsewhere;
+           create table elsewhere.open (id int primary key, v text, hidden text);
+           grant usage on schema elsewhere to owner;
+           grant all on elsewhere.open to owner;
            create foreign data wrapper nothing;
            create server vault foreign data wrapper nothing options (password 'first');
            create function kept.sets() returns trigger language plpgsql security definer as
@@ -824,6 +828,17 @@ def test_results_are_recorded_from_the_next_run_on(server):
     one.often(kept, "2", times=3)
     assert len(server.audit("session_id = %s and event = 'results'", session, columns="seq")) == 3
     assert len(events(server, mark, "seq")) == 12
+    one.end()
+
+
+def test_another_table_of_the_name_is_another_one(server):
+    one = Session(server)
+    one.query("set search_path = app, elsewhere")
+    kept = one.kept(f"select v from open where id = $1 /* {next(MARKS)}*/", INT4)
+    one.query("set search_path = elsewhere, app")
+    one.refused(kept, "1", match="elsewhere.open")
+    one.query("set search_path = app, elsewhere")
+    one.often(kept, "1")
     one.end()
 
 
