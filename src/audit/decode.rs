@@ -5,7 +5,7 @@
 use crate::audit::event::{AuditDecision, EventKind, class_of_byte};
 use crate::audit::record::{
     CUT_ACCESSES, CUT_OTHER, CUT_PARAMETERS, HAS_PARAMETERS, HAS_RULE, HAS_SHA256, HAS_SQLSTATE, HAS_WINDOW,
-    NO_KIND, NULL_LENGTH, VERSION, decider_of_byte,
+    NO_KIND, NULL_LENGTH, NUMBERS, VERSION, decider_of_byte,
 };
 use crate::audit::stored::{Cut, OwnedAccess, OwnedEvent, Span, Texts};
 use crate::request::{Kind, Verb};
@@ -52,8 +52,8 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
         rule_id: if has(HAS_RULE) { Some(i64::from_le_bytes(rest.array()?)) } else { None },
         sqlstate: if has(HAS_SQLSTATE) { Some(rest.array()?) } else { None },
         statement_sha256: if has(HAS_SHA256) { Some(rest.array()?) } else { None },
-        parameter_types: if has(HAS_PARAMETERS) { rest.numbers()? } else { Vec::new() },
-        parameters: if has(HAS_PARAMETERS) { Some(rest.list()?) } else { None },
+        parameter_types: if has(HAS_PARAMETERS) { rest.types()? } else { Vec::new() },
+        parameters: if has(HAS_PARAMETERS) { Some(rest.parameters()?) } else { None },
         session_id: rest.array()?,
         window_id: if has(HAS_WINDOW) { Some(rest.array()?) } else { None },
         role: rest.text()?,
@@ -103,9 +103,28 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    fn numbers(&mut self) -> Result<Vec<u32>, Malformed> {
+    /// The types of parameters. Where these are numbers, their digits are put behind the items meanwhile.
+    fn types(&mut self) -> Result<Vec<u32>, Malformed> {
         let count = u16::from_le_bytes(self.array()?);
-        (0..count).map(|_| Ok(u32::from_le_bytes(self.array()?))).collect()
+        if count != NUMBERS {
+            return (0..count).map(|_| Ok(u32::from_le_bytes(self.array()?))).collect();
+        }
+        (0..u16::from_le_bytes(self.array()?)).map(|_| self.number()).collect()
+    }
+
+    fn number(&mut self) -> Result<u32, Malformed> {
+        let type_oid = u32::from_le_bytes(self.array()?);
+        let present = self.byte()? != 0;
+        let value = i64::from_le_bytes(self.array()?);
+        let mut digits = itoa::Buffer::new();
+        let item = self.texts.push(present.then(|| digits.format(value)));
+        self.items.push(item);
+        Ok(type_oid)
+    }
+
+    /// Puts the parameters behind the items, if they are not there yet; how many there are then.
+    fn parameters(&mut self) -> Result<usize, Malformed> {
+        if self.items.is_empty() { self.list() } else { Ok(self.items.len()) }
     }
 
     fn prefixed(&mut self) -> Result<&'a [u8], Malformed> {

@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! head  version kind decision flags decider  at pid xid level rows duration policy_version statement_len
-//!       [rule_id] [sqlstate] [statement_sha256] [types parameters]                                (by flags)
+//!       [rule_id] [sqlstate] [statement_sha256] [types parameters | numbers]                      (by flags)
 //! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses [results]
 //! ```
 //!
-//! A text is a u32 length and its bytes, with u32::MAX as the length of NULL; a list has a u16 count in front. The
+//! Numbers are a u16 of ones, a u16 count and for each its type, whether it is there, and its value. A text is a u32 length and its bytes, with u32::MAX as the length of NULL; a list has a u16 count in front. The
 //! tail is the same whenever a statement comes again in a session, and so is most of the head: `Again` is encoded once.
 
 #![forbid(unsafe_code)]
@@ -27,10 +27,12 @@ use crate::refusal::Decider;
 /// The least room in which every event fits, however much of it has to be cut.
 pub const MIN_EVENT: usize = 1024;
 
-pub(super) const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 const MAX_ACCESSES: usize = 256;
 pub(super) const NULL_LENGTH: u32 = u32::MAX;
 pub(super) const NO_KIND: u8 = u8::MAX;
+/// In place of the number of types: parameters are numbers, and follow as such.
+pub(super) const NUMBERS: u16 = u16::MAX;
 /// The byte of the decider: a block's index, or one of these.
 const NO_DECIDER: u8 = u8::MAX;
 const WINDOW_DECIDES: u8 = u8::MAX - 1;
@@ -190,7 +192,7 @@ impl Again {
         Again { front, front_len, tail: tail.into() }
     }
 
-    /// Appends what comes before the tail, which is returned; together they are what `encode` would append.
+    /// Appends what comes before the tail, which is returned; together they read back as what `encode` would append.
     #[inline]
     pub fn put(&self, turn: &Turn, out: &mut Vec<u8>) -> &[u8] {
         let mut front = self.front;
@@ -212,20 +214,18 @@ impl Again {
     }
 }
 
-/// As `put_types` and `put_list`, of the numbers' digits.
+/// Puts numbers as they are: their digits are the reader's to write.
 fn put_numbers(numbers: &[Number], out: &mut Vec<u8>) {
-    // INVARIANT: few enough to be below every cap.
-    let count = u16::try_from(numbers.len()).unwrap_or(0).to_le_bytes();
-    out.extend_from_slice(&count);
+    let [low, high] = u16::try_from(numbers.len()).unwrap_or(0).to_le_bytes();
+    let [mark_low, mark_high] = NUMBERS.to_le_bytes();
+    out.extend_from_slice(&[mark_low, mark_high, low, high]);
     for number in numbers {
-        out.extend_from_slice(&number.type_oid.to_le_bytes());
-    }
-    out.extend_from_slice(&count);
-    for number in numbers {
-        match number.value {
-            None => out.extend_from_slice(&NULL_LENGTH.to_le_bytes()),
-            Some(value) => put_text(itoa::Buffer::new().format(value), out),
-        }
+        let mut bytes = [0; 13];
+        let mut rest = bytes.as_mut_slice();
+        put_fixed(number.type_oid.to_le_bytes(), &mut rest);
+        put_fixed([u8::from(number.value.is_some())], &mut rest);
+        put_fixed(number.value.unwrap_or(0).to_le_bytes(), &mut rest);
+        out.extend_from_slice(&bytes);
     }
 }
 

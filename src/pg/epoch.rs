@@ -64,6 +64,15 @@ pub fn revocations() -> u64 {
     REGION.get().map_or(0, |shared| shared.revocations.load(Ordering::Acquire))
 }
 
+/// Whether neither has moved.
+#[inline]
+pub fn are(policies: u64, revocations: u64) -> bool {
+    REGION.get().is_some_and(|shared| {
+        shared.policies.load(Ordering::Acquire) == policies
+            && shared.revocations.load(Ordering::Acquire) == revocations
+    })
+}
+
 /// Moves the policy epoch when this transaction commits. Called by the triggers on the policy tables.
 pub fn policy_changes_at_commit() {
     unusual::set(Unusual::Changing, true);
@@ -104,15 +113,28 @@ fn changed_until(event: pg_sys::XactEvent::Type) {
 
 /// The clock in microseconds since the Unix epoch, never more than five seconds behind what any guarded session saw:
 /// setting the system's clock back does not bring expired windows back to life.
+#[inline(never)]
 pub fn clock() -> i64 {
+    const BEHIND: i64 = 5_000_000;
+    const AHEAD: i64 = 1_000_000;
     let now = super::scan::clock();
     let Some(shared) = REGION.get() else { return now };
     let floor = shared.clock.load(Ordering::Relaxed);
-    if now > floor.saturating_add(1_000_000) {
-        shared.clock.fetch_max(now, Ordering::Relaxed);
-    } else if now < floor.saturating_sub(5_000_000) {
+    // One comparison for both sides; a clock that is set is a date of this era, so that nothing wraps around.
+    let above = now.wrapping_sub(floor).wrapping_add(BEHIND).cast_unsigned();
+    if above <= (BEHIND + AHEAD).cast_unsigned() {
+        return now;
+    }
+    far_from(&shared.clock, now, floor)
+}
+
+#[cold]
+#[inline(never)]
+fn far_from(clock: &AtomicI64, now: i64, floor: i64) -> i64 {
+    if now < floor {
         return floor;
     }
+    clock.fetch_max(now, Ordering::Relaxed);
     now
 }
 

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::held::{self, Way};
 use super::hooks::{checked, guarded, raise_if};
-use super::{door, endings, guc, lane, results, session, unusual, warden};
+use super::{door, endings, guc, lane, results, session, synced, unusual, warden};
 use crate::refusal::Refusal;
 
 /// `PQcommMethods` (src/include/libpq/libpq.h), the same from 15 to 18.
@@ -73,6 +73,9 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
 unsafe fn put_result(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: as in `put`. What is known of a row before it is handed on still holds behind that.
     unsafe {
+        if !unusual::messages() && !synced::wanted() && !endings::doomed() && !sends_held_rows() {
+            return hand_on(kind, body, length);
+        }
         let recorded = results::is_watched();
         if looks_beside_record(kind) || (recorded && !results::has_room(kind.to_ne_bytes()[0], length)) {
             return put_looking(kind, body, length);

@@ -61,8 +61,8 @@ impl Repeated {
     /// Whether these entries are those that it was decided on.
     #[inline]
     fn asks(&self, mut entries: impl Iterator<Item = Entry>) -> bool {
-        self.asked.iter().all(|asked| entries.next().is_some_and(|entry| asked.is(&entry)))
-            && entries.next().is_none()
+        let mut asked = self.asked.iter();
+        entries.all(|entry| asked.next().is_some_and(|asked| asked.is(&entry))) && asked.next().is_none()
     }
 }
 

@@ -69,7 +69,7 @@ pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The clock as microseconds since the Unix epoch.
 pub fn clock() -> i64 {
-    super::quick::timestamp().saturating_add(POSTGRES_EPOCH_MICROS)
+    super::quick::timestamp().wrapping_add(POSTGRES_EPOCH_MICROS)
 }
 
 /// Visits the rows of `table` that match `key` on the first column of `index`, or all of them without an index.

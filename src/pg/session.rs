@@ -244,15 +244,37 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
     }
 }
 
-/// Whether the binding in force is this one, and as good as when it was last looked at. `current_at` says what is wrong where it
-/// is not. Not asked on a standby, and not in a parallel worker.
-#[inline]
-pub fn is_current(session: &Session, now: i64) -> bool {
-    session.serial == guc::active_serial()
-        && session.checked.get() == epoch::revocations()
-        && session.token.is_within(now.div_euclid(1_000_000))
-        && !endings::doomed()
-        && bindings::runs().is_none()
+/// A binding as it was when it was last looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    serial: u64,
+    policies: u64,
+    revocations: u64,
+    /// In microseconds since the Unix epoch.
+    until: i64,
+}
+
+impl Standing {
+    /// How a binding stands under this policy epoch; `None` where each statement has to look.
+    pub fn of(session: &Session, policies: u64) -> Option<Standing> {
+        let until = session.token.within_until().filter(|_| !standby::is_one())?;
+        Some(Standing {
+            serial: session.serial,
+            policies,
+            revocations: session.checked.get(),
+            until: until.saturating_mul(1_000_000),
+        })
+    }
+
+    /// Whether it is the one in force and stands as it did, and so do the policies. Where it does not, `current_at` says why.
+    #[inline]
+    pub fn holds(&self, now: i64) -> bool {
+        self.serial == guc::active_serial()
+            && now < self.until
+            && epoch::are(self.policies, self.revocations)
+            && !endings::doomed()
+            && bindings::runs().is_none()
+    }
 }
 
 /// Something was revoked since the last look, or this is a standby.

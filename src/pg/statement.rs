@@ -222,14 +222,16 @@ pub fn has_started(key: Key) -> bool {
 /// A run of a statement begins. False where there is more to it: a further batch, another binding, a cap on rows, masks.
 pub fn begins_run(key: Key) -> bool {
     with_key(key, |open| {
-        let plain = !open.has_run
-            && (open.reopened || (!open.masked && open.obligations.is_empty()))
-            && open.serial() == guc::active_serial()
+        let more = open.has_run
+            || !(open.reopened || (!open.masked && open.obligations.is_empty()))
+            || open.serial() != guc::active_serial()
             // A mask may have come since it was opened.
-            && open.policies == epoch::policies()
-            && !epoch::changed_here();
-        (open.active, open.has_run) = (open.active || plain, open.has_run || plain);
-        plain
+            || open.policies != epoch::policies()
+            || epoch::changed_here();
+        if !more {
+            (open.active, open.has_run) = (true, true);
+        }
+        !more
     })
     .unwrap_or(false)
 }

@@ -119,6 +119,11 @@ impl ActiveToken {
         now < self.window_ends && now < self.scope.expires.0 && self.scope.begins.is_none()
     }
 
+    /// Until when, in unix seconds, `is_within` is true; `None` where it depends on more than an end.
+    pub fn within_until(&self) -> Option<i64> {
+        self.scope.begins.is_none().then(|| self.window_ends.min(self.scope.expires.0))
+    }
+
     /// Whether the token still holds, for each statement and each batch. Allocates only to refuse. A revoked window is
     /// the caller's to notice.
     ///

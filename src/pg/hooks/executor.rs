@@ -499,15 +499,31 @@ unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
         let guard = guc::guarded()
             && ((*query).operation != pg_sys::CmdType::CMD_SELECT || (*(*query).plannedstmt).hasModifyingCTE);
         if guard {
-            statement::set_active(key(query), true);
-            withhold::stay();
+            finish_active(query);
+        } else {
+            finish_executor(query);
         }
+    }
+}
+
+#[inline(never)]
+unsafe fn finish_active(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        statement::set_active(key(query), true);
+        withhold::stay();
+        finish_executor(query);
+        statement::set_active(key(query), false);
+    }
+}
+
+#[inline]
+unsafe fn finish_executor(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
         match PREV_FINISH {
             Some(previous) => previous(query),
             None => raw_finish(query),
-        }
-        if guard {
-            statement::set_active(key(query), false);
         }
     }
 }

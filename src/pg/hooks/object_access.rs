@@ -168,14 +168,36 @@ unsafe extern "C-unwind" fn object_access(
 ) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
-        if guc::guarded() && !is_ordinary(access, object) {
+        let looks = if guc::guarded() {
+            !is_ordinary(access, object)
+        } else {
+            class == pg_sys::RelationRelationId && changes_relation(access, sub, argument)
+        };
+        if looks {
+            look(access, class, object, sub, argument);
+        }
+        if let Some(previous) = PREVIOUS {
+            previous(access, class, object, sub, argument);
+        }
+    }
+}
+
+/// Apart, so that ordinary events pay for no frame.
+#[inline(never)]
+unsafe fn look(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: outer frame; see hooks/mod.rs.
+    unsafe {
+        if guc::guarded() {
             raise_if(checked(|| before(access, class, object, sub, argument)));
         }
         if class == pg_sys::RelationRelationId && changes_relation(access, sub, argument) {
             guarded(|| upkeep::touched(object));
-        }
-        if let Some(previous) = PREVIOUS {
-            previous(access, class, object, sub, argument);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::super::decided::Decided;
 use super::super::known::{Ending, Known};
 use super::super::repeated::Repeated;
 use super::super::rows::Given;
-use super::super::session::Session;
+use super::super::session::{Session, Standing};
 use super::super::trail::Reservation;
 use super::super::withhold::Texts;
 use super::super::{epoch, guc, quick, record};
@@ -55,70 +55,75 @@ impl Parameters {
     }
 }
 
-/// An open statement.
+/// An open statement. What every statement needs comes first, close together.
+#[repr(C)]
 pub struct Open {
     pub(super) key: Key,
-    /// Inside the server's executor or utility code right now, as opposed to suspended.
-    pub(super) active: bool,
     /// The subtransaction that it began in; its failure ends the statement.
     pub(super) subtransaction: u32,
-    pub(super) level: u16,
+    /// Inside the server's executor or utility code right now, as opposed to suspended.
+    pub(super) active: bool,
+    /// Not all of what it touches is known yet: a query before its executor has started.
+    pub starting: bool,
+    /// It has run before, in part: a cursor or portal.
+    pub(super) has_run: bool,
+    /// It was opened by `parked`: nothing rides on it, and nothing is limited, masked or recorded beside it.
+    pub(super) reopened: bool,
     pub(super) at: i64,
-    pub(super) command: &'static str,
-    pub(super) text: Rc<str>,
-    pub(super) parameters: Parameters,
+    pub(super) rows: i64,
+    /// Rows handed to the client so far.
+    pub sent: i64,
+    /// The serial of the binding that it was opened under; 0 for none.
+    pub(super) serial: u64,
+    pub(super) rule: Option<RuleId>,
+    pub(super) policy_version: i64,
+    /// The policy epoch under which its plan was looked at.
+    pub policies: u64,
     pub(super) known: Option<Rc<Known>>,
     /// Accesses that were decided before; they come before the others.
     pub(super) repeated: Option<Rc<Repeated>>,
-    pub(super) accesses: Vec<Decided>,
-    pub(super) decision: AuditDecision,
-    pub(super) rule: Option<RuleId>,
-    pub(super) decided_by: Option<Decider>,
-    pub(super) policy_version: i64,
-    pub(super) rows: i64,
-    pub(super) failure: Option<([u8; 5], String)>,
-    pub(super) reservation: Reservation,
-    pub(super) session: Option<Rc<Session>>,
-    /// What rides on the accesses that the agent itself named.
-    pub obligations: Obligations,
-    /// Relations whose allow asks for a condition, with the rule.
-    pub where_required: Vec<(pg_sys::Oid, RuleId)>,
-    /// It has run before, in part: a cursor or portal.
-    pub(super) has_run: bool,
-    /// Its query fills a table that it makes.
-    pub makes_table: bool,
-    /// Whether what an obligation refuses is only recorded.
-    pub observed: bool,
-    /// Whether `max_rows` rides on an allow to change rows.
-    pub changes_limited: bool,
-    /// An event of kind `begun` is on disk, or on its way: its rows need not wait for its end.
-    pub begun: bool,
-    /// Rows handed to the client so far.
-    pub sent: i64,
-    /// Rows that it and what it called have changed so far, where a limit counts them.
-    pub changed: u64,
-    /// The form through which the statement's accesses come.
-    pub form: Form,
-    /// Not all of what it touches is known yet: a query before its executor has started.
-    pub starting: bool,
-    /// Its parse tree, where it is a utility statement that has yet to run; 0 for none.
-    pub node: usize,
-    /// What people have to agree to, or have agreed to. Most statements have none.
-    pub held: Option<Box<Held>>,
-    /// Which texts of its reports are withheld.
-    pub texts: Texts,
-    /// Anything was masked or filtered when it was opened.
-    pub masked: bool,
-    /// The policy epoch under which its plan was looked at.
-    pub policies: u64,
-    /// A query's command, as the plan tells it.
-    pub operation: pg_sys::CmdType::Type,
-    /// It was opened by `parked`: nothing rides on it, and nothing is limited, masked or recorded beside it.
-    pub(super) reopened: bool,
     /// What was decided when it ended last, until its relations are asked for.
     pub(super) before: Option<Rc<Repeated>>,
     /// Its event, encoded when it ended last.
     pub(super) ending: Option<Rc<Ending>>,
+    /// How its binding stood when it ended last.
+    pub(super) standing: Standing,
+    pub(super) reservation: Reservation,
+    /// A query's command, as the plan tells it.
+    pub operation: pg_sys::CmdType::Type,
+    pub(super) level: u16,
+    pub(super) decision: AuditDecision,
+    /// Whether what an obligation refuses is only recorded.
+    pub observed: bool,
+    /// Whether `max_rows` rides on an allow to change rows.
+    pub changes_limited: bool,
+    /// The form through which the statement's accesses come.
+    pub form: Form,
+    /// Which texts of its reports are withheld.
+    pub texts: Texts,
+    /// Anything was masked or filtered when it was opened.
+    pub masked: bool,
+    /// Its query fills a table that it makes.
+    pub makes_table: bool,
+    /// An event of kind `begun` is on disk, or on its way: its rows need not wait for its end.
+    pub begun: bool,
+    /// What people have to agree to, or have agreed to. Most statements have none.
+    pub held: Option<Box<Held>>,
+    pub(super) accesses: Vec<Decided>,
+    pub(super) parameters: Parameters,
+    pub(super) failure: Option<([u8; 5], String)>,
+    /// Relations whose allow asks for a condition, with the rule.
+    pub where_required: Vec<(pg_sys::Oid, RuleId)>,
+    /// What rides on the accesses that the agent itself named.
+    pub obligations: Obligations,
+    pub(super) command: &'static str,
+    pub(super) text: Rc<str>,
+    pub(super) session: Option<Rc<Session>>,
+    pub(super) decided_by: Option<Decider>,
+    /// Rows that it and what it called have changed so far, where a limit counts them.
+    pub changed: u64,
+    /// Its parse tree, where it is a utility statement that has yet to run; 0 for none.
+    pub node: usize,
 }
 
 /// What an open statement begins with.
@@ -177,6 +182,8 @@ impl Open {
             reopened: false,
             before: None,
             ending: None,
+            serial: 0,
+            standing: Standing::default(),
         }
     }
 
@@ -185,6 +192,7 @@ impl Open {
     pub(super) fn begin(&mut self, beginning: Beginning) {
         let Beginning { key, level, at, command, text, known, session, form, reservation } = beginning;
         (self.key, self.level, self.at, self.command) = (key, level, at, command);
+        self.serial = session.as_ref().map_or(0, |session| session.serial);
         (self.text, self.known, self.session) = (text, known, session);
         (self.form, self.reservation) = (form, reservation);
         (self.active, self.starting) = (true, matches!(key, Key::Query(_)));
@@ -403,6 +411,6 @@ impl Open {
 
     /// The serial of the binding that the statement was opened under; 0 for none.
     pub fn serial(&self) -> u64 {
-        self.session.as_ref().map_or(0, |session| session.serial)
+        self.serial
     }
 }

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::super::known::{self, Known};
+use super::super::session::Standing;
 use super::super::withhold::Texts;
-use super::super::{epoch, fault, guc, quick, results, rows, session, standby, synced, trail, unusual};
+use super::super::{epoch, fault, guc, quick, results, rows, synced, trail, unusual};
 use super::open::Open;
 use super::publish;
 use super::{Key, STATEMENTS, Statements};
@@ -39,8 +40,7 @@ pub unsafe fn reopen(query: *mut pg_sys::QueryDesc) -> bool {
             .is_some_and(|known| unsafe { known.is(desc.sourceText, plan.stmt_location, plan.stmt_len) });
     let now = epoch::clock();
     let stays = same
-        && open.policies == epoch::policies()
-        && open.session.as_ref().is_some_and(|session| session::is_current(session, now))
+        && open.standing.holds(now)
         && !(synced::wanted() || quick::in_foreign_key())
         && !statements.open.iter().any(|open| open.active)
         // SAFETY: the parameters belong to the query; only read.
@@ -91,7 +91,9 @@ pub(super) fn keep(statements: &mut Statements, mut open: Box<Open>) -> Option<B
     if !open.repeated.as_ref().is_some_and(same) {
         return Some(open);
     }
-    open.ending = ending;
+    let standing = open.session.as_deref().and_then(|session| Standing::of(session, open.policies));
+    let Some(standing) = standing else { return Some(open) };
+    (open.ending, open.standing) = (ending, standing);
     park(statements, open);
     None
 }
@@ -110,7 +112,7 @@ fn can_come_again(open: &Open) -> bool {
         && !(open.changes_limited || open.makes_table || open.begun || open.masked)
         && open.texts == Texts::PLAIN
         && open.parameters.given.is_none();
-    settled && bare && !(unusual::any() || results::wanted() || standby::is_one() || synced::wanted())
+    settled && bare && !(unusual::any() || results::wanted() || synced::wanted())
 }
 
 /// Forgets them: the binding that they ran under is let go of.
