@@ -249,15 +249,25 @@ SELECT
     CASE
         WHEN s.statement_sha256 IS NOT NULL AND s.event OPERATOR(pg_catalog.<>) 'text'
             AND (agent_guard.long_statement(s.at, s.pid, s.statement_sha256)).whole
-        THEN CASE WHEN s.truncated[2] IS NOT NULL THEN pg_catalog.array_remove(s.truncated, 'statement') END
-        ELSE s.truncated
+        THEN CASE WHEN s.truncated[2] IS NOT NULL THEN pg_catalog.array_remove(
+            CASE WHEN w.length IS NULL THEN s.truncated ELSE pg_catalog.trim_array(s.truncated, 1) END, 'statement') END
+        ELSE CASE WHEN w.length IS NULL THEN s.truncated ELSE pg_catalog.trim_array(s.truncated, 1) END
     END AS truncated,
     s.block_ids,
     s.decided_by,
     s.hash,
     (SELECT pg_catalog.array_agg(pg_catalog.format_type(t.oid::pg_catalog.oid, NULL) ORDER BY t.n)
-        FROM pg_catalog.unnest(s.parameter_types) WITH ORDINALITY t (oid, n)) AS parameter_types
-FROM agent_guard.audit_segment s;
+        FROM pg_catalog.unnest(s.parameter_types) WITH ORDINALITY t (oid, n)) AS parameter_types,
+    w.length AS parameters_length,
+    w.sha256 AS parameters_sha256
+FROM agent_guard.audit_segment s
+-- Where the parameters are cut, the last of `truncated` is what tells the whole of them (src/pg/row.rs).
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.split_part(whole.last, ' ', 2)::pg_catalog.int8 AS length,
+        pg_catalog.decode(pg_catalog.split_part(whole.last, ' ', 3), 'hex') AS sha256
+    FROM (SELECT CASE WHEN s.truncated IS NOT NULL AND s.truncated[pg_catalog.cardinality(s.truncated)]
+        OPERATOR(pg_catalog.~~) 'parameters %' THEN s.truncated[pg_catalog.cardinality(s.truncated)] END AS last) whole
+) w;
 COMMENT ON VIEW agent_guard.audit IS 'The audit trail of this database: one row for each event, the oldest gone beyond agent_guard.audit_capacity.';
 COMMENT ON COLUMN agent_guard.audit.seq IS 'Number of the event; grows by one.';
 COMMENT ON COLUMN agent_guard.audit.at IS 'When the statement began.';
@@ -290,6 +300,8 @@ COMMENT ON COLUMN agent_guard.audit.block_ids IS 'The blocks of the session''s t
 COMMENT ON COLUMN agent_guard.audit.decided_by IS 'What of a token refused: window, or the id of the block.';
 COMMENT ON COLUMN agent_guard.audit.hash IS 'SHA-256 over the event and the hash of the event before it.';
 COMMENT ON COLUMN agent_guard.audit.parameter_types IS 'Types of the parameters.';
+COMMENT ON COLUMN agent_guard.audit.parameters_length IS 'Where the parameters are cut: bytes of array_to_json of all of them.';
+COMMENT ON COLUMN agent_guard.audit.parameters_sha256 IS 'Where the parameters are cut: SHA-256 of array_to_json of all of them as they were received, in UTF-8.';
 REVOKE ALL ON agent_guard.audit FROM PUBLIC;
 
 -- A result is one or more events of the kind results: texts in parameters, the first of each saying what the others are

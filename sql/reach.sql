@@ -10,6 +10,13 @@ CREATE FUNCTION agent_guard.simulated_decisions(policy text, document jsonb, sin
 COMMENT ON FUNCTION agent_guard.simulated_decisions(text, jsonb, timestamptz, timestamptz, uuid) IS
     'Recorded accesses on which a policy would decide otherwise; use simulate_policy instead';
 
+CREATE FUNCTION agent_guard.document_exposures(document jsonb, OUT relation oid, OUT attnum smallint) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'document_exposures_wrapper';
+COMMENT ON FUNCTION agent_guard.document_exposures(jsonb) IS
+    'The columns that a policy document exposes; use simulate_policy instead';
+
 CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAULT NULL, document jsonb DEFAULT NULL,
         until timestamptz DEFAULT NULL, session_id uuid DEFAULT NULL)
     RETURNS TABLE (change text, seq bigint, at timestamptz, session_id uuid, lineage text[], role text, command text,
@@ -35,6 +42,8 @@ CREATE FUNCTION agent_guard.simulate_policy(policy text, since timestamptz DEFAU
           AND ($2 IS NULL OR e.at >= $2) AND ($4 IS NULL OR e.at < $4) AND ($5 IS NULL OR e.session_id = $5)
           AND NOT EXISTS (SELECT FROM agent_guard.exposed_column x JOIN agent_guard.policy p ON p.id = x.policy_id
               WHERE p.name = $1 AND x.relation = m.relation AND x.attnum = m.attnum)
+          AND NOT EXISTS (SELECT FROM agent_guard.document_exposures($3) x
+              WHERE x.relation = m.relation::oid AND x.attnum = m.attnum)
           AND (e.at < m.created_at OR EXISTS (SELECT FROM agent_guard.exposed_column x
               JOIN agent_guard.window_grant w ON w.policy_id = x.policy_id
               WHERE w.window_id = e.window_id AND x.relation = m.relation AND x.attnum = m.attnum))

@@ -58,6 +58,13 @@ SELECT change, object, columns, reason FROM agent_guard.simulate_policy('sim', s
 SELECT agent_guard.expose_columns('sim', '{sim.t(secret)}') \gset
 SELECT count(*) FROM agent_guard.simulate_policy('sim', session_id => :'session_id');
 SELECT DISTINCT change FROM agent_guard.simulate_policy('empty', session_id => :'session_id');
+-- a document says itself what it exposes, and nothing else is
+SELECT change, object, columns FROM agent_guard.simulate_policy('{"name": "next", "exposed": ["sim.t(secret)"], "rules": [
+    {"effect": "allow", "actions": ["*"], "objects": ["sim.t"]}]}'::jsonb, session_id => :'session_id') WHERE action = 'select' AND object = 'sim.t';
+SELECT change, object, columns FROM agent_guard.simulate_policy('{"name": "sim", "rules": [
+    {"effect": "allow", "actions": ["*"], "objects": ["sim.t"]}]}'::jsonb, session_id => :'session_id') WHERE action = 'select' AND object = 'sim.t';
+SELECT * FROM agent_guard.simulate_policy('{"name": "x", "rules": [], "exposed": ["sim.t(missing)"]}'::jsonb);
+SELECT * FROM agent_guard.simulate_policy('{"name": "x", "rules": [], "exposed": ["sim.t(v)"]}'::jsonb);
 SELECT agent_guard.unmask_column('sim.t', 'secret') \gset
 -- an object that has been dropped is decided by its name
 DROP FUNCTION sim.f();

@@ -123,6 +123,50 @@ def test_parameters_are_those_of_their_own_statement(server):
     assert found == [(["3000000000"],), (None,), (None,), (["-9223372036854775808", "x"],)], found
 
 
+def test_what_parameters_were_sent_can_be_proven_where_they_are_cut(server):
+    """By their length and SHA-256, which an auditor who holds the values computes by one query."""
+    lists = {
+        "one that is long": ["x" * 9000],
+        "one beside others": ["a", None, "y" * 20_000, "7"],
+        "many": [f"{n} " + "z" * 2000 for n in range(12)],
+        "what JSON escapes": ["\"\\\n\t\x01\x1f\x7f/\u20ac\U0001f600" * 900, "\b\f\r", ""],
+        "a megabyte": ["\u20ac" * 300_000],
+        "short ones": ["a", None, "3"],
+        "just short enough": ["x" * 8000],
+    }
+    columns = "parameters, truncated, parameters_length, parameters_sha256, decision, statement"
+    compute = "select octet_length(json), sha256(json) from (select convert_to(array_to_json(%s::text[])::text, 'UTF8') as json) whole"
+    with Agent(server, *RULES) as agent:
+        for what, values in lists.items():
+            cut = "short" not in what
+            for times, table in ((1, "open"), (8, "open"), (1, "secret")):
+                sent = mark()
+                holes = ", ".join("%s::text" for _ in values)
+                text = f"select count(*) from app.{table} where id = 1 and v not in ({holes}) /* {sent} */"
+                for _ in range(times):
+                    # The last of several is a remembered statement's.
+                    try:
+                        agent.connection.execute(text, values, prepare=times > 1)
+                    except guard.psycopg.Error as error:
+                        assert table == "secret" and error.sqlstate == DENIED, error
+                found = server.audit("statement like %s", f"%{sent}%", columns=columns)
+                assert len(found) == times, f"{what}: {len(found)} events"
+                for kept, truncated, length, sha256, decision, _ in found:
+                    assert decision == ("deny" if table == "secret" else "allow")
+                    assert truncated == (["parameters"] if cut else None), f"{what}: {truncated}"
+                    assert (kept == values) != cut and all(ours is None or whole.startswith(ours) for ours, whole in zip(kept, values)), what
+                    told = server.rows(compute, values)[0] if cut else (None, None)
+                    assert (length, sha256 and bytes(sha256)) == (told[0], told[1] and bytes(told[1])), f"{what}: {length} {told}"
+                if cut:
+                    other = server.rows(compute, [*values[:-1], (values[-1] or "") + "!"])[0]
+                    assert bytes(found[0][3]) != bytes(other[1])
+        sent = mark()
+        agent.connection.execute(f"select %s::text /* {sent} {'y' * 40_000} */", ["x" * 9000])
+        (found,) = server.audit("statement like %s", f"%{sent}%", columns=columns)
+        assert found[1] == ["parameters"] and found[2] == 9004 and found[5].endswith("yy */"), found[1:3]
+    assert server.value("select intact from agent_guard.verify_audit()")
+
+
 def test_parameters_have_their_types(server):
     server.run("create type app.pairs as (a int, b text)")
     with Agent(server, *RULES) as agent:

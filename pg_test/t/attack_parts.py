@@ -182,6 +182,40 @@ def test_a_publication_takes_no_table_that_is_denied(server):
     server.run("select agent_guard.unmask_column('app.nulled', 'open_id'); drop publication held; drop schema shut cascade")
 
 
+SUBSCRIBES = (
+    "create subscription s connection 'dbname=none' publication p with (connect = false, slot_name = none, enabled = false)",
+    "alter subscription subscribed enable",
+    "alter subscription subscribed connection 'dbname=other'",
+    "alter subscription subscribed set publication q",
+    "alter subscription subscribed add publication q",
+    "alter subscription subscribed drop publication q",
+    "alter subscription subscribed refresh publication",
+    "alter subscription subscribed set (binary = true)",
+    "alter subscription subscribed skip (lsn = '0/12345')",
+)
+UNSUBSCRIBES = ("alter subscription subscribed disable", "drop subscription subscribed", "alter subscription subscribed rename to s")
+
+
+def test_no_agent_subscribes(server):
+    """The worker of a subscription writes past every rule; a role that the server lets do it needs more than a guarded one should have."""
+    subscribed = "create subscription subscribed connection 'dbname=none' publication p with (connect = false, slot_name = none, enabled = false)"
+    server.run(subscribed)
+    try:
+        with Agent(server, ("allow", "*", "*")) as agent:
+            for statement in SUBSCRIBES:
+                error = agent.refused(statement)
+                assert "subscription" in str(error) and "reason=never" in error.diag.message_detail, f"{statement}: {error} {error.diag.message_detail}"
+            for statement in UNSUBSCRIBES:
+                # By the server, to which this role is nobody.
+                error = agent.attempt(statement)
+                assert error is not None and not (error.diag.message_detail or "").startswith("reason="), f"{statement}: {error}"
+        with Agent(server, ("allow", ["alter", "drop", "create"], "*")) as agent:
+            for statement in SUBSCRIBES + UNSUBSCRIBES[:2]:
+                agent.refused(statement)
+    finally:
+        server.run("drop subscription subscribed")
+
+
 def test_extensions_and_labels_touch_nothing_that_is_denied(server):
     with Agent(server, ("allow", "*", "*"), ("deny", "*", "app.secret")) as agent:
         for statement in ("security label on table app.secret is 'x'", "security label on column app.secret.v is 'x'", "alter extension plpgsql add table app.secret"):

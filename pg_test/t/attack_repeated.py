@@ -109,7 +109,9 @@ def test_the_same_text_means_another_table_under_another_path(server):
 
 
 def test_a_relation_that_comes_to_the_others_is_asked_for(server):
-    """Row level security adds what its policies read to the same text, by the role that runs it."""
+    """Row level security adds what its policies read to the same text, by the role that runs it. SET ROLE invalidates nothing, and the
+    table itself is asked for in the same way: only the number of relations tells. (One text for each way: after some runs the driver
+    prepares it, and what is prepared has a text of its own.)"""
     server.run(
         """create role watcher;
            grant watcher to owner;
@@ -122,11 +124,44 @@ def test_a_relation_that_comes_to_the_others_is_asked_for(server):
            create policy by_secrets on kept.watched to owner using (exists (select from app.secret))"""
     )
     agent = Agent(server, ("allow", "select", "kept.watched"), ("allow", "role", ["role watcher", "role owner"]))
-    text = "select count(*) from kept.watched"
     agent.run("set role watcher")
+    text = "select count(*) from kept.watched"
+    again = prepared(agent, text)
+    agent.run("reset role")
+    expect(DENIED, again, match="app.secret")
+    agent.connection.prepare_threshold = None
+    agent.run("set role watcher")
+    text = "select count(id) from kept.watched"
     often(agent, text)
     agent.run("reset role")
     expect(DENIED, agent.run, text, match="app.secret")
+
+
+def test_what_a_rule_adds_to_a_statement_is_asked_for(server):
+    """A rule's action runs under the text of the statement that it belongs to, behind it, and asks for that one's table again."""
+    server.run(
+        """create table app.ruled (id int, v text);
+           alter table app.ruled owner to owner;
+           create table app.kept_log (id int);
+           alter table app.kept_log owner to keeper;
+           grant insert on app.kept_log to owner;
+           create rule also as on insert to app.ruled do also insert into app.kept_log values (7)"""
+    )
+    agent = Agent(server, ("allow", ["insert", "select"], "app.ruled"), ("deny", "insert", "app.kept_log"))
+    for _ in range(8):
+        expect(DENIED, agent.run, "insert into app.ruled values (1, 'x')", match="app.kept_log")
+    # Each statement of its own, so that what comes before the rule's action is done and remembered.
+    agent.run("prepare p as insert into app.ruled values (1, 'x')")
+    for _ in range(8):
+        expect(DENIED, agent.run, "execute p", match="app.kept_log")
+    assert server.rows("select (select count(*) from app.ruled), (select count(*) from app.kept_log)") == [(0, 0)]
+
+
+def test_a_view_of_the_reader_brings_what_it_reads(server):
+    """A view with security_invoker asks for its tables in the agent's own name."""
+    agent = Agent(server, ("allow", "select", ["app.invoker_view", "app.open"]))
+    for _ in range(8):
+        expect(DENIED, agent.run, "select count(*) from app.invoker_view", match="app.secret")
 
 
 def test_another_table_under_the_old_name_is_another_table(server):

@@ -11,7 +11,7 @@ CHANGES_NOTHING = {
     "export_policy": "reads a policy; locks it meanwhile",
     "check_statement": "decides without running",
     "decide_accesses": "decides without running",
-    "simulated_decisions": "decides without running",
+    "simulated_decisions": "decides without running", "document_exposures": "reads a document",
     "function_action": "looks a function up",
     "exact_rows": "counts rows", "lint_policy": "reads a policy", "lint_rules": "reads a policy",
     "simulate_policy": "decides without running",

@@ -54,6 +54,16 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
         statement_sha256: if has(HAS_SHA256) { Some(rest.array()?) } else { None },
         parameter_types: if has(HAS_PARAMETERS) { rest.types()? } else { Vec::new() },
         parameters: if has(HAS_PARAMETERS) { Some(rest.parameters()?) } else { None },
+        cut: Cut {
+            parameters: has(CUT_PARAMETERS),
+            whole_parameters: if has(CUT_PARAMETERS) {
+                Some((u64::from_le_bytes(rest.array()?), rest.array()?))
+            } else {
+                None
+            },
+            accesses: has(CUT_ACCESSES),
+            other: has(CUT_OTHER),
+        },
         session_id: rest.array()?,
         window_id: if has(HAS_WINDOW) { Some(rest.array()?) } else { None },
         role: rest.text()?,
@@ -67,7 +77,6 @@ pub fn decode(bytes: &[u8]) -> Result<OwnedEvent, Malformed> {
         statement: rest.text()?,
         accesses: rest.accesses()?,
         results: if kind == EventKind::Results { rest.prefixed()?.to_vec() } else { Vec::new() },
-        cut: Cut { parameters: has(CUT_PARAMETERS), accesses: has(CUT_ACCESSES), other: has(CUT_OTHER) },
         ..OwnedEvent::bare(kind, at, "")
     };
     if !rest.bytes.is_empty() {

@@ -268,6 +268,49 @@ pub fn length(text: &str) -> u64 {
     u64::try_from(text.len()).unwrap_or(u64::MAX)
 }
 
+/// The length and SHA-256 of a whole list of parameters, for where it is cut: of the JSON array that PostgreSQL's
+/// `array_to_json(text[])` writes, so that whoever knows the values can compute both. Nothing of it is copied: values may be large.
+pub fn whole_list(parameters: &[Option<String>]) -> (u64, [u8; 32]) {
+    let (mut length, mut digest) = (0_u64, Sha256::new());
+    let mut put = |bytes: &[u8]| {
+        length = length.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        digest.update(bytes);
+    };
+    put(b"[");
+    for (n, value) in parameters.iter().enumerate() {
+        put(if n == 0 { b"" } else { b"," });
+        match value {
+            None => put(b"null"),
+            Some(value) => json_text(value, &mut put),
+        }
+    }
+    put(b"]");
+    (length, digest.finalize().into())
+}
+
+/// As escape_json of the server's (src/backend/utils/adt/json.c).
+fn json_text(text: &str, put: &mut impl FnMut(&[u8])) {
+    put(b"\"");
+    let special = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+    for run in text.as_bytes().split_inclusive(special) {
+        let Some((last, plain)) = run.split_last().filter(|(last, _)| special(last)) else {
+            put(run);
+            continue;
+        };
+        put(plain);
+        match last {
+            8 => put(b"\\b"),
+            12 => put(b"\\f"),
+            b'\n' => put(b"\\n"),
+            b'\r' => put(b"\\r"),
+            b'\t' => put(b"\\t"),
+            b'"' | b'\\' => put(&[b'\\', *last]),
+            control => put(format!("\\u{control:04x}").as_bytes()),
+        }
+    }
+    put(b"\"");
+}
+
 /// The object class of a stored byte.
 pub fn class_of_byte(byte: u8) -> Option<ObjectClass> {
     [ObjectClass::Relation, ObjectClass::Function, ObjectClass::Schema, ObjectClass::Role, ObjectClass::Other]
@@ -330,6 +373,22 @@ mod tests {
             assert_eq!(pieces.concat(), text);
             assert!(pieces.iter().all(|piece| !piece.is_empty() && piece.len() <= MAX_STATEMENT));
         }
+    }
+
+    #[test]
+    fn a_whole_list_is_written_as_the_server_writes_it() {
+        let text = |text: &str| Some(text.to_owned());
+        let list = [
+            text("a\"b\\c"),
+            None,
+            text("\u{8}\u{c}\n\r\t\u{1}\u{1f}\u{7f}"),
+            text("\u{e9}\u{20ac}"),
+            text(""),
+        ];
+        // select array_to_json(array['a"b\c', null, E'\b\f\n\r\t\x01\x1f\x7f', 'é€', ''])
+        let json = "[\"a\\\"b\\\\c\",null,\"\\b\\f\\n\\r\\t\\u0001\\u001f\u{7f}\",\"\u{e9}\u{20ac}\",\"\"]";
+        assert_eq!(whole_list(&list), (length(json), Sha256::digest(json).into()));
+        assert_eq!(whole_list(&[]), (2, Sha256::digest("[]").into()));
     }
 
     #[test]

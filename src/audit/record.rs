@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! head  version kind decision flags decider  at pid xid level rows duration policy_version statement_len
-//!       [rule_id] [sqlstate] [statement_sha256] [types parameters | numbers]                      (by flags)
+//!       [rule_id] [sqlstate] [statement_sha256] [types parameters [length sha256] | numbers]      (by flags)
 //! tail  session_id [window_id] role client_addr lineage application_name command message statement accesses [results]
 //! ```
 //!
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 pub use crate::audit::decode::{Malformed, decode};
 use crate::audit::event::{
-    AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, prefix,
+    AccessRecord, AuditDecision, AuditEvent, EventKind, MAX_EVENT, MAX_STATEMENT, prefix, whole_list,
 };
 use crate::audit::results::MAX_PART;
 pub use crate::audit::stored::OwnedEvent;
@@ -269,8 +269,17 @@ fn put_head(head: &Head, tail_flags: u8, parameters_cap: usize, out: &mut Vec<u8
             && let Some(byte) = out.get_mut(flags_at)
         {
             *byte |= CUT_PARAMETERS;
+            put_whole(parameters, out);
         }
     }
+}
+
+/// Puts what tells the whole of a list that was cut: its length and SHA-256.
+#[cold]
+fn put_whole(parameters: &[Option<String>], out: &mut Vec<u8>) {
+    let (length, sha256) = whole_list(parameters);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&sha256);
 }
 
 /// Puts the types of parameters, in a quarter of their room at most; the room that is left, and whether some are missing.

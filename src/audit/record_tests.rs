@@ -208,6 +208,8 @@ proptest! {
             _ => false,
         };
         prop_assert_eq!(back.cut.parameters, !whole);
+        let told = made.parameters.as_deref().filter(|_| !whole).map(whole_list);
+        prop_assert_eq!(back.cut.whole_parameters, told);
         prop_assert_eq!(back.session_id, made.ids.0);
     }
 
@@ -257,7 +259,10 @@ fn a_part_of_a_result_is_whole_or_not_there() {
 fn the_largest_event_stays_within_its_bound() {
     let long = "x".repeat(100_000);
     let lineage = vec![long.clone(); 40];
-    let parameters = vec![Some(long.clone()); 70_000];
+    // More than can be counted, and longer than there is room for.
+    let mut parameters = vec![Some("x".to_owned()); 70_000];
+    parameters.push(Some(long.clone()));
+    parameters.rotate_right(1);
     let types = vec![25; 70_000];
     let access = AccessRecord {
         verb: Verb::Select,

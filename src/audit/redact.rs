@@ -1,8 +1,8 @@
 //! Secrets out of statement text, before anything keeps it.
 //!
 //! Works on text alone, so it may take out too much, never on purpose too little: tokens and proofs of agent_guard
-//! wherever they stand, the value of agent_guard.token, what follows the name of a password or of another secret, and passwords in
-//! connection strings. A text is read as the server reads it (`sql_text`): what a literal says is looked at as a text by itself,
+//! wherever they stand (a token in hexadecimal and base64 too), the value of agent_guard.token, what follows the name of a password or of
+//! another secret, be it a column's default, passwords in connection strings and for curl and sshpass, the header Authorization, private keys. A text is read as the server reads it (`sql_text`): what a literal says is looked at as a text by itself,
 //! so nested statements, bodies, escapes and literals that are put together hide nothing.
 
 #![forbid(unsafe_code)]
@@ -31,6 +31,36 @@ static SECRETS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]{8,})+", REDACTED),
         // postgresql://user:x@host
         (r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@']*:)[^\s@]+@", "${1}<redacted>@"),
+        // A token byte by byte, as bytea is written, and in base64, whose letters depend on what stands before.
+        (r"(?i)616774312e(?:[0-9a-f]{2}){8,}", REDACTED),
+        (r"YWd0MS[4-7](?:[A-Za-z0-9+/_=-]|\n[A-Za-z0-9+/_=-]{16,}){8,}", REDACTED),
+        (r"[GWm2]FndDEu(?:[A-Za-z0-9+/_=-]|\n[A-Za-z0-9+/_=-]{16,}){8,}", REDACTED),
+        (r"hZ3QxL[g-v](?:[A-Za-z0-9+/_=-]|\n[A-Za-z0-9+/_=-]{16,}){8,}", REDACTED),
+        // Authorization: Basic dXNlcjp4, and without a word for how, where it is too long for such a word.
+        (
+            r#"(?i)(\bauthorization["']*\s*(?::=|=>|[:=])\s*["']*(?:basic|bearer|token|digest|negotiate|apikey)\s+)[^\s"',;<][^\s"',;]*"#,
+            "${1}<redacted>",
+        ),
+        (
+            r#"(?i)(\bauthorization["']*\s*(?::=|=>|[:=])\s*["']*)[^\s"',;<][^\s"',;]{11,}"#,
+            "${1}<redacted>",
+        ),
+        (r"(?i)(\bbearer\s+)[A-Za-z0-9+/_.~-]{16,}=*", "${1}<redacted>"),
+        // curl -u user:x
+        (
+            r#"(?i)(\bcurl(?:\.exe)?\b[^\n]*?\s(?:-[a-z]*u|--user|--proxy-user)[\s=]*"[^":\n]*:)[^"<][^"]*"#,
+            "${1}<redacted>",
+        ),
+        (
+            r"(?i)(\bcurl(?:\.exe)?\b[^\n]*?\s(?:-[a-z]*u|--user|--proxy-user)[\s=]*'[^':\n]*:)[^'<][^']*",
+            "${1}<redacted>",
+        ),
+        (
+            r#"(?i)(\bcurl(?:\.exe)?\b[^\n]*?\s(?:-[a-z]*u|--user|--proxy-user)[\s=]*[^\s:"']+:)[^\s"'<][^\s"']*"#,
+            "${1}<redacted>",
+        ),
+        (r#"(?i)(\bsshpass\s+-p\s*["']*)[^\s"'<][^\s"']*"#, "${1}<redacted>"),
+        (r"(?s)(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----).*?(-----END |\z)", "${1}<redacted>${2}"),
     ]
     .into_iter()
     .filter_map(|(pattern, with)| Regex::new(pattern).ok().map(|regex| (regex, with)))
@@ -49,6 +79,8 @@ enum Named {
     Password,
     /// Anything else that is called a secret: literals.
     Secret,
+    /// A header or member of that name, which is a word of SQL as well: a literal behind `:`, `=` or a comma.
+    Member,
 }
 
 fn named(name: &str, before: &str) -> Option<Named> {
@@ -61,8 +93,20 @@ fn named(name: &str, before: &str) -> Option<Named> {
     if name == "token" && owner.trim_matches('"').eq_ignore_ascii_case("agent_guard") {
         return Some(Named::Password);
     }
-    let secret = is(&["secret", "api_key", "apikey", "access_key", "accesskey", "private_key", "credential"]);
-    (secret || name == "token" || name.ends_with("_token")).then_some(Named::Secret)
+    let secret = is(&[
+        "secret",
+        "api_key",
+        "api-key",
+        "apikey",
+        "access_key",
+        "accesskey",
+        "private_key",
+        "credential",
+    ]);
+    if secret || name == "token" || name.ends_with("_token") {
+        return Some(Named::Secret);
+    }
+    matches!(name, "authorization" | "proxy-authorization").then_some(Named::Member)
 }
 
 /// The text without secrets; borrowed where it has none.
@@ -124,21 +168,29 @@ fn redacted<'a>(text: &'a str, secrets: &mut Vec<String>) -> Cow<'a, str> {
 fn anywhere(text: &str, secrets: &mut Vec<String>) -> Option<String> {
     let mut clean = Cow::Borrowed(text);
     for (regex, with) in SECRETS.iter() {
-        let replaced = match regex.replace_all(&clean, |captures: &Captures| {
-            let mut replacement = String::new();
-            captures.expand(with, &mut replacement);
-            if let Some(all) = captures.get(0).filter(|all| all.as_str() != replacement) {
-                secrets.push(all.as_str().to_owned());
-            }
-            replacement
-        }) {
-            Cow::Borrowed(_) => continue,
-            Cow::Owned(replaced) => replaced,
-        };
-        clean = Cow::Owned(replaced);
+        // Again, because what was found may reach over a second one. What is put in is not found again, so this ends.
+        while let Some(replaced) = replaced(regex, with, &clean, secrets) {
+            clean = Cow::Owned(replaced);
+        }
     }
     match clean {
         Cow::Owned(clean) if clean != text => Some(clean),
+        _ => None,
+    }
+}
+
+/// A text with what the pattern finds replaced; `None` where that changes nothing.
+fn replaced(regex: &Regex, with: &str, text: &str, secrets: &mut Vec<String>) -> Option<String> {
+    let replaced = regex.replace_all(text, |captures: &Captures| {
+        let mut replacement = String::new();
+        captures.expand(with, &mut replacement);
+        if let Some(all) = captures.get(0).filter(|all| all.as_str() != replacement) {
+            secrets.push(all.as_str().to_owned());
+        }
+        replacement
+    });
+    match replaced {
+        Cow::Owned(replaced) if replaced != text => Some(replaced),
         _ => None,
     }
 }
@@ -171,6 +223,8 @@ struct Reader<'a> {
     of_role: bool,
     /// Something that ends in a password is being put together.
     open: bool,
+    /// The column or parameter that is being described holds a secret: its default is one.
+    holds: Option<Named>,
 }
 
 impl<'a> Reader<'a> {
@@ -186,6 +240,7 @@ impl<'a> Reader<'a> {
             defines: false,
             of_role: false,
             open: false,
+            holds: None,
         }
     }
 
@@ -289,7 +344,12 @@ impl<'a> Reader<'a> {
         self.of_role |= self.defines && is(&["role", "user", "group"]);
         self.defines = is(&["create", "alter"]);
         self.of_role &= !is(&["mapping"]);
-        self.expected = named(&said, self.before).map_or(Expected::Anything, Expected::Name);
+        let name = named(&said, self.before);
+        self.holds = name.filter(|name| *name != Named::Member).or(self.holds);
+        self.expected = match name.or_else(|| self.holds.filter(|_| is(&["default"]))) {
+            Some(name) => Expected::Name(name),
+            None => Expected::Anything,
+        };
         self.before = all.first().map_or("", |piece| piece.within);
         if piece.kind != Kind::Word
             && let Some(clean) = self.inner(piece.within, secrets)
@@ -320,7 +380,8 @@ impl<'a> Reader<'a> {
             _ => Expected::Anything,
         };
         match mark {
-            ";" => (self.defines, self.of_role, self.open) = (false, false, false),
+            ";" => (self.defines, self.of_role, self.open, self.holds) = (false, false, false, None),
+            "," => self.holds = None,
             "." => return,
             _ => {}
         }
@@ -343,7 +404,7 @@ impl<'a> Reader<'a> {
                 Some(1)
             }
             _ if piece.is_literal() => Some(self.literal(all, secrets)),
-            _ if named == Named::Secret => None,
+            _ if named != Named::Password => None,
             // An expression; within a literal it is not SQL that says what a password may begin with.
             Kind::Other if matches!(piece.whole, "(" | ")" | "," | ";" | ">" | "[") && self.depth == 0 => {
                 None
@@ -390,7 +451,11 @@ impl<'a> Reader<'a> {
     fn literal(&mut self, all: &[Piece<'a>], secrets: &mut Vec<String>) -> usize {
         let (taken, joined, said) = chain(all);
         let whole: String = all.iter().take(taken).map(|piece| piece.whole).collect();
-        let secret = matches!(self.expected, Expected::Name(_) | Expected::Value(_)) || self.open;
+        let secret = match self.expected {
+            Expected::Name(named) => named != Named::Member,
+            Expected::Value(_) => true,
+            Expected::Anything | Expected::Said(_) => false,
+        } || self.open;
         if secret {
             let parts = all.iter().take(taken).filter(|piece| piece.is_literal());
             secrets.extend(parts.flat_map(|piece| [piece.said().into_owned(), piece.within.to_owned()]));

@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn every_pattern_compiles() {
-    assert_eq!(SECRETS.len(), 3);
+    assert_eq!(SECRETS.len(), 15);
     assert!(OPEN.is_some());
 }
 
@@ -130,6 +130,26 @@ const LEAKS: &[&str] = &[
     "raise notice 'PGPASSWORD=s3cret psql'",
     "select dblink_connect('host=h password=s3cr",
     "select 'eyJhbGciOiJIUzI1NiJ9.s3cret-s3cret.abcdefghijk'",
+    "copy t from program 'curl -u user:s3cret https://h/x'",
+    "copy t from program 'curl -sSu ''user:it s3cret'' https://h/x'",
+    "copy t from program $$curl --user \"user:it s3cret\" --proxy-user=p:s3cret -u q:s3cret https://h/x$$",
+    "-- curl -o f -u user:s3cret https://h/x",
+    "copy t from program 'sshpass -p s3cret ssh h'",
+    "select http(('GET', 'https://h', array[http_header('Authorization', 'Bearer s3cret')], null, null))",
+    "select net.http_get('https://h', headers := '{\"Authorization\": \"Basic s3cret\"}')",
+    "{\"authorization\" : \"Bearer s3cret\"}",
+    "select net.http_get('https://h', headers := jsonb_build_object('Proxy-Authorization', 'Basic ' || 's3cret', 'X-Api-Key', 's3cret'))",
+    "copy t from program 'curl -H \"Authorization: Basic s3cret\" -H ''Authorization: token s3cret-2'' https://h/x'",
+    "select 'Authorization: s3crets3crets3cret'",
+    "select call(auth => 'Bearer s3crets3crets3cret')",
+    "select $$-----BEGIN RSA PRIVATE KEY-----\ns3cret\n-----END RSA PRIVATE KEY-----$$",
+    "select '-----BEGIN PRIVATE KEY-----\ns3cret",
+    "create table t (id int, password text not null default 's3cret', n int)",
+    "create table t (id int, password varchar(20) default ('s3cret'), n int)",
+    "alter table t alter column api_key set default 's3cret'",
+    "alter table t add column \"db_password\" text collate \"C\" default E's3cret' || 's3cret'",
+    "create function f(n int, password text default 's3cret') returns int language sql as 'select 1'",
+    "do $$begin execute 'alter table t alter password set default ''s3cret'''; end$$",
 ];
 
 #[test]
@@ -140,6 +160,35 @@ fn secrets_of_every_form_are_taken_out() {
         assert!(clean.contains(REDACTED), "{clean}");
         assert_eq!(redact(&clean), clean, "{text}");
     }
+}
+
+#[test]
+fn a_token_is_taken_out_byte_by_byte_and_in_base64() {
+    use base64::Engine;
+    let token =
+        "agt1.AAAAAQABAgMEBQYHCAkKCwwNDg8.eyJq-_xAAAAAQABAgMEBQYHCAkKCwwNDg8AAAAAQABAgMEBQYHCAkKCwwNDg8.T2FF";
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (lower, upper) = (hex(token), hex(token).to_uppercase());
+    let mut texts = vec![
+        format!("select convert_from('\\x{lower}', 'utf8')"),
+        format!("select E'\\\\x{upper}'::bytea"),
+        format!("select decode('{lower}', 'hex')"),
+    ];
+    for before in ["", "a", "ab", "abc", "set t to '"] {
+        let whole = base64::engine::general_purpose::STANDARD.encode(format!("{before}{token}"));
+        // As encode() writes it: a line is 76 characters.
+        let lines: Vec<&str> =
+            (0..whole.len()).step_by(76).filter_map(|at| whole.get(at..whole.len().min(at + 76))).collect();
+        texts.push(format!("select decode('{whole}', 'base64')"));
+        texts.push(format!("select decode('{}', 'base64')", lines.join("\n")));
+    }
+    for text in texts {
+        let clean = redact(&text);
+        assert!(clean.contains(REDACTED), "{text}\n{clean}");
+        let longest = clean.split(|c: char| !c.is_ascii_alphanumeric()).map(str::len).max();
+        assert!(longest < Some(20), "{text}\n{clean}");
+    }
+    assert_eq!(redact("select '\\x616774312e6161'"), "select '\\x616774312e6161'");
 }
 
 #[test]
@@ -163,6 +212,14 @@ fn nothing_is_hidden_behind_a_secret() {
         ("alter role a password null", "password null"),
         ("create table t (role text, password text, user_id int)", "password text, user_id int"),
         ("update t set password = lower(password) where id = 7", "where id = 7"),
+        ("set session authorization 'bob'", "authorization 'bob'"),
+        ("create schema authorization \"bob\"", "authorization \"bob\""),
+        ("insert into t (password, n) values (default, 'kept')", "default, 'kept'"),
+        ("update t set password = default where n = 'kept'", "'kept'"),
+        ("create table t (password text, n text default 'kept')", "default 'kept'"),
+        ("copy t from program 'curl -s https://h:8080/kept'", "curl -s https://h:8080/kept"),
+        ("copy t from program 'curl -u a:b https://h/kept'", "https://h/kept"),
+        ("select 'the bearer of this'", "the bearer of this"),
         ("select password::text, 'a' || 'b', E'\\n' from t", "password::text, 'a' || 'b', E'\\n' from t"),
     ] {
         let clean = redact(text);
@@ -189,6 +246,21 @@ fn messages_about_a_statement_do_not_tell_its_secrets() {
     assert_eq!(redact_beside("syntax error at or near \"x\"", "select x"), "syntax error at or near \"x\"");
 }
 
+/// Pieces of texts that hold no secret, in whichever order they stand; each kind of quotation, closed and open.
+#[rustfmt::skip]
+const PLAIN: &[&str] = &[
+    "select ", "default ", " ", ", ", "(", ")", "; ", "\n", "'it''s'", "E'a\\'b'", "U&'\\0061'", "$$x$$", "$a$ y $a$",
+    "\"Name\"", "'open", "/* c */", "/* ", "-- d\n", " || ", "\\", "https://h/x", "curl -s ", "-u ", " user", "authority ",
+    "bearer ", "eyj", "6167", "||", ":", "=", "é", "$1",
+];
+/// What secrets are known by, and what stands around it.
+#[rustfmt::skip]
+const LEADS: &[&str] = &[
+    "curl ", "-u ", "--user=", "user:", "authorization", ": ", "basic ", "bearer ", "'", "\"", "default ", "password ", "api_key ",
+    "x", "=", ",", "(", ")", " ", "\n", "616774312e", "YWd0MS5", "hZ3QxLk", "GFndDEu", "A1b2C3d4E5f6G7h8",
+    "-----BEGIN PRIVATE KEY-----", "-----END ", "\\", "||", "sshpass -p ", "<redacted>", "$$", "/*", "://", "@", ";",
+];
+
 proptest! {
     #[test]
     fn a_literal_behind_password_never_passes(
@@ -210,6 +282,19 @@ proptest! {
         }
         let clean = redact(&text).into_owned();
         prop_assert!(!clean.contains("s3cret") && !clean.contains("\\x73"), "{}\n{}", text, clean);
+    }
+
+    #[test]
+    fn a_text_without_secrets_stays_as_it_is(parts in proptest::collection::vec(0_usize..PLAIN.len(), 0..24)) {
+        let text: String = parts.iter().filter_map(|at| PLAIN.get(*at)).copied().collect();
+        prop_assert_eq!(redact(&text), text.as_str());
+    }
+
+    #[test]
+    fn what_leads_to_secrets_is_taken_in_any_mixture(parts in proptest::collection::vec(0_usize..LEADS.len(), 0..24)) {
+        let text: String = parts.iter().filter_map(|at| LEADS.get(*at)).copied().collect();
+        let once = redact(&text).into_owned();
+        prop_assert_eq!(once.is_empty(), text.is_empty());
     }
 
     #[test]

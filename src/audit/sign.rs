@@ -4,7 +4,7 @@
 
 /// What leads to secrets, in lower case, and where in it the two bytes stand that are looked for: rare ones. Escapes and concatenation
 /// may hide any other sign.
-const SIGNS: [(&[u8], usize); 19] = [
+const SIGNS: [(&[u8], usize); 28] = [
     (b"passw", 3),
     (b"passphrase", 3),
     (b"pwd", 1),
@@ -21,6 +21,16 @@ const SIGNS: [(&[u8], usize); 19] = [
     (b"agp1.", 3),
     (b"eyj", 0),
     (b"://", 0),
+    (b"authorization", 7),
+    (b"bearer", 0),
+    (b"curl", 0),
+    (b"sshpass", 2),
+    (b"private key", 6),
+    // agt1. in hexadecimal, and in base64 by what stands before
+    (b"616774312e", 6),
+    (b"ywd0ms", 2),
+    (b"hz3qxl", 3),
+    (b"fnddeu", 0),
     (b"||", 0),
     (b"u&'", 0),
     (b"u&\"", 0),

@@ -14,6 +14,8 @@ use crate::request::{Kind, ObjectClass, Verb};
 pub struct Cut {
     /// Parameters are missing, or the last one is cut.
     pub parameters: bool,
+    /// Then the length and SHA-256 of the whole list (`whole_list`).
+    pub whole_parameters: Option<(u64, [u8; 32])>,
     /// Accesses are missing.
     pub accesses: bool,
     /// The message, a name or the lineage is cut.

@@ -1,6 +1,9 @@
-//! What a plan tells about a statement: whether it restricts a relation, and whether all it does is set the token.
+//! What a plan tells about a statement: whether it restricts a relation, whether it draws for an identity column, and whether
+//! all it does is set the token.
 //!
 //! Judged on the finished plan, after constants were folded: `WHERE true` and `1 = 1` are gone by then.
+
+use std::ffi::CStr;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
@@ -69,6 +72,21 @@ pub unsafe fn changed_rows(plan: *mut pg_sys::PlannedStmt) -> i64 {
         )]
         let rows = (*(*root).lefttree).plan_rows as i64;
         rows
+    }
+}
+
+/// Whether anything in a plan draws from this sequence for an identity column: an INSERT that leaves the column out, and
+/// DEFAULT wherever it may be written. Read off the plan's text, because the server has no walker over the expressions of plans;
+/// braces in names and values are escaped there.
+///
+/// # Safety
+/// `plan` is a complete PlannedStmt.
+pub unsafe fn draws_for_identity(plan: *mut pg_sys::PlannedStmt, sequence: pg_sys::Oid) -> bool {
+    let node = format!("{{NEXTVALUEEXPR :seqid {} ", sequence.to_u32());
+    // SAFETY: nodeToString writes a complete plan, NUL-terminated.
+    unsafe {
+        let text = pg_sys::nodeToString(plan.cast_const().cast());
+        memchr::memmem::find(CStr::from_ptr(text).to_bytes(), node.as_bytes()).is_some()
     }
 }
 

@@ -84,15 +84,17 @@ impl Fills {
     }
 
     /// COPY is about to fill these columns of this relation.
-    pub fn copies_into(&mut self, relation: pg_sys::Oid, filled: &Columns) {
-        let By::Copy { every_column } = self.by else { return };
+    /// Those that it fills with their defaults.
+    pub fn copies_into(&mut self, relation: pg_sys::Oid, filled: &Columns) -> Vec<i16> {
+        let By::Copy { every_column } = self.by else { return Vec::new() };
         let named = match filled {
             Columns::Of(numbers) if !every_column => numbers.as_slice(),
             _ => &[],
         };
         let rest = sequences::filled_by_default(relation, named);
-        self.columns = rest.into_iter().map(|number| (relation, number)).collect();
+        self.columns = rest.iter().map(|number| (relation, *number)).collect();
         self.expected = Expected::Soon;
+        rest
     }
 
     /// A column was added. Only what has rows of its own is rewritten.

@@ -45,6 +45,8 @@ pub struct Policy {
     pub has_patterns: bool,
     /// Whether any of them denies built-ins by name.
     denies_built_ins: bool,
+    /// Whether any of them denies the use of a sequence, or holds it.
+    pub keeps_from_drawing: bool,
 }
 
 impl Policy {
@@ -53,6 +55,7 @@ impl Policy {
     pub fn of_rules(name: String, rules: Vec<Rule>) -> Policy {
         let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
         let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
+        let keeps_from_drawing = keeps_from(&rules, Verb::Usage);
         let limits = Limits::default();
         Policy {
             epoch: 0,
@@ -65,6 +68,7 @@ impl Policy {
             recording: Recording::default(),
             has_patterns,
             denies_built_ins,
+            keeps_from_drawing,
         }
     }
 
@@ -79,16 +83,19 @@ impl Policy {
 impl Policy {
     /// Whether a rule denies reading something, or holds it.
     pub fn keeps_from_reading(&self) -> bool {
-        let select = Action::plain(Verb::Select);
-        self.rules
-            .iter()
-            .any(|rule| rule.effect != Effect::Allow && rule.actions.iter().any(|one| one.covers(select)))
+        keeps_from(&self.rules, Verb::Select)
     }
 
     /// The epoch that it is of.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
+}
+
+/// Whether a rule denies this to something, or holds it.
+fn keeps_from(rules: &[Rule], verb: Verb) -> bool {
+    let action = Action::plain(verb);
+    rules.iter().any(|rule| rule.effect != Effect::Allow && rule.actions.iter().any(|one| one.covers(action)))
 }
 
 /// The number that moves whenever the catalogue changes, as far as decisions depend on it.
@@ -293,7 +300,20 @@ fn read(id: i64, epoch: u64) -> Result<Policy, Refusal> {
     }
     let has_patterns = rules.iter().any(|rule| rule.statement_pattern.is_some());
     let denies_built_ins = rules.iter().any(Rule::denies_built_ins);
-    Ok(Policy { epoch, id, name, observe, version, rules, limits, recording, has_patterns, denies_built_ins })
+    let keeps_from_drawing = keeps_from(&rules, Verb::Usage);
+    Ok(Policy {
+        epoch,
+        id,
+        name,
+        observe,
+        version,
+        rules,
+        limits,
+        recording,
+        has_patterns,
+        denies_built_ins,
+        keeps_from_drawing,
+    })
 }
 
 /// The first column of the limits in the table policy.

@@ -14,6 +14,7 @@ use crate::audit::record::OwnedEvent;
 use crate::audit::redact::redact;
 use crate::audit::results;
 use crate::refusal::Decider;
+use crate::token::hex;
 
 /// Columns of a segment table (sql/audit.sql) without the hash behind them; `fill` is in their order.
 pub const COLUMNS: usize = 29;
@@ -311,5 +312,8 @@ fn cut(event: &OwnedEvent, text: &ServerText) -> Option<pg_sys::Datum> {
         (event.cut.other && event.kind != EventKind::Results, "message or names"),
     ];
     let names: Vec<&str> = names.into_iter().filter_map(|(cut, name)| cut.then_some(name)).collect();
-    (!names.is_empty()).then(|| array(names.into_iter().map(Some), text))
+    // Behind the names, and no column: the view has it as columns of its own.
+    let whole =
+        event.cut.whole_parameters.map(|(length, sha256)| format!("parameters {length} {}", hex(&sha256)));
+    (!names.is_empty()).then(|| array(names.into_iter().chain(whole.as_deref()).map(Some), text))
 }

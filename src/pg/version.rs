@@ -29,6 +29,21 @@ pub unsafe fn attributes<'a>(descriptor: pg_sys::TupleDesc) -> &'a [pg_sys::Form
     }
 }
 
+/// The sequence of an identity column, a partition's that of the whole table; `InvalidOid` where there is none. From 17 on
+/// partitions have identity columns too.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn identity_sequence(relation: pg_sys::Relation, column: i16) -> pg_sys::Oid {
+    // SAFETY: the caller's promise; with missing_ok it raises for none.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return pg_sys::getIdentitySequence((*relation).rd_id, column, true);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        pg_sys::getIdentitySequence(relation, column, true)
+    }
+}
+
 /// The number of pg_constraint.conrelid: 18 put conenforced before it.
 pub const CONSTRAINT_RELATION: usize = if cfg!(feature = "pg18") { 9 } else { 8 };
 

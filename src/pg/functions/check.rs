@@ -211,10 +211,13 @@ unsafe fn by_default(statement: *mut pg_sys::Node, policy: &Policy) -> Vec<Wante
         let number = |name: &String| pg_sys::get_attnum(relation, encoding::c_string(name).as_ptr());
         let named: Vec<i16> = names::strings(copy.attlist).iter().map(number).collect();
         let filled = sequences::filled_by_default(relation, &named);
+        let mut wanted = sequences::filled_identities(relation, &filled, policy);
         let uses = filled.into_iter().flat_map(|column| sequences::of_default(relation, column));
-        uses.flatten()
-            .filter_map(|(sequence, verb)| sequences::wanted(policy, sequence, verb, Voice::Named))
-            .collect()
+        wanted.extend(
+            uses.flatten()
+                .filter_map(|(sequence, verb)| sequences::wanted(policy, sequence, verb, Voice::Named)),
+        );
+        wanted
     }
 }
 

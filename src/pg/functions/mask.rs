@@ -325,7 +325,11 @@ fn each_exposure(name: &str, patterns: Vec<String>, way: Exposure) -> AdminResul
 /// A column that can be exposed. What a materialized view stores may come from masked columns: saying that it may be read
 /// needs no mask.
 pub fn exposable(relation: pg_sys::Oid, name: &str) -> AdminResult<Attribute> {
-    let relation = built(locked(relation)?)?;
+    exposed_by_name(built(locked(relation)?)?, name)
+}
+
+/// The same without a lock, for what only looks.
+pub fn exposed_by_name(relation: pg_sys::Oid, name: &str) -> AdminResult<Attribute> {
     let attribute = column(relation, name)?;
     let stored = catalog::relation_facts(relation).is_some_and(|facts| facts.kind == b'm');
     let masked = stored || store::masks(Some(relation))?.iter().any(|mask| mask.number == attribute.number);

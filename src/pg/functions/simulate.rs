@@ -1,4 +1,4 @@
-//! simulated_decisions: recorded accesses decided again under another policy, for simulate_policy.
+//! simulated_decisions and document_exposures: recorded accesses decided again under another policy, for simulate_policy.
 //!
 //! What was recorded is decided, not run: of a statement that was refused, what it would have needed further on is not
 //! known; a condition that a rule asks for cannot be seen in an access.
@@ -12,12 +12,14 @@ use pgrx::prelude::*;
 use crate::decision::{Obligations, RuleId};
 use crate::pg::admin_error::{AdminError, AdminResult};
 use crate::pg::enforce;
+use crate::pg::functions::mask::{exposed_by_name, named_columns};
 use crate::pg::functions::policy::json_text;
 use crate::pg::functions::{Untouched, administrator};
 use crate::pg::policies::{self, Policy};
 use crate::pg::redecide::{self, Told};
 use crate::pg::store::trail::{self, RecordedStatement};
 use crate::pg::text_datum::Text;
+use crate::policy::document::PolicyDocument;
 use crate::replay::event::Access;
 use crate::request::{Form, Voice};
 
@@ -64,6 +66,31 @@ fn simulated_decisions(
     // What was compiled of a policy that may not even be stored is nobody else's.
     policies::forget();
     Ok(TableIterator::new(rows?))
+}
+
+/// The columns that a document exposes; none for NULL.
+#[pg_extern(sql = false)]
+fn document_exposures(
+    document: Option<Untouched>,
+) -> Result<TableIterator<'static, (name!(relation, pg_sys::Oid), name!(attnum, i16))>, ErrorReport> {
+    let exposures = || -> AdminResult<Vec<(pg_sys::Oid, i16)>> {
+        administrator()?;
+        let Some(document) = document else { return Ok(Vec::new()) };
+        exposed(&PolicyDocument::parse(&json_text(document))?.exposed.unwrap_or_default())
+    };
+    Ok(TableIterator::new(exposures()?))
+}
+
+fn exposed(patterns: &[String]) -> AdminResult<Vec<(pg_sys::Oid, i16)>> {
+    let mut exposed = Vec::new();
+    for (i, pattern) in patterns.iter().enumerate() {
+        let at = |error: AdminError| error.at(&format!("exposed[{i}]"));
+        let (relation, columns) = named_columns(pattern).map_err(at)?;
+        for column in columns {
+            exposed.push((relation, exposed_by_name(relation, &column).map_err(at)?.number));
+        }
+    }
+    Ok(exposed)
 }
 
 /// What the policy says of an access, apart from what the statement adds to it.

@@ -8,18 +8,21 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
-use super::super::enforce::{Target, Wanted};
+use super::super::enforce::Wanted;
 use super::super::policies::Policy;
 use super::super::walk;
 use super::super::{conditions, settings};
 use super::{functions, names, relations, sequences};
-use crate::request::{Action, Verb, Voice};
+use crate::request::{Verb, Voice};
 
 struct Walk {
     entries: Vec<relations::Entry>,
     functions: Vec<pg_sys::Oid>,
-    /// What the arguments of set_config and of the sequence functions ask for.
+    /// What the arguments of set_config ask for.
     by_argument: Vec<Wanted>,
+    /// Sequences that identity columns, and calls with a constant argument, draw from.
+    identities: Vec<pg_sys::Oid>,
+    drawn: Vec<pg_sys::Oid>,
 }
 
 /// What a rewritten query needs: relations first, then functions, each once.
@@ -27,11 +30,20 @@ struct Walk {
 /// # Safety
 /// `query` is a valid rewritten Query.
 pub unsafe fn wanted(query: *mut pg_sys::Query, policy: &Policy) -> Vec<Wanted> {
-    let mut walk = Walk { entries: Vec::new(), functions: Vec::new(), by_argument: Vec::new() };
+    let mut walk = Walk {
+        entries: Vec::new(),
+        functions: Vec::new(),
+        by_argument: Vec::new(),
+        identities: Vec::new(),
+        drawn: Vec::new(),
+    };
     // SAFETY: the walker visits valid nodes; the context is our Walk.
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
     let mut wanted = relations::wanted(&walk.entries, policy);
     wanted.append(&mut walk.by_argument);
+    let drawn = walk.drawn.iter();
+    wanted.extend(drawn.filter_map(|one| sequences::wanted(policy, *one, Verb::Usage, Voice::Named)));
+    wanted.extend(walk.identities.iter().filter_map(|sequence| sequences::by_identity(policy, *sequence)));
     wanted.extend(walk.functions.into_iter().filter_map(|function| {
         functions::wanted(function, Voice::Named).or_else(|| functions::denied_by_name(function, policy))
     }));
@@ -39,7 +51,11 @@ pub unsafe fn wanted(query: *mut pg_sys::Query, policy: &Policy) -> Vec<Wanted> 
 }
 
 /// Calls that a running session decides by their arguments (functions/stand_in.rs); true where constants tell all.
-unsafe fn by_argument(call: &pg_sys::FuncExpr, wanted: &mut Vec<Wanted>) -> bool {
+unsafe fn by_argument(
+    call: &pg_sys::FuncExpr,
+    wanted: &mut Vec<Wanted>,
+    drawn: &mut Vec<pg_sys::Oid>,
+) -> bool {
     // SAFETY: the arguments of an analysed call; constants are read by their type.
     unsafe {
         let arguments = names::members(call.args);
@@ -60,7 +76,7 @@ unsafe fn by_argument(call: &pg_sys::FuncExpr, wanted: &mut Vec<Wanted>) -> bool
             pg_sys::F_NEXTVAL | pg_sys::F_CURRVAL => {
                 match arguments.first().and_then(|node| sequences::constant_oid(*node)) {
                     Some(sequence) => {
-                        wanted.push(Wanted::named(Action::plain(Verb::Usage), Target::Relation(sequence)));
+                        drawn.push(sequence);
                         true
                     }
                     None => false,
@@ -86,7 +102,15 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             }
             T::T_FuncExpr => {
                 let call = &*node.cast::<pg_sys::FuncExpr>();
-                if by_argument(call, &mut walk.by_argument) { pg_sys::InvalidOid } else { call.funcid }
+                if by_argument(call, &mut walk.by_argument, &mut walk.drawn) {
+                    pg_sys::InvalidOid
+                } else {
+                    call.funcid
+                }
+            }
+            T::T_NextValueExpr => {
+                walk.identities.push((*node.cast::<pg_sys::NextValueExpr>()).seqid);
+                pg_sys::InvalidOid
             }
             T::T_Aggref => (*node.cast::<pg_sys::Aggref>()).aggfnoid,
             T::T_WindowFunc => (*node.cast::<pg_sys::WindowFunc>()).winfnoid,

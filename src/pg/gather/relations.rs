@@ -120,6 +120,13 @@ impl Entry {
         (self.required & pg_sys::ACL_INSERT != 0).then(|| columns(self.inserted))
     }
 
+    /// Whether it may give the column a value that is not the statement's own: the default.
+    pub fn may_default(&self, column: i16) -> bool {
+        let updated = || matches!(columns(self.updated), Columns::Of(numbers) if numbers.contains(&column));
+        // INSERT names a column also where its value is DEFAULT.
+        self.required & pg_sys::ACL_INSERT != 0 || (self.required & pg_sys::ACL_UPDATE != 0 && updated())
+    }
+
     /// Whether the role reads it by a privilege on its generated view alone, which nobody has checked yet.
     pub fn is_lent(&self) -> bool {
         self.lent

@@ -3,6 +3,9 @@
 //! In a plan the calls of nextval and its like are stand-ins that look at their argument when they run
 //! (`functions::stand_in`). Defaults that COPY FROM and ALTER TABLE evaluate pass no planner hook: here their expressions
 //! are read, as the server is about to evaluate them. What evaluates them, and when, is `hooks::object_access`'s.
+//!
+//! An identity column calls no function that anybody announces: its sequence is named in the plan itself. It needs no allow,
+//! and what forbids its use is looked for before the statement runs.
 
 use std::ffi::c_void;
 
@@ -13,10 +16,11 @@ use super::super::enforce::{Target, Wanted};
 use super::super::masks::Opened;
 use super::super::policies::{self, Policy};
 use super::super::walk;
-use super::super::{catalog, drops};
+use super::super::{catalog, conditions, drops, statement, version};
 use super::names;
+use super::relations::Entry;
 use crate::decision::Decision;
-use crate::request::{Action, Columns, ObjectClass, Verb, Voice};
+use crate::request::{Action, Columns, Form, ObjectClass, Verb, Voice};
 
 /// What a call of one of the server's sequence functions does to its sequence; `None` for any other function.
 pub fn verb(function: pg_sys::Oid) -> Option<Verb> {
@@ -46,6 +50,74 @@ pub fn wanted(policy: &Policy, sequence: pg_sys::Oid, verb: Verb, voice: Voice) 
         true => Some(wanted(Voice::View)),
         false => Some(wanted(voice)),
     }
+}
+
+/// What drawing for an identity column needs: nothing, unless a rule forbids it, whoever asks. A temporary table's is the
+/// session's own.
+pub fn by_identity(policy: &Policy, sequence: pg_sys::Oid) -> Option<Wanted> {
+    let temporary = || catalog::relation_facts(sequence).is_some_and(|facts| facts.temporary);
+    if !policy.keeps_from_drawing || temporary() {
+        return None;
+    }
+    let action = Action::plain(Verb::Usage);
+    let allowed = policies::compiled(policy, action, ObjectClass::Relation, sequence)
+        .is_some_and(|it| matches!(it.scope.decide(&Columns::Unnamed, Voice::View, ""), Decision::Allow(..)));
+    (!allowed).then(|| Wanted::named(action, Target::Relation(sequence)).by(Voice::View))
+}
+
+/// The identity columns of a relation among those that `asked` tells, with their sequences.
+fn identities(relation: pg_sys::Oid, asked: impl Fn(i16) -> bool) -> Vec<pg_sys::Oid> {
+    let Some(opened) = Opened::open(relation) else { return Vec::new() };
+    let columns = opened.attributes().iter().filter(|one| !one.attisdropped && one.attidentity != 0);
+    let asked = columns.map(|one| one.attnum).filter(|number| asked(*number));
+    // SAFETY: an open relation and the number of one of its columns.
+    asked.map(|number| unsafe { version::identity_sequence(opened.0, number) }).collect()
+}
+
+/// What forbids to fill these columns by their identity.
+pub fn filled_identities(relation: pg_sys::Oid, filled: &[i16], policy: &Policy) -> Vec<Wanted> {
+    if !policy.keeps_from_drawing || filled.is_empty() {
+        return Vec::new();
+    }
+    let sequences = identities(relation, |column| filled.contains(&column));
+    sequences.into_iter().filter_map(|sequence| by_identity(policy, sequence)).collect()
+}
+
+/// The same for COPY of a relation. What COPY of a query changes is in its plan.
+pub fn copied_identities(relation: pg_sys::Oid, filled: &[i16], policy: &Policy) -> Vec<Wanted> {
+    if !policy.keeps_from_drawing || starting().is_some() {
+        return Vec::new();
+    }
+    filled_identities(relation, filled, policy)
+}
+
+/// What forbids a query to draw for the identity columns that it may draw for by its entries; each with whether it does. Without a plan
+/// that tells, it does.
+pub fn forbidden_identities(entries: &[Entry], policy: &Policy, form: Form) -> Vec<(bool, Wanted)> {
+    if !policy.keeps_from_drawing {
+        return Vec::new();
+    }
+    let plan = starting();
+    if plan.is_none() && form == Form::Copy {
+        return Vec::new();
+    }
+    let changed = entries.iter().filter(|entry| entry.changes());
+    let may_draw = changed.flat_map(|entry| identities(entry.relation(), |column| entry.may_default(column)));
+    let forbidden = may_draw.filter_map(|sequence| Some((sequence, by_identity(policy, sequence)?)));
+    forbidden
+        .map(|(sequence, wanted)| {
+            // SAFETY: the plan is complete, and its executor is being started.
+            let draws = plan.is_none_or(|plan| unsafe { conditions::draws_for_identity(plan, sequence) });
+            (draws, wanted)
+        })
+        .collect()
+}
+
+/// The plan of the query whose executor is being started.
+fn starting() -> Option<*mut pg_sys::PlannedStmt> {
+    let query = statement::with_current(|open| open.starting_query()).flatten()?;
+    // SAFETY: the address of the QueryDesc whose ExecutorStart is on the stack: the statement was opened there.
+    Some(unsafe { (*std::ptr::with_exposed_provenance::<pg_sys::QueryDesc>(query)).plannedstmt })
 }
 
 /// The calls of sequence functions in the default of a column, each with its sequence; `None` for one that only running it

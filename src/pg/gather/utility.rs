@@ -68,6 +68,24 @@ fn ddl(verb: Verb, kind: Kind, target: Target) -> Needs {
     Needs::one(Action::on(verb, kind), of_table(target))
 }
 
+/// A subscription that may change rows is for no agent: its worker writes where the other server says, into the extension's own tables
+/// too, past every rule, row filter and approval, and goes on after the session.
+fn subscribes(verb: Verb) -> Needs {
+    let action = Action::on(verb, Kind::Subscription);
+    Needs::of(vec![Wanted { never: true, ..Wanted::named(action, Target::Nothing) }])
+}
+
+/// ALTER SUBSCRIPTION ... DISABLE: no row is changed any more.
+fn is_disable(statement: &pg_sys::AlterSubscriptionStmt) -> bool {
+    let enabling = statement.kind == pg_sys::AlterSubscriptionType::ALTER_SUBSCRIPTION_ENABLED;
+    // SAFETY: gram.y makes one DefElem with a boolean.
+    enabling
+        && unsafe {
+            let options = names::members(statement.options);
+            !options.is_empty() && options.into_iter().all(|option| !pg_sys::defGetBoolean(option.cast()))
+        }
+}
+
 /// What takes `system`, and touches an object that a rule may keep from everything.
 fn system_on(target: Target) -> Needs {
     let mut needs = Needs::verb(Verb::System);
@@ -158,6 +176,11 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
                 }
                 needs
             }
+            T::T_CreateSubscriptionStmt => subscribes(Verb::Create),
+            T::T_AlterSubscriptionStmt => match is_disable(&*statement.cast()) {
+                true => Needs::verb(Verb::System),
+                false => subscribes(Verb::Alter),
+            },
             T::T_CheckPointStmt
             | T::T_LoadStmt
             | T::T_AlterSystemStmt
@@ -165,8 +188,6 @@ pub unsafe fn needs(statement: *mut pg_sys::Node) -> Result<Needs, Refusal> {
             | T::T_AlterExtensionStmt
             | T::T_CreateEventTrigStmt
             | T::T_AlterEventTrigStmt
-            | T::T_CreateSubscriptionStmt
-            | T::T_AlterSubscriptionStmt
             | T::T_DropSubscriptionStmt
             | T::T_CreatePLangStmt
             | T::T_CreateAmStmt => Needs::verb(Verb::System),

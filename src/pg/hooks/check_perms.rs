@@ -5,8 +5,8 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 use super::super::enforce::{Target, Wanted};
-use super::super::gather::masked_reads;
 use super::super::gather::relations::{self, Entry};
+use super::super::gather::{masked_reads, sequences};
 use super::super::process::PerProcess;
 use super::super::raise::{self, Raised};
 use super::super::{enforce, guc, policies, repeated, rows, session, statement, substitute};
@@ -159,14 +159,22 @@ fn decide_entries(entries: &[Entry], wanted: &mut Vec<Wanted>) -> Result<(), Ref
     if wanted.len() == 1 && wanted.iter().all(fills_new_table) {
         return Ok(());
     }
+    let identities = sequences::forbidden_identities(entries, &policy, form);
+    // Whether a plan draws is no circumstance that `repeated` compares.
+    let repeats = identities.is_empty();
+    wanted.extend(identities.into_iter().filter_map(|(draws, one)| draws.then_some(one)));
     enforce::enforce_under(&session, &policy, wanted, form)?;
     masked_reads::check(entries, Some(&policy), form)?;
     if form == Form::Copy {
         for (relation, filled) in entries.iter().filter_map(|one| Some((one.relation(), one.filled()?))) {
-            object_access::copies_into(relation, &filled);
+            let rest = object_access::copies_into(relation, &filled);
+            let drawn = sequences::copied_identities(relation, &rest, &policy);
+            enforce::enforce_under(&session, &policy, &drawn, form)?;
         }
         rows::refuse_plain_copy()?;
     }
-    repeated::remember(entries, &session, &policy, generation);
+    if repeats {
+        repeated::remember(entries, &session, &policy, generation);
+    }
     Ok(())
 }

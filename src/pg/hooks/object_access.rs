@@ -86,9 +86,9 @@ pub fn derives() -> bool {
     with_frame(|frame| frame.derives).unwrap_or(false)
 }
 
-/// The server is about to copy rows into a relation.
-pub fn copies_into(relation: pg_sys::Oid, filled: &Columns) {
-    with_frame(|frame| frame.fills.copies_into(relation, filled));
+/// The server is about to copy rows into a relation. The columns that it fills with their defaults.
+pub fn copies_into(relation: pg_sys::Oid, filled: &Columns) -> Vec<i16> {
+    with_frame(|frame| frame.fills.copies_into(relation, filled)).unwrap_or_default()
 }
 
 /// Whether the innermost utility statement that is running created this relation.

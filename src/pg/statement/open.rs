@@ -228,6 +228,14 @@ impl Open {
         self.accesses.is_empty() && self.failure.is_none() && self.decision == AuditDecision::Allow
     }
 
+    /// The address of its QueryDesc while its executor is being started.
+    pub fn starting_query(&self) -> Option<usize> {
+        match self.key {
+            Key::Query(query) if self.starting => Some(query),
+            _ => None,
+        }
+    }
+
     /// Adds an access; a denial becomes the statement's.
     pub fn note(&mut self, decided: Decided, policy_version: i64) {
         self.policy_version = policy_version;
