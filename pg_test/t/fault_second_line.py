@@ -56,5 +56,25 @@ def test_nothing_is_read_raw_without_the_first_line(server):
         spy.read("select * from shop.customer", 30)
 
 
+def test_a_statement_that_comes_again_is_looked_at_again(server):
+    """However often it was found to read nothing raw: text and columns are the same, the plan is another one."""
+    statement = "select place from shop.shop where id = 3"
+    # Its mask reads what it masks and calls nothing, so that there is nothing to withhold.
+    server.run("create table shop.shop (id int, place text); insert into shop.shop values (3, 'canary'); grant select on shop.shop to clerk")
+    mask_scene.mask(server, "shop.shop", "place", "case when place is null then null else 'somewhere' end")
+    for form in ("simple", "extended"):
+        with Spy(server) as spy:
+            for _ in range(6):
+                assert spy.send(statement, form=form).text() == [("somewhere",)]
+            skip(server, True)
+            try:
+                reply = spy.send(statement, form=form)
+            finally:
+                skip(server, False)
+            assert reply.sqlstate == "XX000" and not reply.rows, reply
+            assert spy.send(statement, form=form).text() == [("somewhere",)]
+    server.run("select agent_guard.unmask_column('shop.shop', 'place'); drop table shop.shop")
+
+
 if __name__ == "__main__":
     guard.run(globals())
