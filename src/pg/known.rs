@@ -5,8 +5,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
+use std::hash::Hasher;
 use std::os::raw::{c_char, c_int};
 use std::rc::Rc;
+
+use rustc_hash::FxHasher;
 
 use super::process::PerProcess;
 use super::repeated::Repeated;
@@ -15,7 +18,7 @@ use crate::audit::record::Again;
 
 /// Longer texts are not remembered: a bound on memory, and their copy is cheap beside what they cost anyway.
 const REMEMBERED_MAX: usize = 4096;
-/// How many statements are remembered at a time, each in the place that the address of its text gives it.
+/// How many statements are remembered at a time, each in the place that its text gives it.
 pub const PLACES: usize = 64;
 
 /// A statement's text, and what is remembered about it.
@@ -100,7 +103,8 @@ unsafe extern "C" {
 /// # Safety
 /// `source` is null or palloc'd, NUL-terminated text.
 pub unsafe fn query(source: *const c_char, location: i32, length: i32) -> Rc<Known> {
-    let place = place(source, location);
+    // SAFETY: the caller's promise.
+    let place = unsafe { place(source, location) };
     // SAFETY: the caller's promise.
     if let Some(known) = unsafe { remembered(place, source, location, length) } {
         known.came_again.set(true);
@@ -135,10 +139,17 @@ pub unsafe fn query(source: *const c_char, location: i32, length: i32) -> Rc<Kno
     known
 }
 
-/// Where a statement is remembered.
-#[inline]
-pub fn place(source: *const c_char, location: i32) -> usize {
-    ((source.addr() / 16) ^ location.unsigned_abs() as usize) % PLACES
+/// Where a statement is remembered. Told by what the text says: one after the other, the texts of a session lie at one address.
+///
+/// # Safety
+/// As `query`.
+pub unsafe fn place(source: *const c_char, location: i32) -> usize {
+    // SAFETY: the caller's promise.
+    let text = if source.is_null() { &[] } else { unsafe { CStr::from_ptr(source) }.to_bytes() };
+    let mut hasher = FxHasher::default();
+    hasher.write(text.get(..REMEMBERED_MAX).unwrap_or(text));
+    hasher.write_i32(location);
+    usize::try_from(hasher.finish()).unwrap_or(0) % PLACES
 }
 
 /// # Safety

@@ -238,6 +238,8 @@ impl Open {
 
     /// Adds an access; a denial becomes the statement's.
     pub fn note(&mut self, decided: Decided, policy_version: i64) {
+        // More than was decided before: something may ride on it.
+        self.reopened = false;
         self.policy_version = policy_version;
         match decided.decision {
             AuditDecision::Deny => (self.decision, self.rule) = (AuditDecision::Deny, decided.rule),

@@ -29,10 +29,11 @@ pub unsafe fn reopen(query: *mut pg_sys::QueryDesc) -> bool {
     }
     let Ok(mut statements) = STATEMENTS.try_borrow_mut() else { return false };
     let statements = &mut *statements;
-    let place = known::place(desc.sourceText, plan.stmt_location);
+    // SAFETY: the source text is palloc'd and NUL-terminated for as long as the query runs.
+    let place = unsafe { known::place(desc.sourceText, plan.stmt_location) };
     let Some(place) = statements.parked.get_mut(place) else { return false };
     let Some(open) = place.as_mut() else { return false };
-    // SAFETY: the source text is palloc'd and NUL-terminated for as long as the query runs.
+    // SAFETY: as above.
     let same = open.operation == desc.operation
         && open
             .known
@@ -52,6 +53,7 @@ pub unsafe fn reopen(query: *mut pg_sys::QueryDesc) -> bool {
     let Some(mut open) = place.take() else { return false };
     (open.key, open.at, open.subtransaction) = (Key::Query(query.addr()), now, quick::subtransaction());
     (open.active, open.starting, open.has_run, open.reopened) = (true, true, false, true);
+    open.begun = false;
     (open.rows, open.sent, open.rule, open.policy_version) = (-1, 0, None, 0);
     statements.open.push(open);
     true
@@ -87,7 +89,11 @@ pub(super) fn keep(statements: &mut Statements, mut open: Box<Open>) -> Option<B
         return Some(open);
     }
     let ending = open.known.as_ref().and_then(|known| known.ending.try_borrow().ok()?.clone());
-    let same = |repeated| ending.as_ref().is_some_and(|it| Rc::ptr_eq(&it.repeated, repeated));
+    let same = |repeated| {
+        ending.as_ref().is_some_and(|it| {
+            Rc::ptr_eq(&it.repeated, repeated) && it.command == open.command && it.level == open.level
+        })
+    };
     if !open.repeated.as_ref().is_some_and(same) {
         return Some(open);
     }
