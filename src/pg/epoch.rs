@@ -114,6 +114,7 @@ fn changed_until(event: pg_sys::XactEvent::Type) {
 /// The clock in microseconds since the Unix epoch, never more than five seconds behind what any guarded session saw:
 /// setting the system's clock back does not bring expired windows back to life.
 #[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 pub fn clock() -> i64 {
     const BEHIND: i64 = 5_000_000;
     const AHEAD: i64 = 1_000_000;

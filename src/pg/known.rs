@@ -143,6 +143,7 @@ pub unsafe fn query(source: *const c_char, location: i32, length: i32) -> Rc<Kno
 ///
 /// # Safety
 /// As `query`.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 pub unsafe fn place(source: *const c_char, location: i32) -> usize {
     // SAFETY: the caller's promise.
     let text = if source.is_null() { &[] } else { unsafe { CStr::from_ptr(source) }.to_bytes() };

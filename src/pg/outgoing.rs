@@ -58,6 +58,7 @@ pub fn init() {
     }
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: outer frame; see hooks/mod.rs. An error here leaves between two messages, as one of an output function does.
     unsafe {
@@ -70,6 +71,7 @@ unsafe extern "C-unwind" fn put(kind: c_char, body: *const c_char, length: usize
 
 /// A message that somebody looks at, or a row or notice. Apart, so that the others cost next to nothing.
 #[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe fn put_result(kind: c_char, body: *const c_char, length: usize) -> c_int {
     // SAFETY: as in `put`. What is known of a row before it is handed on still holds behind that.
     unsafe {

@@ -60,6 +60,7 @@ impl Repeated {
 
     /// Whether these entries are those that it was decided on.
     #[inline]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
     fn asks(&self, mut entries: impl Iterator<Item = Entry>) -> bool {
         let mut asked = self.asked.iter();
         entries.all(|entry| asked.next().is_some_and(|asked| asked.is(&entry))) && asked.next().is_none()

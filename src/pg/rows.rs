@@ -254,6 +254,7 @@ unsafe fn parameter_types(parameters: pg_sys::ParamListInfo, into: &mut Vec<u32>
 /// # Safety
 /// As `parameters`.
 #[inline]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 pub unsafe fn numbers(parameters: pg_sys::ParamListInfo, into: &mut Vec<Number>) -> bool {
     into.clear();
     // SAFETY: as in `parameters`.

@@ -161,6 +161,7 @@ impl Slot {
 
     /// Appends a record, in two parts, for which room is reserved; false if the slot has changed hands. Then wakes the writer, if
     /// it waits for this.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
     pub fn append(&self, n: usize, database: u32, kind: EventKind, payload: [&[u8]; 2]) -> bool {
         let Some(mut bytes) = RingBytes::of(self) else { return false };
         let appended = locked(n.saturating_add(1), || {

@@ -90,6 +90,7 @@ pub fn reserve_at_once(bytes: usize) -> Result<Option<Reservation>, Refusal> {
 /// As `reserve_at_once`, as much as a statement that has ended had, where this backend holds nothing else; false where that
 /// takes a closer look.
 #[inline]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 pub fn reserve_again(like: Reservation) -> bool {
     let n = usize::from(like.slot);
     let free = OUTSTANDING.get(n).is_some_and(|mine| mine.load(Ordering::Relaxed) == 0);

@@ -33,6 +33,7 @@ pub fn init() {
 }
 
 #[cfg(feature = "pg15")]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn check15(range_table: *mut pg_sys::List, raises: bool) -> bool {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
@@ -48,6 +49,7 @@ unsafe extern "C-unwind" fn check15(range_table: *mut pg_sys::List, raises: bool
 }
 
 #[cfg(not(feature = "pg15"))]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn check16(
     range_table: *mut pg_sys::List,
     infos: *mut pg_sys::List,

@@ -54,12 +54,14 @@ fn key(query: *mut pg_sys::QueryDesc) -> Key {
     Key::Query(query.addr())
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: outer frame; see hooks/mod.rs. Apart from the guarded one, so that other sessions pay for no frame.
     unsafe { if guc::guarded() { guarded_start(query, flags) } else { start_executor(query, flags) } }
 }
 
 #[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe fn guarded_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {
@@ -279,6 +281,7 @@ unsafe extern "C-unwind" fn run18(
     unsafe { run(query, direction, count, false) }
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -309,6 +312,7 @@ unsafe fn run_executor(
 }
 
 #[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe fn guarded_run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -492,6 +496,7 @@ fn count(query: *mut pg_sys::QueryDesc, processed: u64) -> Result<(), Refusal> {
 }
 
 /// AFTER triggers and foreign keys run here, still inside the statement.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: outer frame; see hooks/mod.rs. Marking a statement neither panics nor calls the server.
     unsafe {
@@ -528,6 +533,7 @@ unsafe fn finish_executor(query: *mut pg_sys::QueryDesc) {
     }
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
     // SAFETY: outer frame; see hooks/mod.rs.
     unsafe {

@@ -159,6 +159,7 @@ pub fn forget_from(subtransaction: u32) {
     });
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,

@@ -39,6 +39,7 @@ pub fn init() {
     }
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     use pg_sys::XactEvent as E;
     epoch::transaction_ended(event);

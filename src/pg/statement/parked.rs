@@ -74,6 +74,7 @@ pub fn end(key: Key) -> bool {
     ended
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 fn park(statements: &mut Statements, mut open: Box<Open>) {
     open.before = open.repeated.take();
     let place = open.known.as_ref().and_then(|known| statements.parked.get_mut(known.place()));

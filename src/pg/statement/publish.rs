@@ -71,6 +71,7 @@ pub fn reopened(open: &Open) -> bool {
 }
 
 #[inline]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text.guarded"))]
 fn turn(open: &Open, ending: &Ending) -> Option<()> {
     let turn = Turn {
         at: open.at,
