@@ -83,8 +83,7 @@ impl Fills {
         Fills { by, columns: Vec::new(), expected: Expected::Nothing, depth: calls::depth() }
     }
 
-    /// COPY is about to fill these columns of this relation.
-    /// Those that it fills with their defaults.
+    /// COPY is about to fill these columns of this relation; those that it fills with their defaults.
     pub fn copies_into(&mut self, relation: pg_sys::Oid, filled: &Columns) -> Vec<i16> {
         let By::Copy { every_column } = self.by else { return Vec::new() };
         let named = match filled {

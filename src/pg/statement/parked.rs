@@ -39,9 +39,11 @@ pub unsafe fn reopen(query: *mut pg_sys::QueryDesc) -> bool {
             .known
             .as_ref()
             .is_some_and(|known| unsafe { known.is(desc.sourceText, plan.stmt_location, plan.stmt_len) });
+    if !same {
+        return false;
+    }
     let now = epoch::clock();
-    let stays = same
-        && open.standing.holds(now)
+    let stays = open.standing.holds(now)
         && !(synced::wanted() || quick::in_foreign_key())
         && !statements.open.iter().any(|open| open.active)
         // SAFETY: the parameters belong to the query; only read.
