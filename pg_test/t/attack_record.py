@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 
 import psycopg
@@ -262,6 +263,59 @@ def crash(server):
             return None
 
     eventually(back, "the server comes back", 60)
+
+
+class Busy(threading.Thread):
+    """Works as an agent until it is told to stop."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.agent, self.ended, self.error = Agent(server, *RULES), False, None
+        self.start()
+
+    def run(self):
+        try:
+            while not self.ended:
+                self.agent.connection.execute("select count(*) from app.open /* " + "x" * 300 + " */")
+        except psycopg.Error as error:
+            self.error = error
+
+    def end(self):
+        self.ended = True
+        self.join(30)
+        self.agent.connection.close()
+        assert self.error is None, self.error
+
+
+def test_nothing_is_found_while_agents_work(server):
+    """What is recorded between two looks of verify_audit, at the journal and at the table, and segments that are emptied meanwhile,
+    are no tampering; in either form of the journal."""
+    for form in ["on", "sync"]:
+        other = guard.Server(f"attack_record_{form}", [f"agent_guard.journal = {form}", "agent_guard.journal_file_size = '256kB'", "agent_guard.audit_capacity = 3200"]).start()
+        try:
+            other.run("create extension agent_guard")
+            scene.setup(other)
+            agents = [Busy(other) for _ in range(2)]
+            verdicts, trimmed = [], set()
+            with other.connect() as connection:
+                while len(verdicts) < 60 or len(trimmed) < 4:
+                    verdicts.append(verdict(connection))
+                    trimmed.add(connection.execute("select max(seq) from agent_guard.audit_anchor").fetchone()[0])
+                    assert len(verdicts) < 2000, f"{form}: {len(trimmed)} segments were emptied"
+            for agent in agents:
+                agent.end()
+            # A snapshot that is older than segments which were emptied: rows and anchor are still of one moment.
+            with other.connect(autocommit=False) as old:
+                old.execute("set transaction isolation level repeatable read")
+                old.execute("create temp table mine as select count(*) from pg_class")
+                before = other.value("select max(seq) from agent_guard.audit_anchor")
+                work(other, 500)
+                assert other.value("select max(seq) from agent_guard.audit_anchor") > before
+                verdicts.append(verdict(old))
+            wrong = [found for found in verdicts if not found[0]]
+            assert not wrong, f"{form}: {len(wrong)} of {len(verdicts)}: {wrong[:3]}"
+        finally:
+            other.stop()
 
 
 def test_a_crash_leaves_the_trail(server):

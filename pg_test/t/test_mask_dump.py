@@ -2,9 +2,10 @@
 
 import os
 import subprocess
+import threading
 
 import guard
-from guard import expect
+from guard import eventually, expect
 
 SHOP = """
 create schema shop;
@@ -23,7 +24,7 @@ select agent_guard.expose_columns('desk', '{"shop.person(email)", "shop.stored(n
 grant select on agent_guard_masked."shop.person" to clerk;
 """
 
-MASKS = "select relation::text, column_name, mask, options, expression, exposed_to from agent_guard.masks order by column_name"
+MASKS = "select relation::text, column_name, mask, options, expression, exposed_to from agent_guard.masks order by relation::text, column_name"
 VIEW = 'select * from agent_guard_masked."shop.person"'
 
 
@@ -80,6 +81,49 @@ def test_a_custom_format_restored_in_parallel_arrives(server):
     tool(server, "pg_restore", "-j", "2", "-d", "parallel", path)
     assert server.value("select agent_guard.rebuild_masks()", dbname="parallel") == 1
     assert server.rows(MASKS, dbname="parallel") == server.rows(MASKS)
+
+
+def test_masks_that_arrive_beside_ddl_wait_for_rebuilding(server):
+    """A parallel restore commits the masks while another of its workers alters the table: whichever is first, the numbers, which are
+    another column's here, are not taken for true."""
+    server.run("""create table shop.racing (shown text not null, hidden text);
+                  select agent_guard.filter_rows('desk', 'shop.racing', 'shown is not null')""")
+    stored = """insert into agent_guard.mask (relation, column_name, attnum, mask, options, expression)
+                values ('shop.racing', 'hidden', 1, 'null', '{}', 'NULL::text')"""
+    with server.connect(autocommit=False) as restoring, server.connect() as altering:
+        restoring.execute("lock table agent_guard.exposed_column in exclusive mode")
+        restoring.execute(stored)
+        done = threading.Thread(target=altering.execute, args=["alter table shop.racing add primary key (shown)"])
+        done.start()
+        waits = "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s"
+        eventually(lambda: not done.is_alive() or server.value(waits, altering.info.backend_pid), "it waits, or is done")
+        restoring.commit()
+        done.join(20)
+        assert not done.is_alive()
+    found = server.rows("select column_name, state from agent_guard.masks where relation = 'shop.racing'::regclass")
+    assert found == [("hidden", "denied until rebuild_masks()")], found
+    server.value("select agent_guard.rebuild_masks()")
+    server.run("insert into shop.racing values ('seen', 'unseen')")
+    found = server.rows("select column_name, state, (select hidden from agent_guard_masked.\"shop.racing\") from agent_guard.masks where relation = 'shop.racing'::regclass")
+    assert found == [("hidden", "in force", None)], found
+    server.run("drop table shop.racing")
+
+
+def test_a_restored_partition_stays_with_its_parent_until_it_is_rebuilt(server):
+    """Where it leaves its parent it keeps the parent's masks, and one of them could take the place of another column's."""
+    server.run("""create table shop.whole (a text, b text) partition by list (a);
+                  create table shop.part (gone int, b text, a text); alter table shop.part drop column gone;
+                  alter table shop.whole attach partition shop.part default;
+                  select agent_guard.mask_column('shop.whole', 'a', 'null');
+                  select agent_guard.mask_column('shop.part', 'b', 'redact')""")
+    restored(server, "parting")
+    with server.connect(dbname="parting") as connection:
+        expect("55000", connection.execute, "alter table shop.whole detach partition shop.part", match="not rebuilt")
+        connection.execute("select agent_guard.rebuild_masks()")
+        connection.execute("alter table shop.whole detach partition shop.part")
+        found = connection.execute("select column_name, mask from agent_guard.masks where relation = 'shop.part'::regclass order by 1").fetchall()
+        assert found == [("a", "null"), ("b", "redact")], found
+    server.run("drop table shop.whole")
 
 
 def test_a_restored_relation_waits_for_rebuilding_whatever_happens_to_it(server):

@@ -2,21 +2,21 @@
 
 use pgrx::prelude::*;
 
+use super::{own, scan};
 use crate::audit::chain::Head;
 
-/// The anchor; `None` where nothing has set one. Inside a transaction with a snapshot.
-pub fn read() -> Result<Option<Head>, pgrx::spi::SpiError> {
-    Spi::connect(|client| {
-        let query = "SELECT seq, hash FROM agent_guard.audit_anchor ORDER BY seq DESC LIMIT 1";
-        let rows = client.select(query, Some(1), &[])?;
-        if rows.is_empty() {
-            return Ok(None);
+/// The anchor as it is now, whatever the transaction's isolation; `None` where nothing has set one. Inside a transaction.
+pub fn read() -> Option<Head> {
+    let mut last = None;
+    scan::rows(own::table(c"audit_anchor")?, None, |row| {
+        let seq = row.column::<i64>(1).and_then(|seq| u64::try_from(seq).ok());
+        let hash = row.column::<Vec<u8>>(2).and_then(|hash| hash.try_into().ok());
+        let found = seq.zip(hash).map(|(seq, hash)| Head { seq, hash });
+        if found.map(|head| head.seq) > last.map(|head: Head| head.seq) {
+            last = found;
         }
-        let row = rows.first();
-        let seq = row.get::<i64>(1)?.and_then(|seq| u64::try_from(seq).ok());
-        let hash = row.get::<Vec<u8>>(2)?.and_then(|hash| hash.try_into().ok());
-        Ok(seq.zip(hash).map(|(seq, hash)| Head { seq, hash }))
-    })
+    });
+    last
 }
 
 /// Sets the anchor, in the caller's transaction. Raises where that is not possible, which ends the transaction.

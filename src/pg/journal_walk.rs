@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::guc_audit;
 use crate::audit::chain::{Break, Fault, Head};
@@ -16,6 +17,10 @@ use crate::audit::journal::{Damage, Reader, entry_behind, first_of_name, is_one,
 const LARGEST: u64 = (1024 + 64) * 1024 * 1024;
 /// Read at once, between two looks for a cancel.
 const PIECE: usize = 1024 * 1024;
+/// How often the file that grows is looked at again where it seems to be damaged, and at which distance: reading is not atomic
+/// beside writing.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// Events between two looks for a cancel.
 const EVENTS: usize = 1024;
 
@@ -146,15 +151,14 @@ pub fn walk(database: u32, anchor: Head) -> Result<Journaled, Broken> {
             at: Break { seq, fault },
             words: format!("in the journal, file {name}: event {seq}: {what}"),
         };
-        let bytes = match read(&file) {
+        let mut bytes = match read(&file) {
             Ok(bytes) => bytes,
             // The writer may have removed the oldest since they were listed.
             Err(error) if error.kind() == ErrorKind::NotFound && head.is_none() => continue,
             Err(error) => return Err(broken(named, Fault::Altered, &error.to_string())),
         };
-        let mut reader =
-            Reader::new(&bytes).map_err(|damage| broken(named, Fault::Altered, damage.word()))?;
-        let before = reader.header().before;
+        let reader = Reader::new(&bytes).map_err(|damage| broken(named, Fault::Altered, damage.word()))?;
+        let (before, mut position) = (reader.header().before, reader.position());
         if before.seq.saturating_add(1) != named {
             return Err(broken(named, Fault::Reordered, "the file has other events than its name says"));
         }
@@ -171,20 +175,32 @@ pub fn walk(database: u32, anchor: Head) -> Result<Journaled, Broken> {
             }
             found = Journaled::default();
         }
-        let mut events = 0;
+        let (mut events, mut looks) = (0, 0);
+        let mut here = before;
         loop {
             events += 1;
             if events % EVENTS == 0 {
                 pgrx::check_for_interrupts!();
             }
-            match reader.next_entry() {
-                Ok(Some(_)) => found.add(reader.head()),
+            let rest = bytes.get(position..).unwrap_or(&[]);
+            match entry_behind(rest, here) {
+                Ok(Some((entry, behind))) => {
+                    here = Head { seq: entry.seq, hash: entry.hash };
+                    position = bytes.len().saturating_sub(behind.len());
+                    found.add(here);
+                }
                 Ok(None) => break,
                 // What is just being written, or what the writer cuts at its next start.
                 Err(Damage::Torn) if n + 1 == count => break,
+                // A batch that is just being written may be seen without its beginning.
+                Err(_) if n + 1 == count && looks < LOOKS => {
+                    looks += 1;
+                    pgrx::check_for_interrupts!();
+                    std::thread::sleep(BETWEEN_LOOKS);
+                    bytes = read(&file).map_err(|error| broken(named, Fault::Altered, &error.to_string()))?;
+                }
                 Err(damage) => {
-                    let due = reader.head().seq.saturating_add(1);
-                    let rest = bytes.get(reader.position()..).unwrap_or(&[]);
+                    let due = here.seq.saturating_add(1);
                     let fault = match seq_of(rest) {
                         Some(seq) if seq > due => Fault::Missing,
                         Some(seq) if seq < due => Fault::Inserted,
@@ -194,7 +210,7 @@ pub fn walk(database: u32, anchor: Head) -> Result<Journaled, Broken> {
                 }
             }
         }
-        head = Some(reader.head());
+        head = Some(here);
     }
     Ok(found)
 }

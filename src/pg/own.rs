@@ -1,7 +1,7 @@
 //! The extension's own objects by OID: its schema, tables and the functions that agents may call.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
@@ -108,6 +108,16 @@ pub fn own() -> Option<Own> {
     let found = look_up();
     OWN.set(found);
     found
+}
+
+/// A table of the extension that no hot path reads. Inside a transaction.
+pub fn table(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: catalogue look-ups of names that need not exist.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"agent_guard".as_ptr(), true);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
 fn look_up() -> Option<Own> {

@@ -17,13 +17,31 @@ use crate::policy::rule::RuleError;
 /// Looks after one relation, which may be gone. One that was restored and not rebuilt is left alone: the numbers of its
 /// columns mean nothing, and no agent reaches it.
 pub fn relation(relation: pg_sys::Oid) -> AdminResult<()> {
-    if catalog::relation_facts(relation).is_none() {
+    let Some(facts) = catalog::relation_facts(relation) else {
         return store::forget_relation(relation);
+    };
+    if store::view_of(relation)?.is_some() {
+        return look_after(relation);
     }
-    if store::view_of(relation)?.is_none() && !store::masks(Some(relation))?.is_empty() {
+    // Without a view nothing here asks for masks again: a restore that goes on beside this may commit some at any time.
+    if is_restored(relation)? {
         return Ok(());
     }
-    look_after(relation)
+    // The columns of a materialized view can be exposed without a mask, and have the same numbers wherever it is restored.
+    if facts.kind == b'm' {
+        store::tidy_exposures(relation)?;
+    }
+    row_filters(relation)?;
+    masked_view::announce(relation);
+    Ok(())
+}
+
+/// Whether a relation's masks were restored and not rebuilt.
+///
+/// # Errors
+/// Of the tables.
+pub fn is_restored(relation: pg_sys::Oid) -> AdminResult<bool> {
+    Ok(store::view_of(relation)?.is_none() && !store::masks(Some(relation))?.is_empty())
 }
 
 fn look_after(relation: pg_sys::Oid) -> AdminResult<()> {
@@ -40,10 +58,12 @@ fn look_after(relation: pg_sys::Oid) -> AdminResult<()> {
         }
     }
     store::tidy_exposures(relation)?;
-    for filter in store::filters(Some(relation))? {
-        row_filter(&filter)?;
-    }
+    row_filters(relation)?;
     masked_view::refresh(relation)
+}
+
+fn row_filters(relation: pg_sys::Oid) -> AdminResult<()> {
+    store::filters(Some(relation))?.iter().try_for_each(row_filter)
 }
 
 /// Makes every view anew, as after a restore; how many there are.
@@ -147,7 +167,16 @@ fn row_filter(filter: &FilterRow) -> AdminResult<()> {
 
 /// What was inherited stays when a relation leaves its parents: masks and filters of `parents` that it has none of its own
 /// for.
+///
+/// # Errors
+/// Where the child's own masks were restored and not rebuilt: a copied one could take the place of another column's.
 pub fn inherit(child: pg_sys::Oid, parents: &[pg_sys::Oid]) -> AdminResult<()> {
+    if is_restored(child)? {
+        let fact = format!("the masks of {} were restored and not rebuilt", named(child));
+        return Err(AdminError::state(fact)
+            .detail("What it has from its parent can not be told from its own yet.")
+            .hint("Run SELECT agent_guard.rebuild_masks() first."));
+    }
     let attributes = types::attributes(child);
     let mut copied = Vec::new();
     for parent in parents {

@@ -37,7 +37,7 @@ pub fn resume(writer: &mut Writer) -> Result<(), Trouble> {
     let mut news = Vec::new();
     let (table, sealer) = (writer.segments.any_table(), &mut writer.inserter.sealer);
     in_transaction(|| if sealer.learn(table) { Ok(()) } else { Err(Trouble::Gone) })?;
-    let anchored = in_transaction(|| anchor::read().map_err(outside))?;
+    let anchored = in_transaction(|| Ok(anchor::read()))?;
     open_journal(writer, &mut news)?;
     let kept = writer.journal.as_ref().and_then(Journal::head);
     let base = writer.slot.base.load(Ordering::SeqCst);
@@ -111,7 +111,7 @@ pub fn follow_setting(writer: &mut Writer) -> Result<(), Trouble> {
     let mut news = Vec::new();
     if wanted {
         open_journal(writer, &mut news)?;
-        let anchored = in_transaction(|| anchor::read().map_err(outside))?;
+        let anchored = in_transaction(|| Ok(anchor::read()))?;
         if let Err(trouble) = bring_up(writer, anchored, &mut news) {
             writer.journal = None;
             return Err(trouble);

@@ -4,19 +4,50 @@ use pgrx::memcxt::PgMemoryContexts;
 use pgrx::prelude::*;
 
 use super::columns::{self, Kind, Layout, Remembered};
+use super::{catalog, own};
 use crate::audit::chain::{Found, Hash};
 
 /// Rows fetched at a time.
 const FETCH: i64 = 1000;
 
-/// Calls `each` for every event from a number on; until it says that this is enough. Inside a transaction; needs the
-/// caller's right to read the segments.
+/// The trail at one moment: while this lives, everything is read as it was when it began, whatever the transaction's isolation;
+/// and until the transaction ends no segment is emptied, which a snapshot alone does not keep (TRUNCATE is not MVCC-safe).
+pub struct Moment(());
+
+impl Moment {
+    /// Calls `before` between the locks and the snapshot: what that tells of is seen. May raise: a cancel.
+    pub fn begin<T>(before: impl FnOnce() -> T) -> (Moment, T) {
+        if let Some(parent) = own::table(c"audit_segment") {
+            for oid in catalog::descendants(parent) {
+                // SAFETY: takes a lock, which does not need the relation to exist.
+                unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock.cast_signed()) };
+            }
+        }
+        let told = before();
+        // SAFETY: inside a transaction; popped by Drop, and by the server where the transaction fails.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+        (Moment(()), told)
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        // SAFETY: what `begin` has pushed: whatever was pushed on top is gone by now. An error that unwinds leaves it to the end
+        // of the transaction.
+        if !std::thread::panicking() {
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}
+
+/// Calls `each` for every event from a number on, as the caller's snapshot sees them; until it says that this is enough. Inside a
+/// transaction; needs the caller's right to read the segments.
 pub fn each_row(from: u64, mut each: impl FnMut(&Found<'_>) -> bool) {
     let query = c"SELECT * FROM agent_guard.audit_segment WHERE seq OPERATOR(pg_catalog.>=) $1 ORDER BY seq";
     let mut types = [pg_sys::INT8OID];
     let mut values = [pg_sys::Datum::from(i64::try_from(from).unwrap_or(i64::MAX))];
-    // SAFETY: SPI in its documented order: connect, prepare, open, fetch, close, finish; not read-only, so that the
-    // snapshot is this moment's. An ERROR within ends the transaction, which cleans up.
+    // SAFETY: SPI in its documented order: connect, prepare, open, fetch, close, finish; read-only, which takes the caller's
+    // snapshot. An ERROR within ends the transaction, which cleans up.
     unsafe {
         pg_sys::SPI_connect();
         let plan = pg_sys::SPI_prepare(query.as_ptr(), 1, types.as_mut_ptr());
@@ -24,7 +55,7 @@ pub fn each_row(from: u64, mut each: impl FnMut(&Found<'_>) -> bool) {
             error!("the audit trail cannot be read");
         }
         let portal =
-            pg_sys::SPI_cursor_open(std::ptr::null(), plan, values.as_mut_ptr(), std::ptr::null(), false);
+            pg_sys::SPI_cursor_open(std::ptr::null(), plan, values.as_mut_ptr(), std::ptr::null(), true);
         let mut layout: Option<Layout> = None;
         let mut more = true;
         while more {

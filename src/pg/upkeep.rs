@@ -322,9 +322,10 @@ fn remember(relations: Option<&[pg_sys::Oid]>) {
         let mut touched = Vec::new();
         for mask in store::masks(None)?.into_iter().filter(|mask| wanted(&mask.relation)) {
             let read = || {
+                // By its name, which is right where the number, after a restore, may be another column's.
                 let attributes = super::types::attributes(mask.relation);
                 let place =
-                    attributes.iter().find(|attribute| attribute.number == mask.number).map(|a| a.place);
+                    attributes.iter().find(|attribute| attribute.name == mask.column).map(|a| a.place);
                 match place {
                     Some(place) => expression::for_column(mask.relation, &mask.expression, place, "mask"),
                     None => expression::condition(mask.relation, "NULL", "mask"),

@@ -202,7 +202,7 @@ fn locked(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
 /// A relation whose stored masks are those of the columns that it has: not one that was restored and not rebuilt, where
 /// the numbers stored are other columns'.
 fn built(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
-    if store::view_of(relation)?.is_some() || store::masks(Some(relation))?.is_empty() {
+    if !reconcile::is_restored(relation)? {
         return Ok(relation);
     }
     Err(AdminError::state(format!(

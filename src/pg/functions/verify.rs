@@ -56,11 +56,10 @@ fn verify_audit(checkpoint_seq: Option<i64>, checkpoint_hash: Option<Text>) -> R
 fn verdict(checkpoint_seq: Option<i64>, checkpoint_hash: Option<&str>) -> AdminResult<Verdict> {
     administrator()?;
     let checkpoint = checkpoint(checkpoint_seq, checkpoint_hash)?;
-    // Before the rows: what a writer has told of is committed, so the rows that are read next have it.
-    let known = trail::my_slot().and_then(|(_, slot)| slot.head_of_chain()).filter(|_| !old_snapshot());
-    let anchor = anchor::read()
-        .map_err(|error| AdminError::invalid(format!("the anchor cannot be read: {error}")))?
-        .unwrap_or(Head::START);
+    // What the writer has told of is committed, so the rows of the moment have it.
+    let told = || trail::my_slot().and_then(|(_, slot)| slot.head_of_chain());
+    let (_moment, known) = stored::Moment::begin(told);
+    let anchor = anchor::read().unwrap_or(Head::START);
     let journal = journal(anchor, known);
     let (outcome, seen) = walk(anchor, known, checkpoint, journal.as_ref().and_then(|it| it.as_ref().ok()));
     let outcome = outcome.and_then(|head| match checkpoint {
@@ -71,7 +70,8 @@ fn verdict(checkpoint_seq: Option<i64>, checkpoint_hash: Option<&str>) -> AdminR
     let outcome = outcome.map_err(|broken| (broken, words(broken.seq, broken.fault)));
     let outcome = match (outcome, journal) {
         (Ok(head), Some(journal)) => {
-            beside(head, journal, seen.other, known.is_some()).map(|told| (head, told))
+            let due = known.map_or(0, |known| known.seq.min(head.seq));
+            beside(due, journal, seen.other).map(|told| (head, told))
         }
         (Ok(head), None) => Ok((head, String::new())),
         (Err(broken), _) => Err(broken),
@@ -114,12 +114,6 @@ fn checkpoint(seq: Option<i64>, hash: Option<&str>) -> AdminResult<Option<Head>>
     }
 }
 
-/// In a REPEATABLE READ transaction the rows are those of its beginning, and newer ones are not missing.
-fn old_snapshot() -> bool {
-    // SAFETY: a plain variable of this process.
-    unsafe { pg_sys::XactIsoLevel >= i32::try_from(pg_sys::XACT_REPEATABLE_READ).unwrap_or(2) }
-}
-
 /// The journal beside the table; `None` where there is none. With `known` it is waited for: the writer appends to it after it has
 /// committed, and one that rests has yet to bring it up.
 fn journal(anchor: Head, known: Option<Head>) -> Option<Result<Journaled, Broken>> {
@@ -141,13 +135,13 @@ fn journal(anchor: Head, known: Option<Head>) -> Option<Result<Journaled, Broken
     Some(journal_walk::walk(database, anchor))
 }
 
-/// What to say of the journal beside a table that holds up to `head`; `other` is the first event that differs. Where it was not
-/// `awaited`, because no writer has been here since the server's start, it may have yet to come up to the table.
+/// What to say of the journal beside a table that holds. It has to have the events up to `due`, which it was awaited for: what the
+/// table has behind that was recorded after the journal was read, or is being brought up where no writer has been here since the
+/// server's start. `other` is the first event that differs.
 fn beside(
-    head: Head,
+    due: u64,
     journal: Result<Journaled, Broken>,
     other: Option<u64>,
-    awaited: bool,
 ) -> Result<String, (Break, String)> {
     let journal = journal.map_err(|broken| (broken.at, broken.words))?;
     if let Some(seq) = other {
@@ -155,15 +149,15 @@ fn beside(
         return Err((Break { seq, fault: Fault::Rewritten }, words));
     }
     match journal.range() {
-        Some((_, last)) if last < head.seq && awaited => {
+        Some((_, last)) if last < due => {
             let seq = last.saturating_add(1);
             let words = format!("in the journal: event {seq} is gone; the table has it");
             Err((Break { seq, fault: Fault::Missing }, words))
         }
         Some((first, last)) => Ok(format!("; the journal has events {first} to {last} of it")),
-        None if head.seq > 0 && awaited => {
+        None if due > 0 => {
             let words = "the journal has no events although agent_guard.journal is on".to_owned();
-            Err((Break { seq: head.seq, fault: Fault::Missing }, words))
+            Err((Break { seq: due, fault: Fault::Missing }, words))
         }
         None => Ok(String::new()),
     }
