@@ -287,6 +287,8 @@ proptest! {
     #[test]
     fn a_text_without_secrets_stays_as_it_is(parts in proptest::collection::vec(0_usize..PLAIN.len(), 0..24)) {
         let text: String = parts.iter().filter_map(|at| PLAIN.get(*at)).copied().collect();
+        // What curl is given by -u is a user and a password, whatever it looks like.
+        prop_assume!(!(text.contains("curl ") && text.contains("-u ")));
         prop_assert_eq!(redact(&text), text.as_str());
     }
 
