@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::super::{
-    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement,
-    upkeep, withhold,
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, prepared, session, standby,
+    statement, upkeep, withhold,
 };
 use super::{checked, object_access, raise_if};
 
@@ -108,6 +108,7 @@ unsafe extern "C-unwind" fn subtransaction(
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     approvals::relation_changed(relation);
     standby::relation_changed(relation);
+    prepared::relation_changed(relation);
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
         masks::forget_compiled();
