@@ -245,6 +245,77 @@ def test_a_statement_that_waits_for_a_mask_reads_under_it(server):
     server.run("select agent_guard.unmask_column('app.open', 'v')")
 
 
+# --- a statement that waits while names change hands ---
+
+TWINS = """
+reset role; drop table if exists app.scratch, app.hidden, app.gone, app.other cascade; set role owner;
+create table app.scratch (id int constraint scratch_pkey primary key, v text);
+create table app.hidden (id int constraint hidden_pkey primary key, v text);
+insert into app.hidden values (1, 'raw');
+create trigger fires before insert on app.scratch for each row execute function app.fire();
+create trigger fires before insert on app.hidden for each row execute function app.fire();
+create policy rows on app.scratch using (true);
+create policy rows on app.hidden using (true);
+"""
+SWAP = ["alter table app.scratch rename to gone", "alter table app.hidden rename to scratch"]
+DDL = [
+    "alter table app.scratch add column z int",
+    "alter table app.scratch disable trigger all",
+    "alter table app.scratch add constraint c check (v like 'r%')",
+    "alter table app.scratch rename to other",
+    "alter table app.scratch rename column v to w",
+    "alter table app.scratch rename constraint scratch_pkey to key",
+    "alter trigger fires on app.scratch rename to fired",
+    "alter policy rows on app.scratch rename to other",
+    "alter policy rows on app.scratch using (false)",
+    "create policy p on app.scratch",
+    "create index on app.scratch (id)",
+    "create trigger t before insert on app.scratch for each row execute function app.fire()",
+    "create rule r as on insert to app.scratch do also nothing",
+    "create statistics app.st on id, v from app.scratch",
+    "drop table app.scratch",
+    "truncate app.scratch",
+]
+ALL_BUT_HIDDEN = [("allow", "*", "app.scratch"), ("allow", "create", "*"), ("allow", "execute", "function app.fire()"), ("deny", "*", "app.hidden")]
+
+
+def test_ddl_that_waits_is_done_to_the_table_that_was_decided_on(server):
+    """Names are looked up anew when a lock has been waited for; somebody may have given a table's name to another."""
+    for statement in DDL:
+        server.run(TWINS)
+        with Agent(server, *ALL_BUT_HIDDEN) as agent:
+            with opened(server) as swapping:
+                for step in SWAP:
+                    swapping.execute(step)
+                waiting = Beside(server, statement, connection=agent.connection).waits()
+                swapping.commit()
+            error = expect(guard.DENIED, waiting.ends)
+            assert "reason=denied_by_rule" in error.diag.message_detail, (statement, error)
+
+
+def test_ddl_that_waits_for_another_change_is_done(server):
+    for statement in DDL:
+        server.run(TWINS)
+        with Agent(server, *ALL_BUT_HIDDEN) as agent:
+            with opened(server) as altering:
+                altering.execute("alter table app.scratch add column meanwhile int")
+                waiting = Beside(server, statement, connection=agent.connection).waits()
+                altering.commit()
+            waiting.ends()
+    server.run("reset role; drop table app.hidden")
+
+
+def test_ddl_that_waits_is_decided_by_the_policy_that_there_is_then(server):
+    server.run(TWINS)
+    with Agent(server, *ALL_BUT_HIDDEN) as agent:
+        with opened(server) as altering:
+            altering.execute("lock table app.scratch in access share mode")
+            waiting = Beside(server, "alter table app.scratch add column z int", connection=agent.connection).waits()
+            server.value("select agent_guard.deny(%s, '{alter}', '{app.scratch}')", agent.policy)
+        expect(guard.DENIED, waiting.ends, match="app.scratch")
+    server.run("reset role; drop table app.scratch, app.hidden")
+
+
 # --- two administrators ---
 
 
