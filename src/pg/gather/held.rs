@@ -7,14 +7,14 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
-use super::super::catalog;
+use super::super::{catalog, version};
 use super::names;
 
 /// A relation by name, the lock that the statement takes on it, and the privilege that it takes if not ownership.
 struct Named {
     range: *mut pg_sys::RangeVar,
     lock: u32,
-    privilege: Option<u32>,
+    privilege: Option<pg_sys::AclMode>,
 }
 
 /// What the names of a statement stand for at this moment.
@@ -55,7 +55,7 @@ unsafe fn held(one: &Named) -> pg_sys::Oid {
 }
 
 /// Whether the server lets the current user lock a relation for such a statement.
-fn may_lock(relation: pg_sys::Oid, privilege: Option<u32>) -> bool {
+fn may_lock(relation: pg_sys::Oid, privilege: Option<pg_sys::AclMode>) -> bool {
     let owner = catalog::relation_facts(relation).map(|facts| facts.owner);
     // SAFETY: catalogue look-ups; relations that are gone have no privileges.
     unsafe {
@@ -63,8 +63,7 @@ fn may_lock(relation: pg_sys::Oid, privilege: Option<u32>) -> bool {
         owner.is_some_and(|owner| {
             pg_sys::has_privs_of_role(user, owner)
                 || privilege.is_some_and(|privilege| {
-                    pg_sys::pg_class_aclcheck(relation, user, privilege.into())
-                        == pg_sys::AclResult::ACLCHECK_OK
+                    pg_sys::pg_class_aclcheck(relation, user, privilege) == pg_sys::AclResult::ACLCHECK_OK
                 })
         })
     }
@@ -104,7 +103,7 @@ unsafe fn named(node: *mut pg_sys::Node) -> Vec<Named> {
             T::T_CreateTrigStmt => {
                 let range = (*node.cast::<pg_sys::CreateTrigStmt>()).relation;
                 let lock = pg_sys::ShareRowExclusiveLock;
-                vec![Named { range, lock, privilege: Some(pg_sys::ACL_TRIGGER) }]
+                vec![Named { range, lock, privilege: Some(version::ACL_TRIGGER) }]
             }
             T::T_RuleStmt => one((*node.cast::<pg_sys::RuleStmt>()).relation, pg_sys::AccessExclusiveLock),
             T::T_CreatePolicyStmt => {
