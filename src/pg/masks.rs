@@ -192,7 +192,20 @@ pub fn of(relation: pg_sys::Oid) -> Result<Option<Rc<Masked>>, Refusal> {
     if !readable() {
         return Err(unusable(relation, "The transaction has failed."));
     }
-    let now = (epoch::policies(), policy_in_force());
+    loop {
+        let now = (epoch::policies(), policy_in_force());
+        let masked = under(now, relation);
+        // Compiling waits for whoever alters what it reads: what was declared before and what is compiled after are no pair. The
+        // epoch moves before their locks go.
+        if epoch::policies() == now.0 {
+            return masked;
+        }
+        pgrx::check_for_interrupts!();
+    }
+}
+
+/// What agents read of a relation as far as `now` goes.
+fn under(now: Under, relation: pg_sys::Oid) -> Result<Option<Rc<Masked>>, Refusal> {
     let known = |cache: &RefCell<Cache>| {
         let cache = cache.borrow();
         let current = cache.is_of(now) && !epoch::changed_here();

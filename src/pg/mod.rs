@@ -60,6 +60,7 @@ mod outgoing;
 mod own;
 mod pinned;
 mod policies;
+mod prepared;
 mod process;
 mod quick;
 pub mod raise;

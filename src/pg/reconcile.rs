@@ -23,7 +23,6 @@ pub fn relation(relation: pg_sys::Oid) -> AdminResult<()> {
     if store::view_of(relation)?.is_some() {
         return look_after(relation);
     }
-    // Without a view nothing here asks for masks again: a restore that goes on beside this may commit some at any time.
     if is_restored(relation)? {
         return Ok(());
     }
@@ -31,6 +30,12 @@ pub fn relation(relation: pg_sys::Oid) -> AdminResult<()> {
     if facts.kind == b'm' {
         store::tidy_exposures(relation)?;
     }
+    without_masks(relation)
+}
+
+/// Looks after a relation that has no view and was found without masks. Nothing here asks for them again: a restore that goes on
+/// beside this may commit some at any time.
+fn without_masks(relation: pg_sys::Oid) -> AdminResult<()> {
     row_filters(relation)?;
     masked_view::announce(relation);
     Ok(())
@@ -73,38 +78,44 @@ pub fn rebuild() -> AdminResult<i64> {
         let fact = format!("a relation with masks or filters is gone (OID {})", relation.to_u32());
         AdminError::undefined(fact).hint("Mask it anew where it was restored.").tell(PgLogLevel::WARNING);
     }
-    let mut unknown = BTreeSet::new();
-    for relation in store::unbuilt()? {
-        let missing = store::missing_columns(relation)?;
-        if missing.is_empty() {
-            store::renumber(relation)?;
-            continue;
-        }
-        unknown.insert(relation.to_u32());
-        let fact =
-            format!("{} stays out of agents' reach: it has no {}", named(relation), missing.join(", "));
-        AdminError::undefined(fact)
-            .detail("Columns are masked or exposed under these names.")
-            .hint("Take these off with agent_guard.unmask_column(), rebuild, and mask the columns that they are now.")
-            .tell(PgLogLevel::WARNING);
-    }
-    let masks = store::masks(None)?;
-    if masks.iter().any(|mask| mask.expression.contains(own::MASK_HASH)) {
-        keys::make_mask_key()?;
-    }
-    let masked: BTreeSet<u32> = masks.iter().map(|mask| mask.relation.to_u32()).collect();
-    let filtered = store::filters(None)?.into_iter().map(|filter| filter.relation.to_u32());
-    let known = masked.iter().copied().chain(filtered).filter(|oid| !unknown.contains(oid));
-    for oid in known.collect::<BTreeSet<u32>>() {
-        let oid = pg_sys::Oid::from(oid);
+    for relation in store::kept_relations()? {
         // SAFETY: takes a lock, which does not need the relation to exist.
-        unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareUpdateExclusiveLock.cast_signed()) };
-        look_after(oid)?;
+        unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock.cast_signed()) };
+        if catalog::relation_facts(relation).is_some() {
+            anew(relation)?;
+        }
     }
     for view in store::stray_views()? {
         masked_view::drop_view(view);
     }
+    let masked: BTreeSet<u32> = store::masks(None)?.iter().map(|mask| mask.relation.to_u32()).collect();
     Ok(i64::try_from(masked.len()).unwrap_or(i64::MAX))
+}
+
+/// Makes one relation's view anew, found by the names of its columns where it was restored. Whether it was is asked once, of this
+/// relation alone: what a restore commits beside this is either found here as a whole, or waits for the next time.
+fn anew(relation: pg_sys::Oid) -> AdminResult<()> {
+    if store::view_of(relation)?.is_none() {
+        let restored = is_restored(relation)?;
+        let missing = store::missing_columns(relation)?;
+        if !missing.is_empty() {
+            let fact =
+                format!("{} stays out of agents' reach: it has no {}", named(relation), missing.join(", "));
+            AdminError::undefined(fact)
+                .detail("Columns are masked or exposed under these names.")
+                .hint("Take these off with agent_guard.unmask_column(), rebuild, and mask the columns that they are now.")
+                .tell(PgLogLevel::WARNING);
+            return Ok(());
+        }
+        store::renumber(relation)?;
+        if !restored {
+            return without_masks(relation);
+        }
+    }
+    if store::masks(Some(relation))?.iter().any(|mask| mask.expression.contains(own::MASK_HASH)) {
+        keys::make_mask_key()?;
+    }
+    look_after(relation)
 }
 
 fn named(relation: pg_sys::Oid) -> String {

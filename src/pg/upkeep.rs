@@ -18,7 +18,7 @@ use super::own::{self, Own};
 use super::process::PerProcess;
 use super::scan::{self, Key};
 use super::store::mask as store;
-use super::{catalog, guc, pinned, reconcile};
+use super::{catalog, guc, pinned, prepared, reconcile};
 
 /// Whether there is anything to look after.
 static PENDING: PerProcess<Cell<bool>> = PerProcess::new(Cell::new(false));
@@ -31,8 +31,8 @@ struct Work {
     touched: Vec<pg_sys::Oid>,
     /// Expressions as they were before a rename.
     renamed: Vec<Renamed>,
-    /// Relations that leave their parents, with these.
-    leaving: Vec<(pg_sys::Oid, Vec<pg_sys::Oid>)>,
+    /// Children whose tie to a parent, which comes second, was cut or made.
+    leaving: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
 struct Renamed {
@@ -65,6 +65,13 @@ pub fn touched(relation: pg_sys::Oid) {
     PENDING.set(true);
 }
 
+/// Notes that a relation leaves a parent, or gets one. Told by the server as it does so, with both locked: who looked before the
+/// statement would not see the mask that somebody was about to commit, and for which the statement waits.
+pub fn parted(child: pg_sys::Oid, parent: pg_sys::Oid) {
+    WORK.with_borrow_mut(|work| work.leaving.push((child, parent)));
+    PENDING.set(true);
+}
+
 /// Whether a utility statement has left anything to look after.
 #[inline]
 pub fn pending() -> bool {
@@ -74,6 +81,7 @@ pub fn pending() -> bool {
 /// Forgets what was noted; the transaction is undone.
 pub fn forget() {
     if PENDING.replace(false) {
+        prepared::over();
         // Asked by a callback of the transaction's abort, which must not panic.
         if let Ok(mut work) = WORK.try_borrow_mut() {
             *work = Work::default();
@@ -81,25 +89,31 @@ pub fn forget() {
     }
 }
 
-/// Whether a statement may rename what expressions name, put it into other hands, or take a relation from its parents. Only
-/// looks at tags.
+/// Whether a statement may rename what expressions name, put it into other hands, or commit what was prepared. Only looks at
+/// tags.
 ///
 /// # Safety
 /// `node` is a utility statement.
 #[inline]
 pub unsafe fn needs_a_look(node: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag as T;
-    // SAFETY: the caller's promise.
-    matches!(
-        unsafe { (*node).type_ },
-        T::T_RenameStmt
+    // SAFETY: the caller's promise; the tag decides the cast.
+    unsafe {
+        match (*node).type_ {
+            T::T_RenameStmt
             | T::T_AlterObjectSchemaStmt
             | T::T_AlterTableStmt
             | T::T_AlterDomainStmt
             | T::T_AlterOwnerStmt
             | T::T_ReassignOwnedStmt
-            | T::T_AlterRoleStmt
-    )
+            | T::T_AlterRoleStmt => true,
+            T::T_TransactionStmt => {
+                (*node.cast::<pg_sys::TransactionStmt>()).kind
+                    == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Before such a statement.
@@ -112,6 +126,11 @@ pub unsafe fn look(node: *mut pg_sys::Node) {
     // SAFETY: the tag decides each cast.
     unsafe {
         let renames = match (*node).type_ {
+            T::T_TransactionStmt => {
+                prepared::commits();
+                PENDING.set(true);
+                Renames::Nothing
+            }
             T::T_RenameStmt => renames(&*node.cast::<pg_sys::RenameStmt>()),
             T::T_AlterObjectSchemaStmt => match (*node.cast::<pg_sys::AlterObjectSchemaStmt>()).objectType {
                 kind if is_relation(kind) => Renames::Nothing,
@@ -129,11 +148,9 @@ pub unsafe fn look(node: *mut pg_sys::Node) {
             },
             _ => {
                 let statement = &*node.cast::<pg_sys::AlterTableStmt>();
-                if statement.objtype == pg_sys::ObjectType::OBJECT_TYPE {
-                    Renames::Anything
-                } else {
-                    leaving(statement, own);
-                    Renames::Nothing
+                match statement.objtype {
+                    pg_sys::ObjectType::OBJECT_TYPE => Renames::Anything,
+                    _ => Renames::Nothing,
                 }
             }
         };
@@ -233,34 +250,28 @@ unsafe fn renames(statement: &pg_sys::RenameStmt) -> Renames {
     }
 }
 
-/// DETACH PARTITION and NO INHERIT: what is taken away keeps the masks that it had from its parents.
-unsafe fn leaving(statement: &pg_sys::AlterTableStmt, own: Own) {
-    use pg_sys::AlterTableType as A;
-    // SAFETY: nodes of the statement; the subtype decides the definition's.
-    unsafe {
-        for command in names::members(statement.cmds) {
-            let command = &*command.cast::<pg_sys::AlterTableCmd>();
-            let child = match command.subtype {
-                A::AT_DetachPartition | A::AT_DetachPartitionFinalize => {
-                    (*command.def.cast::<pg_sys::PartitionCmd>()).name
-                }
-                A::AT_DropInherit => statement.relation,
-                _ => continue,
-            };
-            let flags = pg_sys::RVROption::RVR_MISSING_OK;
-            let child = pg_sys::RangeVarGetRelidExtended(child, NO_LOCK, flags, None, std::ptr::null_mut());
-            let mut below = catalog::descendants(child);
-            below.push(child);
-            for child in below {
-                let parents: Vec<_> =
-                    catalog::ancestors(child).into_iter().filter(|oid| is_kept(*oid, own)).collect();
-                if !parents.is_empty() {
-                    WORK.with_borrow_mut(|work| work.leaving.push((child, parents)));
-                    PENDING.set(true);
-                }
+/// DETACH PARTITION and NO INHERIT: which relations have left their parents for good, and which of those have masks or filters.
+/// What is taken away keeps what it had from them.
+fn left(leaving: Vec<(pg_sys::Oid, pg_sys::Oid)>, own: Own) -> Vec<(pg_sys::Oid, Vec<pg_sys::Oid>)> {
+    let mut left = Vec::new();
+    for (child, parent) in leaving {
+        let mut parents = vec![parent];
+        parents.extend(catalog::ancestors(parent));
+        parents.retain(|parent| is_kept(*parent, own));
+        if parents.is_empty() {
+            continue;
+        }
+        let mut below = catalog::descendants(child);
+        below.push(child);
+        for child in below {
+            let still = catalog::ancestors(child);
+            let gone: Vec<_> = parents.iter().copied().filter(|parent| !still.contains(parent)).collect();
+            if !gone.is_empty() && catalog::relation_facts(child).is_some() {
+                left.push((child, gone));
             }
         }
     }
+    left
 }
 
 /// The extension's objects, where it is installed in this database.
@@ -363,6 +374,7 @@ fn remember(relations: Option<&[pg_sys::Oid]>) {
 pub fn settle() {
     let work = WORK.with_borrow_mut(std::mem::take);
     PENDING.set(false);
+    prepared::over();
     let Some(own) = installed() else { return };
     let Work { mut touched, renamed, leaving } = work;
     touched.sort_unstable_by_key(|oid| oid.to_u32());
@@ -379,7 +391,8 @@ pub fn settle() {
             touched.retain(|oid| is_kept(*oid, own));
         }
     }
-    if touched.is_empty() && renamed.is_empty() && leaving.is_empty() {
+    let left = left(leaving, own);
+    if touched.is_empty() && renamed.is_empty() && left.is_empty() {
         return;
     }
     let outcome = as_owner(|| {
@@ -400,12 +413,8 @@ pub fn settle() {
                 }
             }
         }
-        for (child, parents) in &leaving {
-            let still = catalog::ancestors(*child);
-            let left: Vec<_> = parents.iter().copied().filter(|parent| !still.contains(parent)).collect();
-            if catalog::relation_facts(*child).is_some() {
-                reconcile::inherit(*child, &left)?;
-            }
+        for (child, parents) in &left {
+            reconcile::inherit(*child, parents)?;
         }
         if all {
             return reconcile::rebuild().map(drop);

@@ -138,6 +138,8 @@ pub fn has_permissions(entry: &pg_sys::RangeTblEntry) -> bool {
 
 /// ACL_SELECT as the privilege functions take it: AclMode has 64 bits from 16 on.
 pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+/// ACL_TRIGGER likewise.
+pub const ACL_TRIGGER: pg_sys::AclMode = pg_sys::ACL_TRIGGER as pg_sys::AclMode;
 
 // --- the planner ---
 

@@ -131,8 +131,10 @@ fn filter_rows(
         administrator()?;
         let _settings = pinned::Settings::begin();
         let name = given(policy, "policy")?;
-        let relation = maskable(given(relation, "relation")?)?;
+        let relation = given(relation, "relation")?;
+        // The policy first, as everywhere: two that lock in different orders would wait for each other.
         let policy = policy::lock_policy(name)?.ok_or_else(|| policy::unknown_policy(name))?;
+        let relation = maskable(relation)?;
         let text = given(predicate, "predicate")?;
         let predicate = expression::condition(relation, text, "predicate")?.text();
         store::put_filter(policy.id, relation, &predicate)?;
@@ -151,8 +153,9 @@ fn unfilter_rows(policy: Option<Text>, relation: Option<pg_sys::Oid>) -> Result<
         administrator()?;
         let _settings = pinned::Settings::begin();
         let name = given(policy, "policy")?;
-        let relation = locked(given(relation, "relation")?)?;
+        let relation = given(relation, "relation")?;
         let policy = policy::lock_policy(name)?.ok_or_else(|| policy::unknown_policy(name))?;
+        let relation = locked(relation)?;
         if !store::remove_filter(policy.id, relation)? {
             return Err(AdminError::undefined(format!(
                 "policy \"{name}\" has no row filter on {}",
@@ -196,6 +199,17 @@ fn locked(relation: pg_sys::Oid) -> AdminResult<pg_sys::Oid> {
             relation.to_u32()
         ))
         .hint("Name a table that exists.")),
+    }
+}
+
+/// Locks as `locked` does, in the order that everybody has who locks several: two that lock in different ones would wait for each
+/// other.
+pub fn lock_in_order(mut relations: Vec<pg_sys::Oid>) {
+    relations.sort_unstable_by_key(|oid| oid.to_u32());
+    relations.dedup();
+    for relation in relations {
+        // SAFETY: takes a lock, which does not need the relation to exist.
+        unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock.cast_signed()) };
     }
 }
 
@@ -291,6 +305,7 @@ enum Exposure {
 fn each_exposure(name: &str, patterns: Vec<String>, way: Exposure) -> AdminResult<i64> {
     administrator()?;
     let policy = policy::lock_policy(name)?.ok_or_else(|| policy::unknown_policy(name))?;
+    lock_in_order(patterns.iter().filter_map(|pattern| Some(named_columns(pattern).ok()?.0)).collect());
     let mut changed = 0;
     let mut relations = Vec::new();
     for (i, pattern) in patterns.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::mask::{exposable, filterable, named_columns, named_relation};
+use super::mask::{exposable, filterable, lock_in_order, named_columns, named_relation};
 use crate::pattern::quoted;
 use crate::pg::admin_error::{AdminError, AdminResult};
 use crate::pg::catalog;
@@ -10,10 +10,17 @@ use crate::pg::expression;
 use crate::pg::masked_view;
 use crate::pg::store::mask as store;
 use crate::pg::store::policy::PolicyId;
-use crate::policy::document::WrittenFilter;
+use crate::policy::document::{PolicyDocument, WrittenFilter};
 
 /// What was changed, and of what.
 pub type Changes = Vec<(String, String)>;
+
+/// Locks what the document's filters and exposures name.
+pub fn lock_named(document: &PolicyDocument) {
+    let filtered = document.row_filters.iter().flatten().filter_map(|it| named_relation(&it.relation).ok());
+    let exposed = document.exposed.iter().flatten().filter_map(|it| Some(named_columns(it).ok()?.0));
+    lock_in_order(filtered.chain(exposed).collect());
+}
 
 /// Makes the policy's row filters those of the document.
 ///

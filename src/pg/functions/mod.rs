@@ -32,7 +32,7 @@ use pgrx::pg_sys;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::text_datum::Texts;
-use crate::pg::{epoch, record};
+use crate::pg::{epoch, record, standby};
 
 /// Refuses in a guarded session: an agent administers nothing, whatever it has been granted.
 fn administrator() -> AdminResult<()> {
@@ -42,6 +42,13 @@ fn administrator() -> AdminResult<()> {
             .hint("Connect as a role that is not guarded."));
     }
     Ok(())
+}
+
+/// What agents' sessions have read of policies is out of date when this transaction commits, wherever: here, on standbys, or by
+/// COMMIT PREPARED.
+fn changes_policies() {
+    epoch::policy_changes_at_commit();
+    standby::tell();
 }
 
 /// Puts into the trail what was just done. Its transaction tells whether it took effect.

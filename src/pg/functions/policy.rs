@@ -10,12 +10,14 @@ use pgrx::prelude::*;
 use crate::approval::Approval;
 use crate::pg::admin_error::{AdminError, AdminResult, given};
 use crate::pg::bind::{BoundRule, bind};
-use crate::pg::functions::{Untouched, administrator, done, mask_document, optional_texts, texts};
+use crate::pg::functions::{
+    Untouched, administrator, changes_policies, done, mask_document, optional_texts, texts,
+};
 use crate::pg::store::approval;
 use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
 use crate::pg::text_datum::{Document, Text, Texts};
-use crate::pg::{encoding, epoch, pinned, reconcile, standby};
+use crate::pg::{encoding, pinned, reconcile};
 use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, no_columns, policy_name};
 use crate::policy::rule::RawRule;
 
@@ -290,6 +292,7 @@ fn apply_document(document: &PolicyDocument) -> AdminResult<Vec<(String, String)
     let mut told = |change: &str, item: String| changes.push((change.to_owned(), item));
     let created = store::add_policy(&document.name, &document.description, document.mode)?;
     let policy = locked(&document.name)?;
+    mask_document::lock_named(document);
     if created.is_some() {
         told("created policy", document.name.clone());
     }
@@ -378,8 +381,7 @@ pub extern "C" fn pg_finfo_policy_changed_trigger() -> &'static pg_sys::Pg_finfo
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub extern "C-unwind" fn policy_changed_trigger(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    epoch::policy_changes_at_commit();
-    standby::tell();
+    changes_policies();
     // AFTER triggers return nothing; a NULL pointer without the NULL flag says so.
     pg_sys::Datum::null()
 }

@@ -4,8 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::pg::admin_error::{AdminError, AdminResult, given};
-use crate::pg::epoch;
-use crate::pg::functions::{administrator, done};
+use crate::pg::functions::{administrator, changes_policies, done};
 use crate::pg::store::role::{self, Might, RoleRow};
 
 #[pg_extern(sql = false)]
@@ -35,7 +34,7 @@ fn guard_role(role: Option<pg_sys::Oid>, allow_privileged: Option<bool>) -> Resu
         role::guard(&name)?;
         done("guard_role", format!("role {name}{}", if allow_privileged { ", privileged" } else { "" }));
         // Sessions remember whose functions and views lend.
-        epoch::policy_changes_at_commit();
+        changes_policies();
         if guarded {
             AdminError::new(
                 PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
@@ -60,7 +59,7 @@ fn unguard_role(role: Option<pg_sys::Oid>) -> Result<(), ErrorReport> {
         role::unguard(&row.name)?;
         done("unguard_role", format!("role {}", row.name));
         // Sessions remember whose functions and views lend.
-        epoch::policy_changes_at_commit();
+        changes_policies();
         if !row.guarded {
             AdminError::new(
                 PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
@@ -92,6 +91,12 @@ fn subject(role: Option<pg_sys::Oid>) -> AdminResult<(pg_sys::Oid, RoleRow)> {
             .hint("Ask a superuser to run the function."));
     }
     let oid = given(role, "role")?;
+    // Two that guard one role follow each other: the server's own commands would tell the second of a tuple concurrently updated.
+    // SAFETY: takes a lock until the end of the transaction, which does not need the role to exist.
+    unsafe {
+        let lock = pg_sys::ShareUpdateExclusiveLock.cast_signed();
+        pg_sys::LockSharedObject(pg_sys::AuthIdRelationId, oid, 0, lock);
+    }
     let row = role::existing(oid, "Name an existing role, as in guard_role('agent').")?;
     Ok((oid, row))
 }

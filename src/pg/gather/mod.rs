@@ -5,6 +5,7 @@ pub mod ddl;
 pub mod evaluated;
 pub mod functions;
 pub mod handed;
+pub mod held;
 pub mod masked_ddl;
 pub mod masked_reads;
 pub mod mentions;

@@ -23,6 +23,9 @@ use crate::audit::event::AuditDecision;
 use crate::refusal::Refusal;
 use crate::request::{Action, Columns, Form, Kind, Verb, Voice};
 
+/// pg_inherits (src/include/catalog/pg_inherits.h).
+const INHERITS: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
+
 static mut PREVIOUS: pg_sys::object_access_hook_type = None;
 
 /// Saves the previous hook and installs ours.
@@ -172,7 +175,7 @@ unsafe extern "C-unwind" fn object_access(
         let looks = if guc::guarded() {
             !is_ordinary(access, object)
         } else {
-            class == pg_sys::RelationRelationId && changes_relation(access, sub, argument)
+            matches!(class, pg_sys::RelationRelationId | INHERITS) && changes_relation(access, sub, argument)
         };
         if looks {
             look(access, class, object, sub, argument);
@@ -199,6 +202,14 @@ unsafe fn look(
         }
         if class == pg_sys::RelationRelationId && changes_relation(access, sub, argument) {
             guarded(|| upkeep::touched(object));
+        }
+        // A child and, beside it, the parent that it leaves or gets.
+        if class == INHERITS
+            && access == pg_sys::ObjectAccessType::OAT_POST_ALTER
+            && let Some(tie) = argument.cast::<pg_sys::ObjectAccessPostAlter>().as_ref()
+        {
+            let parent = tie.auxiliary_id;
+            guarded(|| upkeep::parted(object, parent));
         }
     }
 }

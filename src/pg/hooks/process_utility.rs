@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::super::gather::masked_ddl;
-use super::super::gather::utility::{self, Needs};
+use super::super::gather::utility::{self, Needs, Permit};
+use super::super::gather::{held, masked_ddl};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
-    approvals, calls, catalog, copy, databases, enforce, guc, limit_timer, meter, outgoing, quick, record,
-    results, rows, secrets, session, settings, synced, text, upkeep, withhold,
+    approvals, calls, catalog, copy, databases, enforce, epoch, guc, limit_timer, meter, outgoing, quick,
+    record, results, rows, secrets, session, settings, synced, text, upkeep, withhold,
 };
 use super::{checked, guarded, object_access, raise_if};
 use crate::refusal::Refusal;
@@ -172,6 +172,9 @@ fn before(
         return Ok(());
     }
     let session = session::current();
+    let epoch = epoch::policies();
+    // SAFETY: as above.
+    let meant = unsafe { held::meant(node) };
     // SAFETY: as above.
     let needs = unsafe { utility::needs(node) };
     // What would have been refused, where denials are only recorded.
@@ -210,7 +213,7 @@ fn before(
         }
         (Ok(needs), Ok(_)) => needs,
     };
-    let Needs { mut wanted, permit, form, .. } = needs;
+    let Needs { mut wanted, mut permit, form, .. } = needs;
     // The sequence, index or constraint of a table is allowed with the table; denies hold.
     let derived =
         context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND && object_access::derives();
@@ -257,6 +260,11 @@ fn before(
             limited(key, refusal)?;
         }
     }
+    if !meant.is_empty() {
+        decide_again(node, voice, meant, epoch, &mut permit).inspect_err(|refusal| {
+            statement::with_key(key, |open| open.refuse(refusal, false));
+        })?;
+    }
     statement::with_key(key, |open| open.node = 0);
     // SAFETY: as above.
     unsafe { masked_ddl::check(node) }.inspect_err(enforce::note_refusal)?;
@@ -264,6 +272,41 @@ fn before(
     // SAFETY: the outer frame's local.
     unsafe { *frame = Some(Frame { resets_all, key, sets_token, counts: counts(node) }) };
     Ok(())
+}
+
+/// With the relations locked that the statement names: decides again where they, or the policies, are others than those that were
+/// decided on, as after a wait for whoever gave a table's name to another.
+fn decide_again(
+    node: *mut pg_sys::Node,
+    voice: Voice,
+    mut meant: Vec<pg_sys::Oid>,
+    mut epoch: u64,
+    permit: &mut Permit,
+) -> Result<(), Refusal> {
+    loop {
+        // SAFETY: the utility statement of the hook.
+        let held = unsafe { held::hold(node) };
+        let now = epoch::policies();
+        if held == meant && now == epoch {
+            return Ok(());
+        }
+        (meant, epoch) = (held, now);
+        let session = match session::current() {
+            Ok(session) => session,
+            Err(_) if guc::observing() => return Ok(()),
+            Err(refusal) => return Err(refusal),
+        };
+        // SAFETY: as above.
+        let needs = match unsafe { utility::needs(node) } {
+            Ok(needs) => needs,
+            Err(_) if enforce::observing(&session) => return Ok(()),
+            Err(refusal) => return Err(refusal),
+        };
+        let mut wanted = needs.wanted;
+        wanted.iter_mut().filter(|one| one.voice == Voice::Named).for_each(|one| one.voice = voice);
+        enforce::enforce(&session, &wanted, needs.form)?;
+        *permit = needs.permit;
+    }
 }
 
 /// The end of a transaction that has failed, or of the part of it that has: recorded, and decided by nobody. The server lets nothing

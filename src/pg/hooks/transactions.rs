@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 
 use super::super::unusual::Unusual;
 use super::super::{
-    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement,
-    unusual, upkeep, withhold,
+    approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, prepared, session, standby,
+    statement, unusual, upkeep, withhold,
 };
 use super::{checked, object_access, raise_if};
 
@@ -109,6 +109,7 @@ unsafe extern "C-unwind" fn subtransaction(
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     approvals::relation_changed(relation);
     standby::relation_changed(relation);
+    prepared::relation_changed(relation);
     if guc::guarded() || guc::suspended() {
         policies::forget_compiled();
         masks::forget_compiled();

@@ -17,8 +17,10 @@ const GRANTS: [&str; 2] = [
     "SELECT ON TABLE agent_guard.approval_requests",
 ];
 
-/// Lets a role call what approvers call. One of the utility statements that take no parameters.
+/// Lets a role call what approvers call. One of the utility statements that take no parameters. Two sessions that grant follow each
+/// other: the server tells the second of two that change the privileges of one object that a tuple was concurrently updated.
 pub fn let_approve(role: &str) -> AdminResult<()> {
+    run("LOCK TABLE agent_guard.rule IN SHARE UPDATE EXCLUSIVE MODE", &[])?;
     for what in GRANTS {
         run(&format!("GRANT {what} TO {}", quote_identifier(role)), &[])?;
     }

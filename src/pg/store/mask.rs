@@ -227,13 +227,12 @@ pub fn stray_views() -> AdminResult<Vec<Oid>> {
     )
 }
 
-/// Relations with a mask or an exposure that have no generated view: after a restore.
-pub fn unbuilt() -> AdminResult<Vec<Oid>> {
+/// Relations with masks, filters or exposures, in the order in which they are locked.
+pub fn kept_relations() -> AdminResult<Vec<Oid>> {
     rows(
-        "SELECT m.relation::pg_catalog.oid FROM agent_guard.mask m
-         WHERE NOT EXISTS (SELECT FROM agent_guard.masked_view v WHERE v.relation OPERATOR(pg_catalog.=) m.relation)
-         UNION SELECT e.relation::pg_catalog.oid FROM agent_guard.exposed_column e
-         WHERE NOT EXISTS (SELECT FROM agent_guard.masked_view v WHERE v.relation OPERATOR(pg_catalog.=) e.relation)",
+        "SELECT relation::pg_catalog.oid FROM agent_guard.mask
+         UNION SELECT relation::pg_catalog.oid FROM agent_guard.row_filter
+         UNION SELECT relation::pg_catalog.oid FROM agent_guard.exposed_column ORDER BY 1",
         &[],
         |row| row.need(1),
     )
