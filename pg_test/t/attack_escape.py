@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import time
 
 import guard
 import scene
@@ -121,6 +122,36 @@ def test_failing_by_a_limit_of_the_server_is_recorded(server):
             # A text beyond what is kept whole is found by where its end would be: by its length.
             kept = fates(server, sent) if len(text) < 30000 else server.audit("event = 'statement' and statement_length = %s", len(text.format(sent)), columns="decision, sqlstate")
             assert len(kept) == 1 and kept[0][1] == reply.sqlstate, (text[:60], kept)
+        client.close()
+
+
+def test_a_limit_that_ends_a_statement_between_two_messages_is_its_end(server):
+    """The time of a statement is over while the server waits for the next message: whether bound and not run, or suspended."""
+    with Agent(server, *RULES) as agent:
+        client = wire(server, agent)
+        for suspended in (False, True):
+            sent = mark()
+            client.query("set statement_timeout = 300")
+            alone = len(server.audit("pid = %s and statement is null", client.key[0]))
+            client.parse(f"select id from app.open /* {sent} */")
+            client.bind()
+            if suspended:
+                client.execute(max_rows=1)
+            client.flush()
+            # The server looks at the clock again when the next message is there.
+            time.sleep(0.5)
+            client.execute()
+            reply = client.sync()
+            assert reply.sqlstate == "57014", reply
+            assert fates(server, sent) == [("allow", "57014")], (suspended, fates(server, sent))
+            assert len(server.audit("pid = %s and statement is null", client.key[0])) == alone, "nothing failed without a text"
+            client.query("set statement_timeout = 0")
+            # A cursor ends by the rollback, not by another statement's failure.
+            sent = mark()
+            client.query(f"begin; declare c cursor for select 1 /* {sent} */")
+            assert client.query("selec").sqlstate == "42601"
+            client.query("rollback")
+            assert (None, None) not in fates(server, sent) and "42601" not in [state for _, state in fates(server, sent)], fates(server, sent)
         client.close()
 
 

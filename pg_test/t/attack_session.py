@@ -101,7 +101,7 @@ def test_tokens_of_others_are_refused(server):
         other = server.agent("peer_agent", scene.policy(server, [READ]))
         expect(UNAUTHENTICATED, bind, connection, other, match="role")
         server.run("select agent_guard.create_policy('p')", dbname="second")
-        elsewhere = server.window("owner", "p", dbname="second")[1]
+        elsewhere = server.window("owner", "only", dbname="second")[1]
         expect(UNAUTHENTICATED, bind, connection, elsewhere)
         unbound(connection)
     with server.connect("owner") as connection:
@@ -248,6 +248,40 @@ def test_what_the_connection_brings_is_decided_as_set_is(server):
     finally:
         server.run("alter role owner reset all; revoke lent from owner; drop owned by lent; drop role lent")
         server.run("select agent_guard.guard_role('owner')")
+
+
+def test_an_extension_made_anew_knows_nobody(server):
+    """What a binding knows by number would be another policy's: with DROP EXTENSION every window of the database is gone."""
+    # So that both policies have the same number.
+    server.run("drop extension agent_guard cascade; create extension agent_guard", dbname="second")
+    server.run("create schema app; create table app.open (id int); create table app.secret as select 42 as id; grant usage on schema app to owner; grant select on all tables in schema app to owner", dbname="second")
+
+    def policy(pattern):
+        server.run(f"select agent_guard.create_policy('only'); select agent_guard.allow('only', array['select'], array['{pattern}'])", dbname="second")
+
+    policy("app.open")
+    sessions = []
+    for preparing in (False, True, True):
+        connection = server.connect("owner", dbname="second")
+        bind(connection, server.window("owner", "only", dbname="second")[1])
+        for _ in range(3):
+            assert connection.execute("select count(*) from app.open", prepare=preparing).fetchone() == (0,)
+            expect(DENIED, connection.execute, "select id from app.secret", prepare=preparing)
+            assert connection.execute("select 1", prepare=preparing).fetchone() == (1,)
+        sessions.append((connection, preparing))
+    server.run("drop extension agent_guard cascade", dbname="second")
+    # The last one sleeps through it.
+    for connection, preparing in sessions[:-1]:
+        for query in ("select 1", "select count(*) from app.open", "select id from app.secret"):
+            expect(UNAUTHENTICATED, connection.execute, query, prepare=preparing, match="is not installed in this database")
+    server.run("create extension agent_guard", dbname="second")
+    policy("app.*")
+    for connection, preparing in sessions:
+        for query in ("select 1", "select count(*) from app.open", "select id from app.secret"):
+            expect(UNAUTHENTICATED, connection.execute, query, prepare=preparing, match="was revoked")
+        bind(connection, server.window("owner", "only", dbname="second")[1])
+        assert connection.execute("select id from app.secret", prepare=preparing).fetchone() == (42,)
+        connection.close()
 
 
 def test_the_guard_cannot_be_switched_off(server):

@@ -31,7 +31,8 @@ fn peer() -> (Peer, String) {
     }
 }
 
-fn not_installed() -> Refusal {
+/// The refusal where the extension is missing.
+pub fn not_installed() -> Refusal {
     Refusal::handshake(
         "not_ready",
         "the extension agent_guard is not installed in this database",
@@ -249,6 +250,7 @@ fn establish(
     activate: impl FnOnce(&WindowFacts, &Circumstance<'_>) -> Result<ActiveToken, Refusal>,
 ) -> Result<Session, Refusal> {
     let (facts, policy) = judged_by(row)?;
+    let windows = own().ok_or_else(not_installed)?.window_grant;
     let role_oid = authenticated_role();
     let role = catalog::role_name(role_oid).unwrap_or_default();
     let (peer, address) = peer();
@@ -298,6 +300,7 @@ fn establish(
         limits: row.limits,
         window_ends: row.expires_at,
         checked: Cell::new(checked),
+        windows,
     })
 }
 

@@ -10,13 +10,14 @@ use pgrx::pg_sys;
 
 use super::bindings::Published;
 use super::handshake::{
-    Shown, from_leader, realm, too_many_sessions, verify, window_row, with_revoked_blocks,
+    Shown, from_leader, not_installed, realm, too_many_sessions, verify, window_row, with_revoked_blocks,
 };
 use super::own::own;
 use super::process::PerProcess;
+use super::unusual::{self, Unusual};
 use super::{
-    bindings, challenge, connection_settings, encoding, endings, epoch, guc, meter, outgoing, raise, record,
-    standby, warden,
+    bindings, challenge, connection_settings, encoding, endings, epoch, guc, meter, outgoing, quick, raise,
+    record, standby, warden,
 };
 use crate::limit::{self, Holder, Limits};
 use crate::refusal::{Decider, Refusal};
@@ -50,6 +51,8 @@ pub struct Session {
     pub window_ends: i64,
     /// The revocation epoch up to which the token is known to be good.
     pub(super) checked: Cell<u64>,
+    /// The table of windows that it was bound by: another one where the extension was dropped and created anew.
+    pub(super) windows: pg_sys::Oid,
 }
 
 /// What was accepted for a serial and waits for its value to come into force.
@@ -228,7 +231,8 @@ pub fn current_at(now: i64) -> Result<Rc<Session>, Refusal> {
         other => rebind(serial, other.is_some())?,
     };
     let seconds = now.div_euclid(1_000_000);
-    if session.checked.get() != epoch::revocations() || standby::is_one() {
+    if session.checked.get() != epoch::revocations() || standby::is_one() || unusual::is(Unusual::Moved) {
+        still_installed(&session)?;
         look_for_revocations(&session, seconds)?;
     } else if !session.token.is_within(seconds) {
         session.token.check_still(seconds, &|_| false)?;
@@ -278,6 +282,24 @@ impl Standing {
     }
 }
 
+/// Schemas changed. What a binding knows by number, its policy above all, is another one's in an extension made anew.
+#[cold]
+#[inline(never)]
+fn still_installed(session: &Session) -> Result<(), Refusal> {
+    // Where nothing can be looked up, nothing can run that needs it; the next statement looks.
+    if !unusual::is(Unusual::Moved) || !quick::in_transaction() {
+        return Ok(());
+    }
+    match own() {
+        Some(own) if own.window_grant == session.windows => {
+            unusual::set(Unusual::Moved, false);
+            Ok(())
+        }
+        Some(_) => Err(window_revoked("The extension agent_guard was dropped and created anew since.")),
+        None => Err(not_installed()),
+    }
+}
+
 /// Something was revoked since the last look, or this is a standby.
 #[cold]
 #[inline(never)]
@@ -289,7 +311,7 @@ fn look_for_revocations(session: &Session, seconds: i64) -> Result<(), Refusal> 
     let window_gone =
         epoch::is_revoked(&window) || (overflowed && window_row(&window).is_none_or(|row| row.revoked));
     if window_gone {
-        return Err(window_revoked());
+        return Err(window_revoked("Every token of the window ends with it."));
     }
     if overflowed {
         with_revoked_blocks(|in_table| {
@@ -310,11 +332,11 @@ pub fn may_commit() -> Result<(), Refusal> {
     endings::must_not_commit().map_or(Ok(()), |ended| Err(warden::too_late(ended)))
 }
 
-fn window_revoked() -> Refusal {
+fn window_revoked(detail: &str) -> Refusal {
     Refusal::handshake(
         "revoked",
         "the window of this session was revoked",
-        "Every token of the window ends with it.",
+        detail,
         "Ask a DBA for a new window.",
     )
     .by(Decider::Window)

@@ -270,7 +270,8 @@ pub fn close(key: Key) -> bool {
 }
 
 /// An ERROR is on its way to the client (emit_log_hook). One that belongs to no open statement failed before it could be
-/// opened, mostly at parse, and gets its event here.
+/// opened, mostly at parse, and gets its event here. One that comes between two messages, and so has no text (the time of a
+/// statement that is bound or suspended is over; ProcessInterrupts in postgres.c), is the end of the statement opened last.
 pub fn failing(sqlerrcode: i32, message: &str, statement: &str) {
     let sqlstate = raise::sqlstate_text(sqlerrcode);
     let message = redact_beside(message, statement).into_owned();
@@ -279,6 +280,9 @@ pub fn failing(sqlerrcode: i32, message: &str, statement: &str) {
         let active = statements.open.iter().any(|open| open.active);
         if active {
             statements.error = Some((sqlstate, message.clone()));
+        } else if let Some(last) = statements.open.last_mut().filter(|_| statement.is_empty()) {
+            last.failure.get_or_insert_with(|| (sqlstate, message.clone()));
+            return false;
         }
         !active
     });
@@ -292,7 +296,8 @@ pub fn failing(sqlerrcode: i32, message: &str, statement: &str) {
 pub fn publish_failed() {
     let (ended, failure) = with(|statements| {
         let open = std::mem::take(&mut statements.open);
-        let (ended, kept) = open.into_iter().partition::<Vec<_>, _>(|open| open.active);
+        let (ended, kept) =
+            open.into_iter().partition::<Vec<_>, _>(|open| open.active || open.failure.is_some());
         statements.open = kept;
         (ended, statements.error.clone())
     })

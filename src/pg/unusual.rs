@@ -26,6 +26,8 @@ pub enum Unusual {
     Changing = 128,
     /// A function that is not built in is running (`calls`).
     Calling = 256,
+    /// Schemas changed: whether the extension is still the one that the session was bound under is not known (`session`).
+    Moved = 512,
 }
 
 /// What messages to the client are looked at for.

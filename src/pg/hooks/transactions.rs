@@ -5,9 +5,10 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
+use super::super::unusual::Unusual;
 use super::super::{
     approvals, calls, endings, epoch, guc, limit_timer, masks, own, policies, session, standby, statement,
-    upkeep, withhold,
+    unusual, upkeep, withhold,
 };
 use super::{checked, object_access, raise_if};
 
@@ -127,6 +128,9 @@ unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i
         approvals::catalogue_changed();
     }
     if guc::guarded() || guc::suspended() {
+        if u32::try_from(cache) == Ok(pg_sys::SysCacheIdentifier::NAMESPACEOID) {
+            unusual::set(Unusual::Moved, true);
+        }
         policies::forget_compiled();
         masks::forget_compiled();
     }
