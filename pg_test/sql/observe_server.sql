@@ -6,6 +6,16 @@ CREATE SCHEMA obss;
 CREATE TABLE obss.t (id int);
 GRANT USAGE ON SCHEMA obss TO obss_agent;
 GRANT ALL ON obss.t TO obss_agent;
+-- until the postmaster has read the file, and tells new sessions
+CREATE EXTENSION dblink;
+CREATE FUNCTION obss.await(value text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE here text := format('host=%s port=%s dbname=%s user=%s', current_setting('unix_socket_directories'), current_setting('port'), current_database(), current_user);
+BEGIN
+  FOR n IN 1 .. 6000 LOOP
+    EXIT WHEN value = (SELECT v FROM dblink(here, 'SHOW agent_guard.enforcement') AS r (v text));
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+END $$;
 SELECT agent_guard.create_policy('obss') \gset
 SELECT token FROM agent_guard.grant_window('obss', 'obss_agent', 'agent', '1 hour') \gset
 \c - obss_agent
@@ -16,8 +26,7 @@ SELECT count(*) FROM obss.t;
 \c - postgres
 ALTER SYSTEM SET agent_guard.enforcement = 'observe';
 SELECT pg_reload_conf() AS reloaded;
--- the postmaster tells new sessions once it has read the file
-SELECT pg_sleep(0.5) \gset
+SELECT obss.await('observe') \gset
 \c - obss_agent
 \set VERBOSITY sqlstate
 SHOW agent_guard.enforcement;
@@ -30,7 +39,7 @@ SET agent_guard.enforcement = 'enforce';
 \c - postgres
 ALTER SYSTEM RESET agent_guard.enforcement;
 SELECT pg_reload_conf() AS reloaded;
-SELECT pg_sleep(0.5) \gset
+SELECT obss.await('enforce') \gset
 \c - obss_agent
 \set VERBOSITY sqlstate
 SELECT count(*) FROM obss.t;
@@ -45,3 +54,4 @@ SELECT agent_guard.drop_policy('obss') \gset
 SET client_min_messages = warning;
 DROP SCHEMA obss CASCADE;
 DROP ROLE obss_agent;
+DROP EXTENSION dblink;

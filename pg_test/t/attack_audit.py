@@ -507,7 +507,7 @@ def test_errors_below_the_logs_threshold_are_recorded(server):
     server.run("select pg_reload_conf()")
     server.run("alter role owner set log_min_messages = panic")
     try:
-        time.sleep(0.3)
+        eventually(lambda: server.value("show log_min_messages") == "panic", "reloaded")
         with Agent(server, *RULES) as agent:
             sent = [(mark(), text, state) for text, state in (("selec /* {} */", "42601"), ("select * from app.nothing /* {} */", "42P01"), ("select 1 / (id - 1) from app.open /* {} */", "22012"), ("select * from app.secret /* {} */", DENIED))]
             for one, text, state in sent:

@@ -235,7 +235,7 @@ def test_cancels_and_hang_ups_keep_the_decisions(server):
         wire = session(server, agent)
         for _ in range(3):
             wire.send("Q", b"select pg_sleep(60), id from app.open\0")
-            time.sleep(0.2)
+            eventually(lambda: server.value("select count(*) from pg_stat_activity where pid = %s and wait_event = 'PgSleep'", wire.key[0]), "it runs")
             wire.cancel()
             assert wire.until("Z").sqlstate == "57014"
             assert wire.query("select * from app.secret").sqlstate == DENIED

@@ -228,6 +228,24 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
         time.sleep(0.02)
 
 
+def runs(server: Server, pid: int, statement: str) -> None:
+    """Waits until a backend executes this statement: it sleeps, or it has computed for longer than it takes to come there.
+    By its own clock, because a backend of a busy machine is "active" long before it does anything."""
+    activity = "select state = 'active' and query = %s, wait_event = 'PgSleep' from pg_stat_activity where pid = %s"
+    began = None
+
+    def executes() -> bool:
+        nonlocal began
+        if not (found := server.rows(activity, statement, pid)) or not found[0][0]:
+            return False
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        began = used if began is None else began
+        return found[0][1] or used - began > 0.1
+
+    eventually(executes, f"it runs: {statement}")
+
+
 # --- the runner ---
 
 

@@ -142,6 +142,7 @@ def test_what_was_answered_is_in_the_trail(server):
     for cycle in range(CYCLES):
         agents = [Agent(server, token, f"c{cycle}a{n}", SEED + cycle * AGENTS + n) for n in range(AGENTS)]
         everybody += agents
+        eventually(lambda agents=agents: any(agent.answered for agent in agents), "something is answered")
         time.sleep(chance.uniform(0.02, 0.6))
         what, pid = victim(server, agents, chance)
         killed[what] = killed.get(what, 0) + 1

@@ -10,7 +10,7 @@ from psycopg import sql
 import guard
 import scene
 from bouncer import Bouncer
-from guard import DENIED, UNAUTHENTICATED, expect
+from guard import DENIED, UNAUTHENTICATED, eventually, expect
 from tokens import child, prove
 from wire import Wire
 
@@ -70,10 +70,9 @@ def backend(connection):
 
 
 def the_backend(server):
-    """The pool's one server connection."""
-    rows = server.rows("select pid from pg_stat_activity where usename = 'owner' and backend_type = 'client backend'")
-    assert len(rows) == 1, rows
-    return rows[0][0]
+    """The pool's one server connection; that of the pool before may not have heard of its end yet."""
+    query = "select min(pid) from pg_stat_activity where usename = 'owner' and backend_type = 'client backend' having count(*) = 1"
+    return eventually(lambda: server.rows(query), "there is one connection")[0][0]
 
 
 def has_nothing(client):

@@ -133,8 +133,9 @@ def test_a_revocation_ends_what_runs_there(server):
     idle.execute("select id from app.t")
     busy = server.standby.wire("reader", options=options)
     assert not busy.query("begin").errors
-    busy.send("Q", b"select count(*) from app.t a, app.t b, app.t c where a.id + b.id + c.id < 0\0")
-    eventually(lambda: server.standby.rows("select from pg_stat_activity where state = 'active' and query like '%%app.t a, app.t b%%' and pid <> pg_backend_pid()"), "it runs")
+    statement = "select count(*) from app.t a, app.t b, app.t c where a.id + b.id + c.id < 0"
+    busy.send("Q", statement.encode() + b"\0")
+    guard.runs(server.standby, busy.key[0], statement)
     server.run(f"select agent_guard.revoke_window('{window[0]}')")
     reply = busy.until("Z")
     assert reply.sqlstate == "57014" and "revoked" in str(reply.errors), reply
