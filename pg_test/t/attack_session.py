@@ -101,7 +101,7 @@ def test_tokens_of_others_are_refused(server):
         other = server.agent("peer_agent", scene.policy(server, [READ]))
         expect(UNAUTHENTICATED, bind, connection, other, match="role")
         server.run("select agent_guard.create_policy('p')", dbname="second")
-        elsewhere = server.window("owner", "only", dbname="second")[1]
+        elsewhere = server.window("owner", "p", dbname="second")[1]
         expect(UNAUTHENTICATED, bind, connection, elsewhere)
         unbound(connection)
     with server.connect("owner") as connection:
