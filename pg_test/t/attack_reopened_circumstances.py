@@ -403,7 +403,7 @@ def test_no_run_goes_without_room_for_its_event(server):
         # Without the extension there is no policy, and soon no writer.
         small.run("drop extension agent_guard cascade")
         for _ in range(3):
-            assert one.execute(kept, "1").sqlstate in ("XX000", "53100", DENIED), "it ran without the extension"
+            assert one.execute(kept, "1").sqlstate in (UNAUTHENTICATED, "53100"), "it ran without the extension"
         one.end()
     finally:
         small.stop()
