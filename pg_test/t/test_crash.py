@@ -332,7 +332,7 @@ def test_a_request_outlives_a_writer_that_dies_behind_its_commit(server):
     (server.home / "killed").touch()
     unrecorded = 0
     for cycle in range(CYCLES):
-        statement = f"insert into app.t values (-{cycle}, 'held')"
+        statement = f"insert into app.t values ({-1 - cycle}, 'held')"
         ears, agent = server.connect("asked"), server.connect("crasher")
         guard.bind(agent, token)
         ears.execute("listen agent_guard_approval")
@@ -363,7 +363,7 @@ def test_a_request_outlives_a_writer_that_dies_behind_its_commit(server):
             assert approver.execute("select agent_guard.approve(%s)", (request,)).fetchone()[0] == "approved"
         ask_again.execute(statement)
         expect("PGA01", ask_again.execute, statement)
-        assert server.value("select count(*) from app.t where id = %s", -cycle) == 1
+        assert server.value("select count(*) from app.t where id = %s and v = 'held'", -1 - cycle) == 1
         ask_again.close()
     verdict = server.rows("select intact, detail from agent_guard.verify_audit()")[0]
     assert verdict[0], verdict

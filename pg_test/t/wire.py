@@ -114,11 +114,17 @@ class Wire:
         return self.until("Z")
 
     def cancel(self) -> None:
-        """A cancel request for whatever this connection runs, on a connection of its own."""
+        """A cancel request for whatever this connection runs, on a connection of its own.
+
+        The server hangs up when it has sent its signals, which are two (postmaster.c, signal_child): who goes on before
+        that may find the second one in the next statement (fe-connect.c, PQcancel)."""
         with socket.socket(socket.AF_UNIX) as other:
+            other.settimeout(self.socket.gettimeout())
             other.connect(self.address)
             pid, secret = self.key
             other.sendall(struct.pack("!iii", len(secret) + 12, 80877102, pid) + secret)
+            while other.recv(64):
+                pass
 
     def close(self) -> None:
         """Terminate politely."""
