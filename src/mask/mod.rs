@@ -3,6 +3,7 @@
 //! Knows nothing of PostgreSQL but its types' names and the form of its values.
 
 pub mod calendar;
+pub mod expression;
 pub mod json;
 pub mod keyed;
 pub mod quote;

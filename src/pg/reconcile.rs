@@ -11,7 +11,7 @@ use super::admin_error::{AdminError, AdminResult};
 use super::store::mask::{self as store, FilterRow, MaskRow};
 use super::types::{self, Attribute};
 use super::{catalog, expression, keys, masked_view, own};
-use crate::mask::rule::{self, Mask, Options};
+use crate::mask::rule::{Mask, Options};
 use crate::policy::rule::RuleError;
 
 /// Looks after one relation, which may be gone. One that was restored and not rebuilt is left alone: the numbers of its
@@ -146,7 +146,12 @@ fn made(mask: &MaskRow, attribute: &Attribute) -> AdminResult<String> {
         Some(word) => {
             let options = Options::from_json(&mask.options);
             let written = |mask: Mask| -> Result<String, RuleError> {
-                rule::expression(mask, &options, &attribute.name, &types::column_type(attribute.place))
+                crate::mask::expression::expression(
+                    mask,
+                    &options,
+                    &attribute.name,
+                    &types::column_type(attribute.place),
+                )
             };
             written(Mask::parse(word)?)?
         }

@@ -45,7 +45,11 @@ fn mask_column(
             (Some(word), None) => {
                 let mask = Mask::parse(word)?;
                 let of = types::column_type(attribute.place);
-                (Some(mask), "mask", crate::mask::rule::expression(mask, &options, &attribute.name, &of)?)
+                (
+                    Some(mask),
+                    "mask",
+                    crate::mask::expression::expression(mask, &options, &attribute.name, &of)?,
+                )
             }
             (None, Some(text)) if !options.any() => (None, "expression", text.to_owned()),
             (None, Some(_)) => {
