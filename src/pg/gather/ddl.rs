@@ -597,18 +597,11 @@ unsafe fn set_schema(statement: &pg_sys::AlterObjectSchemaStmt) -> Option<Needs>
 /// # Safety
 /// `object` is the node that the grammar builds for the object type.
 pub unsafe fn whole_of(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Target {
-    use pg_sys::ObjectType::{
-        OBJECT_COLUMN, OBJECT_POLICY, OBJECT_RULE, OBJECT_TABCONSTRAINT, OBJECT_TRIGGER,
-    };
-    // SAFETY: for these kinds the object is a list of String nodes, the last of them the part's name.
+    // SAFETY: the caller's promise.
     unsafe {
-        match kind {
-            OBJECT_COLUMN | OBJECT_POLICY | OBJECT_RULE | OBJECT_TABCONSTRAINT | OBJECT_TRIGGER => {
-                let parts = pg_sys::list_copy(object.cast());
-                let relation = pg_sys::list_truncate(parts, (*parts).length - 1);
-                names::existing(pg_sys::ObjectType::OBJECT_TABLE, relation.cast())
-            }
-            kind => names::existing(kind, object),
+        match names::of_relation(kind, object) {
+            Some(relation) => names::existing(pg_sys::ObjectType::OBJECT_TABLE, relation.cast()),
+            None => names::existing(kind, object),
         }
     }
 }

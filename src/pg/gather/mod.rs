@@ -6,6 +6,7 @@ pub mod evaluated;
 pub mod functions;
 pub mod handed;
 pub mod held;
+pub mod locks;
 pub mod masked_ddl;
 pub mod masked_reads;
 pub mod mentions;

@@ -227,15 +227,13 @@ pub unsafe fn new_object(names: *mut pg_sys::List, class: ObjectClass) -> Target
 /// `object` is the node that the grammar builds for the object type.
 pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node) -> Target {
     use pg_sys::ObjectType::{
-        OBJECT_AGGREGATE, OBJECT_FOREIGN_TABLE, OBJECT_FUNCTION, OBJECT_INDEX, OBJECT_MATVIEW,
-        OBJECT_PROCEDURE, OBJECT_ROLE, OBJECT_ROUTINE, OBJECT_SCHEMA, OBJECT_SEQUENCE, OBJECT_STATISTIC_EXT,
-        OBJECT_TABLE, OBJECT_VIEW,
+        OBJECT_AGGREGATE, OBJECT_FUNCTION, OBJECT_PROCEDURE, OBJECT_ROLE, OBJECT_ROUTINE, OBJECT_SCHEMA,
+        OBJECT_STATISTIC_EXT,
     };
     // SAFETY: the grammar's node types for each object type (gram.y, objectaddress.c: get_object_address).
     unsafe {
         match kind {
-            OBJECT_TABLE | OBJECT_VIEW | OBJECT_MATVIEW | OBJECT_INDEX | OBJECT_SEQUENCE
-            | OBJECT_FOREIGN_TABLE => {
+            kind if is_relation(kind) => {
                 if object.is_null() || (*object).type_ != pg_sys::NodeTag::T_List {
                     return loose(object);
                 }
@@ -260,6 +258,61 @@ pub unsafe fn existing(kind: pg_sys::ObjectType::Type, object: *mut pg_sys::Node
             OBJECT_ROLE => string(object).map_or(Target::Nothing, |name| role(&name)),
             _ => loose(object),
         }
+    }
+}
+
+/// Whether objects of this type are relations.
+pub fn is_relation(kind: pg_sys::ObjectType::Type) -> bool {
+    use pg_sys::ObjectType as T;
+    matches!(
+        kind,
+        T::OBJECT_TABLE
+            | T::OBJECT_VIEW
+            | T::OBJECT_MATVIEW
+            | T::OBJECT_INDEX
+            | T::OBJECT_SEQUENCE
+            | T::OBJECT_FOREIGN_TABLE
+    )
+}
+
+/// The names of the relation that COMMENT and the like name, or a part of it; `None` where the object is neither.
+///
+/// # Safety
+/// `object` is the node that the grammar builds for the object type.
+pub unsafe fn of_relation(
+    kind: pg_sys::ObjectType::Type,
+    object: *mut pg_sys::Node,
+) -> Option<*mut pg_sys::List> {
+    use pg_sys::ObjectType as T;
+    let names: *mut pg_sys::List = match kind {
+        kind if is_relation(kind) => object.cast(),
+        T::OBJECT_COLUMN
+        | T::OBJECT_POLICY
+        | T::OBJECT_RULE
+        | T::OBJECT_TABCONSTRAINT
+        | T::OBJECT_TRIGGER => {
+            // SAFETY: a list of String nodes, the last of them the part's name.
+            unsafe {
+                let parts = pg_sys::list_copy(object.cast());
+                pg_sys::list_truncate(parts, (*parts).length - 1)
+            }
+        }
+        _ => std::ptr::null_mut(),
+    };
+    (!names.is_null()).then_some(names)
+}
+
+/// The value of a boolean option, the last of several (as ExplainQuery and ExecVacuum read them); false without one.
+///
+/// # Safety
+/// `options` is null or a list of DefElems.
+pub unsafe fn is_set(options: *mut pg_sys::List, name: &str) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let option = members(options).into_iter().rev().find(|option| {
+            catalog::text((*option.cast::<pg_sys::DefElem>()).defname).as_deref() == Some(name)
+        });
+        option.is_some_and(|option| pg_sys::defGetBoolean(option.cast()))
     }
 }
 

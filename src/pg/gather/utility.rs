@@ -237,14 +237,8 @@ pub unsafe fn table_made(statement: *mut pg_sys::Node) -> Option<*mut pg_sys::Cr
             T::T_CreateTableAsStmt => Some(statement.cast()),
             T::T_ExplainStmt => {
                 let explain = &*statement.cast::<pg_sys::ExplainStmt>();
-                // The last of several counts (ExplainQuery).
-                let analyzes = names::members(explain.options).into_iter().rev().find_map(|node| {
-                    let option = node.cast::<pg_sys::DefElem>();
-                    (catalog::text((*option).defname).as_deref() == Some("analyze"))
-                        .then(|| pg_sys::defGetBoolean(option))
-                });
                 let explained = utility_explained(explain)?;
-                (analyzes == Some(true) && (*explained).type_ == T::T_CreateTableAsStmt)
+                (names::is_set(explain.options, "analyze") && (*explained).type_ == T::T_CreateTableAsStmt)
                     .then(|| explained.cast())
             }
             _ => None,
