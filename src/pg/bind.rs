@@ -8,9 +8,9 @@ use crate::pattern::{ObjectPattern, Part, quoted};
 use crate::pg::admin_error::AdminResult;
 use crate::pg::store::catalogue::{self, Column};
 use crate::pg::store::policy::{BoundClass, NewBinding, listed};
-use crate::policy::document::WrittenRule;
 use crate::policy::near::nearest;
 use crate::policy::rule::{Rule, RuleError};
+use crate::policy::written::WrittenRule;
 use crate::request::{Kind, Verb};
 
 /// A rule that the catalogue bears out, spelt as the server spells it, with its bindings.

@@ -1,6 +1,8 @@
 //! Tests of the policy document.
 
 use super::*;
+use crate::policy::rule::RawRule;
+use crate::policy::written::{Difference, difference};
 
 fn parse(text: &str) -> Result<PolicyDocument, RuleError> {
     PolicyDocument::parse(text)

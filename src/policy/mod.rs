@@ -3,7 +3,9 @@
 pub mod builtin;
 pub mod document;
 pub mod explain;
+pub mod json;
 pub mod lint;
 pub mod near;
 pub mod rule;
 pub mod scope;
+pub mod written;

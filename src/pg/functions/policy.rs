@@ -18,8 +18,9 @@ use crate::pg::store::policy::{self as store, PolicyId, PolicyRow};
 use crate::pg::store::window;
 use crate::pg::text_datum::{Document, Text, Texts};
 use crate::pg::{encoding, pinned, reconcile};
-use crate::policy::document::{Mode, PolicyDocument, WrittenRule, difference, no_columns, policy_name};
+use crate::policy::document::{Mode, PolicyDocument, policy_name};
 use crate::policy::rule::RawRule;
+use crate::policy::written::{WrittenRule, difference, no_columns};
 
 #[pg_extern(sql = false)]
 fn create_policy(

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use super::super::enforce::{Target, Wanted};
 use super::super::masks::dependents;
 use super::super::{calls, catalog};
-use super::utility::whole;
+use super::needs::whole;
 use super::{evaluated, functions, names, swept};
 use crate::request::{Action, Columns, Verb, Voice};
 
@@ -49,7 +49,7 @@ pub unsafe fn to_range(statement: &pg_sys::CreateRangeStmt) -> Vec<Wanted> {
             let option = node.cast::<pg_sys::DefElem>();
             let name = catalog::text((*option).defname).unwrap_or_default();
             if (name == "subtype_diff" || name == "canonical") && !(*option).arg.is_null() {
-                let candidates = super::ddl::overloads(pg_sys::defGetQualifiedName(option));
+                let candidates = super::routines::overloads(pg_sys::defGetQualifiedName(option));
                 wanted.extend(
                     candidates.into_iter().filter_map(|function| functions::wanted(function, Voice::Named)),
                 );

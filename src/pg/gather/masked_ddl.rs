@@ -81,7 +81,7 @@ pub unsafe fn check(statement: *mut pg_sys::Node) -> Result<(), Refusal> {
             }
             T::T_CreateFunctionStmt => {
                 let create: &pg_sys::CreateFunctionStmt = &*statement.cast();
-                if create.replace { replaced(&super::ddl::overloads(create.funcname)) } else { Ok(()) }
+                if create.replace { replaced(&super::routines::overloads(create.funcname)) } else { Ok(()) }
             }
             T::T_AlterFunctionStmt => {
                 let alter: &pg_sys::AlterFunctionStmt = &*statement.cast();

@@ -9,7 +9,7 @@ use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, drops, scan};
-use super::utility::on_relation;
+use super::needs::on_relation;
 use super::{evaluated, names, swept};
 use crate::request::{Action, Kind, Verb, Voice};
 

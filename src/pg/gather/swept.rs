@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::super::enforce::{self, Target, Wanted};
 use super::super::scan::Key;
 use super::super::{calls, catalog, drops, scan, session};
-use super::utility::{on_relation, whole};
+use super::needs::{on_relation, whole};
 use super::{functions, names};
 use crate::request::{Action, Columns, Kind, Verb, Voice};
 

@@ -3,70 +3,16 @@
 //! The decision rests on the parse tree that the server is about to run, never on the text. A statement that is not
 //! in the list is denied. What a statement does to objects that it does not name (cascades) is decided where the server
 //! does it, in the object access hook.
-//!
-//! Over 400 lines because the list is one: every statement once, in the order of standard_ProcessUtility.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag as T;
 
 use super::super::enforce::{Target, Wanted};
 use super::super::{catalog, settings};
+use super::needs::{Needs, Permit, of_table, on_relation};
 use super::{handed, names, swept};
 use crate::refusal::Refusal;
-use crate::request::{Action, Columns, Form, Kind, ObjectClass, Verb, Voice};
-
-/// What a utility statement may do beside what it wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permit {
-    /// It makes or changes no objects by itself.
-    Nothing,
-    /// It may create and change objects: what it wants says so.
-    Objects,
-}
-
-/// What a utility statement needs.
-pub struct Needs {
-    /// The accesses.
-    pub wanted: Vec<Wanted>,
-    /// What it may do while it runs.
-    pub permit: Permit,
-    /// Its form.
-    pub form: Form,
-    /// It may run in a guarded session that has no token.
-    pub without_token: bool,
-}
-
-impl Needs {
-    /// Nothing: a statement that needs no rule.
-    pub fn ordinary() -> Needs {
-        Needs { wanted: Vec::new(), permit: Permit::Nothing, form: Form::Plain, without_token: false }
-    }
-
-    fn free() -> Needs {
-        Needs { without_token: true, ..Needs::ordinary() }
-    }
-
-    fn of(wanted: Vec<Wanted>) -> Needs {
-        Needs { wanted, permit: Permit::Objects, ..Needs::ordinary() }
-    }
-
-    fn one(action: Action, target: Target) -> Needs {
-        Needs::of(vec![Wanted::named(action, target)])
-    }
-
-    fn verb(verb: Verb) -> Needs {
-        Needs::one(Action::plain(verb), Target::Nothing)
-    }
-
-    /// A utility statement that is not in the list.
-    fn unknown() -> Needs {
-        Needs::of(vec![Wanted { never: true, ..Wanted::named(Action::plain(Verb::System), Target::Nothing) }])
-    }
-}
-
-fn ddl(verb: Verb, kind: Kind, target: Target) -> Needs {
-    Needs::one(Action::on(verb, kind), of_table(target))
-}
+use crate::request::{Action, Form, Kind, Verb, Voice};
 
 /// A subscription that may change rows is for no agent: its worker writes where the other server says, into the extension's own tables
 /// too, past every rule, row filter and approval, and goes on after the session.
@@ -92,18 +38,6 @@ fn system_on(target: Target) -> Needs {
     let touched = Wanted::named(Action::plain(Verb::System), of_table(target)).by(Voice::View);
     needs.wanted.extend(swept::not_simply_allowed(vec![touched]));
     needs
-}
-
-/// The table of an index, by which rules about indexes are matched; any other target as it is.
-fn of_table(target: Target) -> Target {
-    match target {
-        Target::Relation(relid)
-            if catalog::relation_facts(relid).is_some_and(|facts| matches!(facts.kind, b'i' | b'I')) =>
-        {
-            catalog::table_of_index(relid).map_or(target, Target::Relation)
-        }
-        target => target,
-    }
 }
 
 /// What `statement` needs.
@@ -328,16 +262,6 @@ fn behind_view(locked: &Wanted) -> Vec<Wanted> {
     read.iter().map(target).collect()
 }
 
-/// An action on a relation, or `temporary` where that is the session's own.
-pub fn on_relation(action: Action, target: Target) -> Wanted {
-    match of_table(target) {
-        Target::Relation(relid) if catalog::relation_facts(relid).is_some_and(|facts| facts.temporary) => {
-            Wanted::named(Action::plain(Verb::Temporary), Target::Relation(relid))
-        }
-        target => Wanted::named(action, target),
-    }
-}
-
 unsafe fn maintain(range: *mut pg_sys::RangeVar) -> Needs {
     // SAFETY: null (CLUSTER of everything) or a RangeVar.
     let target = unsafe { names::relation_target(range) };
@@ -420,39 +344,4 @@ unsafe fn grant(statement: &pg_sys::GrantStmt) -> Needs {
         wanted.push(Wanted::named(Action::plain(Verb::Grant), Target::Nothing));
     }
     Needs::of(wanted)
-}
-
-/// DDL on one object.
-pub fn on(verb: Verb, kind: Kind, target: Target) -> Needs {
-    ddl(verb, kind, target)
-}
-
-/// DDL with several accesses.
-pub fn all(wanted: Vec<Wanted>) -> Needs {
-    Needs::of(wanted)
-}
-
-/// Creation of a relation, `temporary` where it is one.
-///
-/// # Safety
-/// `range` is a valid RangeVar.
-pub unsafe fn creation(kind: Kind, range: *mut pg_sys::RangeVar) -> Wanted {
-    // SAFETY: the caller's promise.
-    let (target, temporary) = unsafe { names::new_relation(range) };
-    let action = if temporary { Action::plain(Verb::Temporary) } else { Action::on(Verb::Create, kind) };
-    Wanted::named(action, target)
-}
-
-/// Reading a whole relation: asked for wherever DDL moves data out from under the rules on its name.
-pub fn whole(relid: pg_sys::Oid) -> Wanted {
-    Wanted { columns: Columns::Whole, ..Wanted::named(Action::plain(Verb::Select), Target::Relation(relid)) }
-}
-
-/// A new function under a name.
-///
-/// # Safety
-/// `list` is a list of String nodes.
-pub unsafe fn new_function(list: *mut pg_sys::List) -> Target {
-    // SAFETY: the caller's promise.
-    unsafe { names::new_object(list, ObjectClass::Function) }
 }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use super::super::gather::utility::{self, Needs, Permit};
-use super::super::gather::{held, masked_ddl};
+use super::super::gather::needs::{Needs, Permit};
+use super::super::gather::{held, masked_ddl, utility};
 use super::super::statement::{self, Key, Opening};
 use super::super::{
     approvals, calls, catalog, copy, databases, enforce, epoch, guc, limit_timer, meter, outgoing, quick,

@@ -8,9 +8,10 @@ use crate::decision::RuleId;
 use crate::limit::Limits;
 use crate::pg::admin_error::{AdminError, AdminResult};
 use crate::pg::store::{approval, row, rows, run};
-use crate::policy::document::{Mode, WrittenRule};
+use crate::policy::document::Mode;
 use crate::policy::near::nearest;
 use crate::policy::rule::RawRule;
+use crate::policy::written::WrittenRule;
 use crate::recording::{Kept, Recording};
 
 /// The identifier of a policy.
