@@ -249,7 +249,7 @@ class Refused(AssertionError):
 
 def good(reply):
     if reply.errors or reply.closed:
-        raise Refused(reply.errors)
+        raise Refused(reply.errors or "closed")
     return reply
 
 
@@ -258,8 +258,9 @@ def before_it_ends(agent, made, seconds=2):
     while True:
         try:
             return made(child(agent.token, seconds=seconds))
-        except Refused as error:
-            if seconds > 60 or "reason=expired" not in str(error):
+        except (Refused, BrokenPipeError) as error:
+            # Or its connection was ended already.
+            if seconds > 60 or (isinstance(error, Refused) and not any(word in str(error) for word in ("reason=expired", "closed"))):
                 raise
         seconds *= 2
 
