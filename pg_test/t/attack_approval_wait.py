@@ -29,7 +29,10 @@ class Waiting:
         before = server.value("select count(*) from agent_guard.approval_request")
         self.thread = threading.Thread(target=self._run, args=(one, statement, parameters))
         self.thread.start()
-        eventually(lambda: server.value("select count(*) from agent_guard.approval_request") > before, "the request")
+        asked = lambda: server.value("select count(*) from agent_guard.approval_request") > before
+        eventually(lambda: asked() or self.ended, "the request")
+        if not asked():
+            raise self.error
         self.request = server.value("select request_id::text from agent_guard.approval_request order by requested_at desc limit 1")
         activity = "select count(*) from pg_stat_activity where pid = %s and xact_start is null and backend_xmin is null"
         eventually(lambda: server.value(activity, self.pid) == 1, "the session waits without a transaction")
@@ -41,8 +44,8 @@ class Waiting:
             self.error = error
         self.ended = time.monotonic()
 
-    def join(self):
-        self.thread.join(20)
+    def join(self, seconds=20):
+        self.thread.join(seconds)
         assert not self.thread.is_alive(), "it still waits"
         return self.error
 
@@ -57,7 +60,7 @@ def test_a_waiting_session_holds_nothing_and_goes_on_when_it_may(server):
             approved_at = time.monotonic()
         assert waiting.join() is None, waiting.error
         print(f"  resumed {(waiting.ended - approved_at) * 1000:.0f} ms after the approval")
-        assert waiting.ended - approved_at < 2
+        assert waiting.ended - approved_at < 10
         assert server.value("select to_regclass('lab.b') is null")
         assert state(server, waiting.request) == "used"
 
@@ -93,9 +96,17 @@ def test_a_wait_changes_nothing_of_what_is_approved(server):
         assert server.value("select to_regclass('lab.b') is not null and to_regclass('lab.elsewhere') is not null")
 
 
+def at_once(one, statement):
+    """It is held without any of the minute's wait."""
+    began = time.monotonic()
+    error = one.attempt(statement)
+    took = time.monotonic() - began
+    assert error is not None and error.sqlstate == HELD and took < 30, (statement, took, error)
+
+
 def test_nothing_waits_that_would_hold_something(server):
     with agent(server) as one:
-        one.run("set agent_guard.approval_wait = '30s'")
+        one.run("set agent_guard.approval_wait = '60s'")
         one.run("prepare gone as delete from app.open where id = 3")
         for statement in (
             "do $$ begin drop table lab.b; end $$",
@@ -109,16 +120,11 @@ def test_nothing_waits_that_would_hold_something(server):
             "do $$ begin delete from app.open where id = 3; end $$",
             "select lab.wipe()",
         ):
-            began = time.monotonic()
             held(one, statement)
-            assert time.monotonic() - began < 10, statement
-        one.run("begin")
-        began = time.monotonic()
-        expect(HELD, one.connection.execute, "drop table lab.b")
-        one.run("rollback", "begin")
-        expect(HELD, one.connection.execute, "delete from app.open where id = 3")
-        assert time.monotonic() - began < 10
-        one.run("rollback")
+            at_once(one, statement)
+        for statement in ("drop table lab.b", "delete from app.open where id = 3"):
+            one.run("begin")
+            at_once(one, statement)
         # What came before in a pipeline is part of the same transaction.
         began = time.monotonic()
 
@@ -128,7 +134,7 @@ def test_nothing_waits_that_would_hold_something(server):
                 one.connection.execute("delete from app.open where id = 3")
 
         expect(HELD, pipeline)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 50
         assert server.value("select count(*) from app.open where id = 77") == 0
 
 
@@ -256,14 +262,13 @@ def test_the_policy_says_how_long_at_most(server):
     ]
     with Agent(server, *rules) as one:
         # Not at all.
-        one.run("set agent_guard.approval_wait = '1 h'", "set statement_timeout = '60s'")
-        began = time.monotonic()
+        one.run("set agent_guard.approval_wait = '1 h'", "set statement_timeout = '120s'")
         held(one, "drop table lab.b")
-        assert time.monotonic() - began < 10
+        at_once(one, "drop table lab.b")
         # The shortest of the rules that hold it; then that of the one that does.
         began = time.monotonic()
         held(one, "truncate lab.b")
-        assert 0.9 < time.monotonic() - began < 10
+        assert 0.9 < time.monotonic() - began < 50
         for statement in ("truncate lab.ref", "comment on table lab.b is 'x'"):
             waiting = Waiting(server, one, statement, wait="1h")
             time_passes = eventually(lambda: server.value("select age > '1 s' from agent_guard.approval_requests where request_id = %s", waiting.request), "a second")
@@ -276,11 +281,16 @@ def test_the_policy_says_how_long_at_most(server):
 
 def test_the_end_of_the_token_ends_the_wait(server):
     rebuild(server)
-    with Agent(server, *RULES, ttl="2 seconds") as one:
+
+    def waits(seconds):
         began = time.monotonic()
-        waiting = Waiting(server, one, "drop table lab.b")
-        assert waiting.join().sqlstate == guard.UNAUTHENTICATED, waiting.error
-        assert waiting.ended - began < 10
+        one = Agent(server, *RULES, ttl=f"{seconds} seconds")
+        return one, Waiting(server, one, "drop table lab.b", wait="1h"), began + seconds
+
+    one, waiting, end = guard.in_time(waits)
+    with one:
+        assert waiting.join(80).sqlstate == guard.UNAUTHENTICATED, waiting.error
+        assert waiting.ended - end < 10
         assert server.value("select to_regclass('lab.b') is not null")
         assert state(server, waiting.request) == "expired"
 

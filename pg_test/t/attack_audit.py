@@ -302,13 +302,14 @@ def test_nothing_that_an_agent_sends_forges_an_event(server):
     with Agent(server, *RULES) as agent:
         bad = "x\n2030-01-01 [1] LOG: forged\r\x1b[2Jdecision=allow"
         agent.connection.execute("select set_config('application_name', %s, false)", (bad,))
-        before = server.value("select count(*) from agent_guard.audit")
+        mine = ("pid = %s", agent.connection.info.backend_pid)
+        before = len(server.audit(*mine))
         sent = mark()
         agent.run(f"select 1 /* {sent} \n seq=1 | allow | rootabc \n */")
         row = server.audit("statement like %s", f"%{sent}%", columns="application_name, statement, to_jsonb(audit)::text")[-1]
         assert "\n" not in row[0] and "\x1b" not in row[0], row[0]
         assert "\n" not in row[2], "JSON of the event is one line"
-        assert server.value("select count(*) from agent_guard.audit") - before < 6
+        assert len(server.audit(*mine)) == before + 1
 
 
 def test_statements_beyond_a_megabyte(server):

@@ -7,7 +7,7 @@ import psycopg
 
 import guard
 import scene
-from guard import CLOSED, UNAUTHENTICATED, bind, eventually, expect
+from guard import CLOSED, UNAUTHENTICATED, bind, eventually, expect, in_time, stopped, warden
 from scene import Agent
 from tokens import block_id, child, claims_of
 
@@ -63,7 +63,9 @@ class Running(threading.Thread):
         self.error = None
         self.ended = None
         self.start()
-        guard.runs(server, self.pid, statements[-1])
+        guard.runs(server, self.pid, statements[-1], lambda: self.ended is not None)
+        if self.error is not None:
+            raise self.error
 
     def run(self):
         try:
@@ -155,10 +157,13 @@ def test_revoking_a_block_ends_its_subtree_alone(server):
 
 def test_the_clock_ends_a_statement_by_itself(server):
     agent = Agent(server, *RULES, max_depth=1)
-    token = child(agent.token, seconds=3)
-    deadline = claims_of(token)["exp"]
-    one = Running(server, token, "select pg_sleep(60)")
-    one.join(20)
+
+    def running(seconds):
+        token = child(agent.token, seconds=seconds)
+        return Running(server, token, "select pg_sleep(60)"), claims_of(token)["exp"]
+
+    one, deadline = in_time(running, 3)
+    one.join(20 + deadline - time.time())
     late = time.time() - deadline
     assert one.error is not None and outcome(one.error) in (CLOSED, SHUTDOWN), one.error
     assert "reason=expired" in one.error.diag.message_detail
@@ -176,19 +181,27 @@ def locks(server, pid):
     return server.value("select count(*) from pg_locks where pid = %s", pid)
 
 
+def idle(server, token, row, *more):
+    """A connection whose transaction has changed a row under the token, and sits idle."""
+    connection = server.connect("owner")
+    bind(connection, token)
+    for statement in ("begin", f"update app.open set v = v where id = {row}", *more):
+        connection.execute(statement)
+    if not locks(server, connection.info.backend_pid):
+        connection.execute("select 1")
+        raise AssertionError("it holds no locks")
+    return connection
+
+
 def test_idle_transactions_give_their_locks_back(server):
     for end in ("revoked", "expired"):
         agent = Agent(server, *RULES, max_depth=1)
-        connection = server.connect("owner", autocommit=True)
-        bind(connection, child(agent.token, seconds=2 if end == "expired" else None))
-        connection.execute("begin")
-        connection.execute("update app.open set v = v where id = 1")
+        connection = in_time(lambda seconds: idle(server, child(agent.token, seconds=seconds if end == "expired" else None), 1))
         pid = connection.info.backend_pid
-        assert locks(server, pid)
         since = time.monotonic()
         if end == "revoked":
             revoke(server, agent.window_id)
-        eventually(lambda: not locks(server, pid), f"{end}: its locks are gone")
+        eventually(lambda: not locks(server, pid), f"{end}: its locks are gone", 60)
         if end == "revoked":
             assert time.monotonic() - since < BOUND
         eventually(lambda: gone(server, pid), "the connection is gone")
@@ -199,17 +212,13 @@ def test_idle_transactions_give_their_locks_back(server):
 def test_letting_go_of_the_token_does_not_keep_the_locks(server):
     agent = Agent(server, *RULES, max_depth=1)
     for end in ("revoked", "expired"):
-        connection = server.connect("owner")
-        bind(connection, child(agent.token, seconds=3 if end == "expired" else None))
-        connection.execute("begin")
-        connection.execute("update app.open set v = v where id = 3")
-        connection.execute("reset agent_guard.token")
+        token = lambda seconds: child(agent.token, seconds=seconds if end == "expired" else None)
+        connection = in_time(lambda seconds: idle(server, token(seconds), 3, "reset agent_guard.token"), 3)
         pid = connection.info.backend_pid
-        assert locks(server, pid)
         if end == "revoked":
             revoke(server, agent.window_id)
             agent = Agent(server, *RULES, max_depth=1)
-        eventually(lambda: not locks(server, pid), f"{end}: its locks are gone")
+        eventually(lambda: not locks(server, pid), f"{end}: its locks are gone", 60)
 
 
 def test_a_function_that_catches_the_cancel_ends_all_the_same(server):
@@ -297,10 +306,11 @@ def test_a_failed_transaction_can_be_left_whatever_has_changed(server):
             for statement in ("begin", "select count(*) from app.open", "savepoint s"):
                 connection.execute(statement)
             attempt(connection, "select 1 / 0")
-            if change:
-                server.run(change.format(agent.policy))
             done = f"{end} /* {what} */"
-            connection.execute(done)
+            with stopped(warden(server)):
+                if change:
+                    server.run(change.format(agent.policy))
+                connection.execute(done)
             assert server.audit("window_id = %s and statement = %s", agent.window_id, done, columns="decision, sqlstate") == [("allow", None)], done
             locks = server.rows("select from pg_locks where pid = %s and locktype = 'relation'", connection.info.backend_pid)
             assert end == "rollback to s" or not locks, done

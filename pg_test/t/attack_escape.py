@@ -131,15 +131,18 @@ def test_a_limit_that_ends_a_statement_between_two_messages_is_its_end(server):
         client = wire(server, agent)
         for suspended in (False, True):
             sent = mark()
-            client.query("set statement_timeout = 300")
+            client.query("set statement_timeout = 1000")
             alone = len(server.audit("pid = %s and statement is null", client.key[0]))
-            client.parse(f"select id from app.open /* {sent} */")
-            client.bind()
-            if suspended:
-                client.execute(max_rows=1)
-            client.flush()
+            # Its time begins with the first of them: over before the statement is bound, it would have no event under its text.
+            with client.together():
+                client.parse(f"select id from app.open /* {sent} */")
+                client.bind()
+                if suspended:
+                    client.execute(max_rows=1)
+                client.flush()
+            client.until("s" if suspended else "2")
             # The server looks at the clock again when the next message is there.
-            time.sleep(0.5)
+            time.sleep(1.2)
             client.execute()
             reply = client.sync()
             assert reply.sqlstate == "57014", reply

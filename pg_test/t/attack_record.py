@@ -15,7 +15,7 @@ import psycopg
 
 import guard
 import scene
-from guard import eventually, expect
+from guard import eventually, expect, left
 from scene import Agent
 
 RULES = [("allow", ["select", "insert"], "app.*")]
@@ -31,6 +31,9 @@ def work(server, count):
     with Agent(server, *RULES) as agent:
         for n in range(count):
             agent.connection.execute("select count(*) from app.open where id > %s /* " + "x" * 300 + " */", (n,))
+        pid = agent.connection.info.backend_pid
+    # Its end is an event too, and would come between two looks at the trail.
+    left(server, pid)
     server.audit("false")
 
 
@@ -283,7 +286,7 @@ def test_nothing_is_found_while_agents_work(server):
     """What is recorded between two looks of verify_audit, at the journal and at the table, and segments that are emptied meanwhile,
     are no tampering; in either form of the journal."""
     for form in ["on", "sync"]:
-        other = guard.Server(f"attack_record_{form}", [f"agent_guard.journal = {form}", "agent_guard.journal_file_size = '256kB'", "agent_guard.audit_capacity = 3200"]).start()
+        other = guard.Server(f"attack_record_{form}", [f"agent_guard.journal = {form}", "agent_guard.journal_file_size = '256kB'", "agent_guard.audit_capacity = 3200", "agent_guard.audit_timeout = '20s'"]).start()
         try:
             other.run("create extension agent_guard")
             scene.setup(other)
@@ -343,7 +346,8 @@ def test_room_in_the_file_that_grows_is_no_damage(server):
     """It is there while the server runs, and after a crash; whoever reads the file stands it, and the writer goes on in it."""
     work(server, 3)
     directory = journal(server)
-    assert newest(directory).read_bytes().endswith(bytes(100)), "there is room"
+    # But for a file that has grown to where the next one begins.
+    eventually(lambda: newest(directory).read_bytes().endswith(bytes(100)) or work(server, 1), "there is room")
     before = read(server, journal(server))
     crash(server)
     assert read(server, journal(server))[: len(before)] == before, "nothing is lost or found damaged"
@@ -424,10 +428,6 @@ def test_capacity_and_retention_change_at_reload(server):
         other.stop()
 
 
-# The beginnings of sessions whose end is not recorded.
-OPEN = "event = 'bind' and not exists (select from agent_guard.audit e where e.event = 'unbind' and e.session_id = audit.session_id)"
-
-
 def test_events_leave_by_age_while_the_writer_rests(server):
     other = guard.Server("attack_record_resting").start()
     try:
@@ -439,8 +439,6 @@ def test_events_leave_by_age_while_the_writer_rests(server):
             other.restart()
             since = time.monotonic()
             work(other, 5)
-            # The end of the agent's connection is an event, too, and would bring the writer back.
-            eventually(lambda: not other.audit(OPEN), "the agent's end is recorded")
             # The server asks the writer to leave, as it leaves by itself after a minute without events.
             other.run("create database copied template postgres", dbname="template1")
             resting = other.value("select writer_pid is null from agent_guard.stat")
@@ -467,7 +465,7 @@ def test_on_a_full_disk_agents_wait_and_are_denied_and_others_work(server):
         os.rmdir(place)
         print("# skipped: no small disk can be mounted here")
         return
-    other = guard.Server("attack_record_full", [f"agent_guard.journal_directory = '{place}'", "agent_guard.journal = on", "agent_guard.audit_timeout = '500ms'", "agent_guard.audit_buffer = '1MB'"])
+    other = guard.Server("attack_record_full", [f"agent_guard.journal_directory = '{place}'", "agent_guard.journal = on", "agent_guard.audit_timeout = '3s'", "agent_guard.audit_buffer = '1MB'"])
     try:
         other.start()
         other.run("create extension agent_guard; create table plain (n int)")

@@ -1,15 +1,14 @@
 """The record of results is what the client received: nothing is read past it, nothing is in it that was not sent."""
 
+import contextlib
 import hashlib
 import json
-import os
-import signal
 import struct
 
 import psycopg
 
 import guard
-from guard import DENIED, LIMIT, bind, eventually, expect
+from guard import DENIED, LIMIT, bind, eventually, expect, stopped
 from wire import BINARY
 
 CANARY = "canary-7f3a"
@@ -498,16 +497,28 @@ def test_results_are_out_of_the_agents_reach(server):
             expect(DENIED, connection.execute, text)
 
 
+@contextlib.contextmanager
+def impatient(server):
+    """Nobody waits long for the trail."""
+
+    def patience(time):
+        server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
+        server.run("select pg_reload_conf()")
+        eventually(lambda: server.value("show agent_guard.audit_timeout") == time, "reloaded")
+
+    patience("1s")
+    try:
+        yield
+    finally:
+        patience("20s")
+
+
 def test_a_row_that_cannot_be_recorded_is_not_sent(server):
     server.run("select agent_guard.set_recording('first', 'rows', max_rows => 1000000, max_bytes => 100000000)")
     client = wire(server, "first")
     client.query("select 1")
-    writer = server.value("select writer_pid from agent_guard.stat")
-    os.kill(writer, signal.SIGSTOP)
-    try:
+    with impatient(server), stopped(server.value("select writer_pid from agent_guard.stat")):
         reply = client.query("select n, repeat('x', 1000) from generate_series(1, 5000) n")
-    finally:
-        os.kill(writer, signal.SIGCONT)
     assert reply.sqlstate == "53100" and 0 < len(reply.rows) < 2000, (reply.sqlstate, len(reply.rows))
     found = last(server, client.key[0], "row_count, recorded, state, rows")
     assert found[:3] == (len(reply.rows), len(reply.rows), "error") and len(found[3]) == len(reply.rows), found[:3]
@@ -523,12 +534,8 @@ def test_rows_that_waited_for_the_journal_in_vain_are_not_recorded(server):
     try:
         eventually(lambda: client.query("show agent_guard.journal").text() == [("sync",)], "the session has the setting")
         client.query("select 'goes'")
-        writer = server.value("select writer_pid from agent_guard.stat")
-        os.kill(writer, signal.SIGSTOP)
-        try:
+        with impatient(server), stopped(server.value("select writer_pid from agent_guard.stat")):
             reply = client.query("select 'never leaves'")
-        finally:
-            os.kill(writer, signal.SIGCONT)
         assert reply.sqlstate == "53100" and not reply.rows, reply
         reply = client.query("select res.fails_at(n, 3) from generate_series(1, 5) n")
         assert len(reply.rows) == 2 and reply.sqlstate == "P0001"
@@ -552,4 +559,4 @@ def test_the_journal_has_the_rows_too(server):
 
 
 if __name__ == "__main__":
-    guard.run(globals(), conf=["agent_guard.journal = 'on'", "agent_guard.audit_buffer = '1MB'", "agent_guard.audit_timeout = '1s'"])
+    guard.run(globals(), conf=["agent_guard.journal = 'on'", "agent_guard.audit_buffer = '1MB'", "agent_guard.audit_timeout = '20s'"])

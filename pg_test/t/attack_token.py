@@ -9,7 +9,7 @@ import psycopg
 
 import guard
 import scene
-from guard import CLOSED, DENIED, UNAUTHENTICATED, bind, eventually, expect
+from guard import CLOSED, DENIED, UNAUTHENTICATED, bind, eventually, expect, in_time
 from scene import Agent
 from tokens import block_id, child, claims_of, prove, unb64
 from wire import Wire
@@ -49,7 +49,6 @@ def test_challenges_are_distinct_over_many_connects(server):
 def test_expiry_is_seen_everywhere(server):
     """23: mid-session, in an open transaction, by FETCH on a plain and a held cursor, by a cached plan."""
     agent = Agent(server, READ, max_depth=1)
-    token = child(agent.token, seconds=3)
     ways = {
         "session": ([], PROBE),
         "cached plan": (["prepare p as select * from app.open", *["execute p"] * 6], "execute p"),
@@ -58,20 +57,24 @@ def test_expiry_is_seen_everywhere(server):
         "held cursor": (["declare c cursor with hold for select * from app.open", "fetch c"], "fetch c"),
         "commit": (["begin", "create temp table t (n int)"], "commit"),
     }
-    connections = {}
     with_temp = ("allow", "temporary", "*")
     wider = Agent(server, READ, with_temp, max_depth=1)
-    short = child(wider.token, seconds=3)
-    for name, (statements, _) in ways.items():
-        connections[name] = server.connect("owner")
-        bind(connections[name], short if name == "commit" else token)
-        for statement in statements:
-            connections[name].execute(statement)
-    running = server.connect("owner")
-    bind(running, token)
-    end = max(claims_of(token)["exp"], claims_of(short)["exp"])
-    state = "select count(*) from agent_guard.sessions where state = 'expired' and live"
-    eventually(lambda: time.time() > end and server.value(state) >= 3, "they have expired")
+
+    def bound(seconds):
+        connections, ends = {}, []
+        for name, (statements, _) in ways.items():
+            token = child((wider if name == "commit" else agent).token, seconds=seconds)
+            ends.append(claims_of(token)["exp"])
+            connections[name] = server.connect("owner")
+            bind(connections[name], token)
+            for statement in statements:
+                connections[name].execute(statement)
+        return connections, max(ends)
+
+    connections, end = in_time(bound, 3)
+    pids = [connection.info.backend_pid for connection in connections.values()]
+    state = "select count(*) from agent_guard.sessions where state = 'expired' and live and pid = any(%s)"
+    eventually(lambda: time.time() > end and server.value(state, pids) >= 3, "they have expired", 60)
     for name, (_, statement) in ways.items():
         try:
             connections[name].execute(statement)
@@ -115,12 +118,17 @@ def test_a_clock_that_is_set_back_revives_nothing(server):
         other.run("create extension agent_guard")
         scene.setup(other)
         agent = Agent(other, READ, max_depth=1)
-        short = child(agent.token, seconds=2)
         with other.connect("owner") as connection:
-            bind(connection, short)
-            connection.execute(PROBE)
+
+            def bound(seconds):
+                short = child(agent.token, seconds=seconds)
+                bind(connection, short)
+                connection.execute(PROBE)
+                return short
+
+            short = in_time(bound)
             gone = "select clock_timestamp() > to_timestamp(%s)"
-            eventually(lambda: other.value(gone, claims_of(short)["exp"] + 1), "the token's end")
+            eventually(lambda: other.value(gone, claims_of(short)["exp"] + 1), "the token's end", 60)
             expect(UNAUTHENTICATED, connection.execute, PROBE, match="reason=expired")
             clock.write_text("-86400")
             assert other.value("select clock_timestamp() < now() + interval '1 day' and clock_timestamp() < to_timestamp(%s)", claims_of(short)["exp"] - 80000)

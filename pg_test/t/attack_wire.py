@@ -5,7 +5,7 @@ import time
 
 import guard
 import scene
-from guard import DENIED, UNAUTHENTICATED, eventually
+from guard import DENIED, UNAUTHENTICATED, eventually, stopped, warden
 from scene import Agent
 
 READ = ("allow", "select", "app.open")
@@ -123,11 +123,12 @@ def test_execute_after_revocation(server):
         wire.flush()
         assert len(wire.until("s").rows) == 10
         wire.sync()
-        server.rows("select agent_guard.revoke_window(%s)", agent.window_id)
-        wire.execute("c", 10)
-        reply = wire.sync()
-        assert reply.sqlstate == UNAUTHENTICATED and not reply.rows
-        wire.query("rollback")
+        with stopped(warden(server)):
+            server.rows("select agent_guard.revoke_window(%s)", agent.window_id)
+            wire.execute("c", 10)
+            reply = wire.sync()
+            assert reply.sqlstate == UNAUTHENTICATED and not reply.rows
+            wire.query("rollback")
         wire.bind("", "s")
         wire.execute()
         reply = wire.sync()
@@ -187,9 +188,10 @@ def test_the_copy_subprotocol(server):
         assert wire.copy_fail("no").sqlstate == "57014"
         wire.query("copy app.parent from stdin")
         wire.copy_data(b"5\tafter\n")
-        server.rows("select agent_guard.revoke_window(%s)", agent.window_id)
-        wire.copy_data(b"6\tafter\n")
-        wire.copy_done()
+        with stopped(warden(server)):
+            server.rows("select agent_guard.revoke_window(%s)", agent.window_id)
+            wire.copy_data(b"6\tafter\n")
+            wire.copy_done()
         assert wire.query("select 1").sqlstate == UNAUTHENTICATED
         wire.copy_data(b"stray")
         wire.close()

@@ -7,6 +7,7 @@ of their name.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import pathlib
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Iterator
 
 import psycopg
 from psycopg import sql
@@ -66,6 +67,17 @@ class Server:
     def restart(self) -> Server:
         self._script("restart")
         return self._learn()
+
+    def restart_killed(self) -> Server:
+        """Starts it again after kill -9 of its postmaster: that works when its children have noticed."""
+
+        def started() -> Server | None:
+            try:
+                return self.restart()
+            except RuntimeError:
+                return None
+
+        return eventually(started, "the server starts again", 60)
 
     def stop(self) -> None:
         self._script("stop")
@@ -228,14 +240,16 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
         time.sleep(0.02)
 
 
-def runs(server: Server, pid: int, statement: str) -> None:
+def runs(server: Server, pid: int, statement: str, ended: Callable[[], bool] = lambda: False) -> None:
     """Waits until a backend executes this statement: it sleeps, or it has computed for longer than it takes to come there.
-    By its own clock, because a backend of a busy machine is "active" long before it does anything."""
+    By its own clock, because a backend of a busy machine is "active" long before it does anything. Nothing is waited for that has `ended`."""
     activity = "select state = 'active' and query = %s, wait_event = 'PgSleep' from pg_stat_activity where pid = %s"
     began = None
 
     def executes() -> bool:
         nonlocal began
+        if ended():
+            return True
         if not (found := server.rows(activity, statement, pid)) or not found[0][0]:
             return False
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -244,6 +258,39 @@ def runs(server: Server, pid: int, statement: str) -> None:
         return found[0][1] or used - began > 0.1
 
     eventually(executes, f"it runs: {statement}")
+
+
+def left(server: Server, pid: int) -> None:
+    """Waits until the backend of a connection that was closed is gone, and with it all that it held; what it had to record is in the ring."""
+    eventually(lambda: not server.rows("select from pg_stat_activity where pid = %s", pid), f"the backend {pid} is gone")
+
+
+def in_time(made: Callable[[int], Any], seconds: int = 2) -> Any:
+    """What `made` makes under a token of so many seconds; one that ends before all of it stands is followed by one of twice as many."""
+    while True:
+        try:
+            return made(seconds)
+        except psycopg.Error as error:
+            if seconds > 60 or "reason=expired" not in (error.diag.message_detail or ""):
+                raise
+        seconds *= 2
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """One of the server's processes stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def warden(server: Server) -> int:
+    """The process that ends transactions whose token has ended, and their connections a moment later. Who wants to see what a session
+    itself makes of the end of its token has the warden stand still meanwhile: a busy machine would let that moment pass."""
+    launcher = "select max(pid) from pg_stat_activity where backend_type = 'agent_guard audit launcher'"
+    return eventually(lambda: server.value(launcher), "the warden is there")
 
 
 # --- the runner ---

@@ -1,9 +1,6 @@
 """Guarded sessions that send the same statement often enough for it to be kept when it ends, and what is compared of its events."""
 
-import contextlib
 import itertools
-import os
-import signal
 
 import scene
 from guard import DENIED, eventually
@@ -127,19 +124,6 @@ def all_same(found, number, what=""):
     for nth, event in enumerate(found):
         different = [(one, other) for one, other in zip(event, found[0]) if one != other]
         assert not different, f"{what}: the event of run {nth + 1} differs from the first one's: {different}"
-
-
-@contextlib.contextmanager
-def stopped(pid):
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def warden(server):
-    return server.value("select pid from pg_stat_activity where backend_type = 'agent_guard audit launcher'")
 
 
 def writer(server):

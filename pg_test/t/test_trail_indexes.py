@@ -6,7 +6,7 @@ from __future__ import annotations
 import guard
 from guard import bind, eventually
 
-CONF = ["agent_guard.audit_capacity = 16000"]
+CONF = ["agent_guard.audit_capacity = 16000", "agent_guard.audit_timeout = '20s'"]
 SHARE = 1000
 INDEXES = """select c.relname as segment, bool_and(i.indisvalid and i.indisready) as whole, bool_or(i.indisvalid or i.indisready) as some
              from pg_index i join pg_class c on c.oid = i.indrelid where c.relname like 'audit\\_segment\\_%' and not i.indisunique group by 1"""

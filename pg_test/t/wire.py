@@ -6,10 +6,12 @@ those of https://www.postgresql.org/docs/current/protocol-message-formats.html.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 from dataclasses import dataclass, field
+from typing import Iterator
 
 TEXT, BINARY = 0, 1
 
@@ -46,6 +48,7 @@ class Wire:
         self.parameters: dict[str, str] = {}
         self.key: tuple[int, bytes] = (0, b"")  # the process and its secret, which has more than four bytes from 3.2 on
         self.buffer = b""
+        self.held: bytes | None = None
         self.address = os.path.join(host, f".s.PGSQL.{port}")
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout)
@@ -58,7 +61,21 @@ class Wire:
     # --- messages to the server ---
 
     def send(self, code: str, body: bytes = b"") -> None:
-        self.socket.sendall(code.encode() + struct.pack("!i", len(body) + 4) + body)
+        message = code.encode() + struct.pack("!i", len(body) + 4) + body
+        if self.held is None:
+            self.socket.sendall(message)
+        else:
+            self.held += message
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent meanwhile leaves as one: nothing holds the client up in between."""
+        self.held = b""
+        try:
+            yield
+        finally:
+            held, self.held = self.held, None
+            self.socket.sendall(held)
 
     def query(self, sql: str | bytes) -> Reply:
         """A simple query; several statements in it answer together. Ends early where the server waits for COPY data."""
