@@ -8,7 +8,7 @@ import itertools
 import time
 
 import guard
-from guard import CLOSED, DENIED, LIMIT, UNAUTHENTICATED, eventually, stopped, warden
+from guard import CLOSED, DENIED, LIMIT, UNAUTHENTICATED, eventually, reload, stopped, warden
 from kept import (
     CONF,
     INT4,
@@ -18,7 +18,6 @@ from kept import (
     all_same,
     caught_up,
     events,
-    reload,
     Session,
     session_of,
     setup,

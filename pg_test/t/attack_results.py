@@ -8,7 +8,7 @@ import struct
 import psycopg
 
 import guard
-from guard import DENIED, LIMIT, bind, eventually, expect, stopped
+from guard import DENIED, LIMIT, bind, eventually, expect, reload, stopped
 from wire import BINARY
 
 CANARY = "canary-7f3a"
@@ -500,17 +500,11 @@ def test_results_are_out_of_the_agents_reach(server):
 @contextlib.contextmanager
 def impatient(server):
     """Nobody waits long for the trail."""
-
-    def patience(time):
-        server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
-        server.run("select pg_reload_conf()")
-        eventually(lambda: server.value("show agent_guard.audit_timeout") == time, "reloaded")
-
-    patience("1s")
+    reload(server, "agent_guard.audit_timeout", "1s")
     try:
         yield
     finally:
-        patience("20s")
+        reload(server, "agent_guard.audit_timeout", "20s")
 
 
 def test_a_row_that_cannot_be_recorded_is_not_sent(server):

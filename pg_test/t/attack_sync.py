@@ -13,7 +13,7 @@ import time
 
 import guard
 import scene
-from guard import eventually
+from guard import eventually, reload
 from scene import Agent
 
 CONF = ["agent_guard.journal = sync", "agent_guard.audit_timeout = '20s'"]
@@ -38,12 +38,6 @@ class Stopped:
 
     def __exit__(self, *_):
         os.kill(self.pid, signal.SIGCONT)
-
-
-def patience(server, time):
-    server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
-    server.run("select pg_reload_conf()")
-    eventually(lambda: server.value("show agent_guard.audit_timeout") == time, "reloaded")
 
 
 def query(text):
@@ -118,7 +112,7 @@ def test_nothing_arrives_while_the_writer_stands_still(server):
 
 
 def test_a_result_that_cannot_be_recorded_is_not_seen(server):
-    patience(server, "300ms")
+    reload(server, "agent_guard.audit_timeout", "300ms")
     wrong = []
 
     def session(agent):
@@ -140,7 +134,7 @@ def test_a_result_that_cannot_be_recorded_is_not_seen(server):
                     wrong.append(f"{name}: {reply.sqlstate} with {len(reply.rows)} rows and {len(reply.copied)} lines")
                 wire.close()
     finally:
-        patience(server, "20s")
+        reload(server, "agent_guard.audit_timeout", "20s")
     assert not wrong, "\n" + "\n".join(wrong)
 
 

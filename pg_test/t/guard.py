@@ -276,6 +276,13 @@ def in_time(made: Callable[[int], Any], seconds: int = 2) -> Any:
         seconds *= 2
 
 
+def reload(server: Server, name: str, value: str) -> None:
+    """Gives a setting another value, in every session that does not have one of its own."""
+    server.run(f"alter system set {name} = '{value}'")
+    server.run("select pg_reload_conf()")
+    eventually(lambda: server.value(f"show {name}") == value, "reloaded")
+
+
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """One of the server's processes stands still."""

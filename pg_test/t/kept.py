@@ -135,7 +135,3 @@ def caught_up(server, standby):
     eventually(lambda: standby.value("select pg_last_wal_replay_lsn() >= %s::pg_lsn", end), "the standby follows")
 
 
-def reload(server, name, value):
-    server.run(f"alter system set {name} = '{value}'")
-    server.run("select pg_reload_conf()")
-    eventually(lambda: server.value(f"show {name}") == value, "reloaded")

@@ -14,7 +14,7 @@ import time
 import psycopg
 
 import guard
-from guard import eventually, expect
+from guard import eventually, expect, reload
 
 CYCLES = int(os.environ.get("CRASH_CYCLES", "4"))
 SEED = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
@@ -206,7 +206,7 @@ def test_where_the_table_takes_no_row_the_journal_does_not_part_from_it(server):
         connection = server.connect("crasher", options=f"-c agent_guard.token={token}")
         connection.execute("select 1")
         server.audit("false")
-        patience(server, "2s")
+        reload(server, "agent_guard.audit_timeout", "2s")
         other = server.connect()
         for statement in hindrance:
             other.execute(statement)
@@ -221,7 +221,7 @@ def test_where_the_table_takes_no_row_the_journal_does_not_part_from_it(server):
         other.close()
         for at in range(16):
             server.run(f"drop index if exists agent_guard.odd_{at}")
-        patience(server, "20s")
+        reload(server, "agent_guard.audit_timeout", "20s")
         connection.execute(f"select 4 /* odd {n} */")
         connection.close()
         trail = server.audit(columns="seq, encode(hash, 'hex')")
@@ -256,12 +256,6 @@ def test_a_row_that_no_table_takes_is_a_fault_in_the_journal_too(server):
     assert server.value("select intact from agent_guard.verify_audit()")
 
 
-def patience(server, time):
-    server.run(f"alter system set agent_guard.audit_timeout = '{time}'")
-    server.run("select pg_reload_conf()")
-    eventually(lambda: server.value("show agent_guard.audit_timeout") == time, "reloaded")
-
-
 def test_nothing_is_answered_while_the_writer_stands_still(server):
     """Whatever becomes of a statement and however it is sent: no answer before its event is on disk, and it is undone."""
     token = server.window("crasher", "p")[1]
@@ -270,7 +264,7 @@ def test_nothing_is_answered_while_the_writer_stands_still(server):
     wire = server.wire("crasher", options=f"-c agent_guard.token={token}")
     connection.execute("select 1")
     assert not wire.query("select 1").errors
-    patience(server, "500ms")
+    reload(server, "agent_guard.audit_timeout", "500ms")
     rows = server.value("select count(*) from app.t")
     writer = server.value("select writer_pid from agent_guard.stat")
     os.kill(writer, signal.SIGSTOP)
@@ -303,7 +297,7 @@ def test_nothing_is_answered_while_the_writer_stands_still(server):
         cancelled.close()
     finally:
         os.kill(writer, signal.SIGCONT)
-        patience(server, "20s")
+        reload(server, "agent_guard.audit_timeout", "20s")
     assert server.value("select count(*) from app.t") == rows
     assert connection.execute("select 1").fetchone() == (1,)
     with connection.transaction():

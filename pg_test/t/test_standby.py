@@ -26,7 +26,7 @@ def setup(server):
            create table app.secret (v text);
            create table app.held (v text);
            select agent_guard.create_policy('p');
-           select agent_guard.allow('p', array['select', 'insert'], array['app.t']);
+           select agent_guard.allow('p', array['select', 'insert', 'lock'], array['app.t']);
            select agent_guard.require_approval('p', array['select'], array['app.held'], approvers => array['postgres']::regrole[]);
            select agent_guard.mask_column('app.t', 'email', 'email')"""
     )
@@ -71,6 +71,9 @@ def test_an_agent_reads_and_is_recorded(server):
         assert found[0] == 7 and found[1] != "someone7@example.org", "masked as on the primary"
         expect(DENIED, connection.execute, "select v from app.secret /* standby denied */")
         expect("25006", connection.execute, "insert into app.t values (1) /* standby write */")
+        # In the server's words, not in those of the lock that is taken before.
+        expect("25006", connection.execute, "begin; lock table app.t in share mode", match="LOCK TABLE")
+        connection.execute("rollback")
         rows = connection.execute("select repeat('x', 1000) from app.t /* standby large */").fetchall()
         assert len(rows) == 1000
         pid = connection.info.backend_pid

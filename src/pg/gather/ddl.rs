@@ -50,9 +50,11 @@ pub unsafe fn needs(tag: pg_sys::NodeTag, statement: *mut pg_sys::Node) -> Optio
                 Kind::Sequence,
                 (*statement.cast::<pg_sys::CreateSeqStmt>()).sequence,
             )]),
-            T::T_AlterSeqStmt => {
-                tables::alter_relation(Kind::Sequence, (*statement.cast::<pg_sys::AlterSeqStmt>()).sequence)
-            }
+            T::T_AlterSeqStmt => tables::on_its_table(
+                Verb::Alter,
+                Kind::Sequence,
+                (*statement.cast::<pg_sys::AlterSeqStmt>()).sequence,
+            ),
             T::T_IndexStmt => {
                 let create: &pg_sys::IndexStmt = &*statement.cast();
                 let mut needs = tables::on_its_table(Verb::Create, Kind::Index, create.relation);

@@ -110,8 +110,8 @@ fn owned(range: *mut pg_sys::RangeVar, lock: u32) -> Vec<Named> {
     one(range, lock, By::Owner)
 }
 
-/// ATExecAttachPartition, ATExecDetachPartition, ATExecDetachPartitionFinalize, ATExecAddInherit, ATExecDropInherit
-/// and ATAddForeignKeyConstraint in tablecmds.c.
+/// ATExecAttachPartition, ATExecDetachPartition, ATExecDetachPartitionFinalize, ATExecAddInherit and ATExecDropInherit in
+/// tablecmds.c.
 unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Vec<Named> {
     use pg_sys::AlterTableType as A;
     if statement.objtype == pg_sys::ObjectType::OBJECT_TYPE {
@@ -159,25 +159,11 @@ unsafe fn create_table(statement: &pg_sys::CreateStmt) -> Vec<Named> {
     }
 }
 
-/// The tables that a foreign key, or those of a column, reference.
+/// ATAddForeignKeyConstraint in tablecmds.c.
 unsafe fn referenced(element: *mut pg_sys::Node) -> Vec<Named> {
-    // SAFETY: null or a node of the parse tree; the tag decides the cast.
-    unsafe {
-        if element.is_null() {
-            return Vec::new();
-        }
-        match (*element).type_ {
-            T::T_Constraint => {
-                let table = (*element.cast::<pg_sys::Constraint>()).pktable;
-                one(table, pg_sys::ShareRowExclusiveLock, By::Anybody)
-            }
-            T::T_ColumnDef => names::members((*element.cast::<pg_sys::ColumnDef>()).constraints)
-                .into_iter()
-                .flat_map(|constraint| referenced(constraint))
-                .collect(),
-            _ => Vec::new(),
-        }
-    }
+    // SAFETY: the caller's node of a parse tree.
+    let tables = unsafe { names::referenced(element) }.into_iter();
+    tables.flat_map(|table| one(table, pg_sys::ShareRowExclusiveLock, By::Anybody)).collect()
 }
 
 /// objectNamesToOids in aclchk.c takes none, and so may meet another relation than was decided on: the weakest that holds a name.

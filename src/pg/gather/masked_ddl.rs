@@ -192,25 +192,11 @@ unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Result<(), Refusal>
 
 /// A foreign key is checked by joining both relations, and would be checked against masked values.
 unsafe fn references(element: *mut pg_sys::Node) -> Result<(), Refusal> {
-    // SAFETY: the tag decides the cast; constraints of a column are Constraint nodes.
+    // SAFETY: the caller's node of a parse tree, and RangeVars of it.
     unsafe {
-        if element.is_null() {
-            return Ok(());
-        }
-        match (*element).type_ {
-            T::T_Constraint => {
-                let constraint: &pg_sys::Constraint = &*element.cast();
-                if constraint.pktable.is_null() {
-                    return Ok(());
-                }
-                closed(constraint.pktable, "a foreign key would compare its values as they are")
-            }
-            T::T_ColumnDef => {
-                let constraints = names::members((*element.cast::<pg_sys::ColumnDef>()).constraints);
-                constraints.into_iter().try_for_each(|constraint| references(constraint))
-            }
-            _ => Ok(()),
-        }
+        names::referenced(element)
+            .into_iter()
+            .try_for_each(|table| closed(table, "a foreign key would compare its values as they are"))
     }
 }
 

@@ -302,6 +302,30 @@ pub unsafe fn of_relation(
     (!names.is_null()).then_some(names)
 }
 
+/// The tables that a foreign key references, or those of a column.
+///
+/// # Safety
+/// `element` is null or a node of CREATE TABLE or ALTER TABLE.
+pub unsafe fn referenced(element: *mut pg_sys::Node) -> Vec<*mut pg_sys::RangeVar> {
+    // SAFETY: the caller's promise; the tag decides the cast; only foreign keys have such a table (gram.y).
+    unsafe {
+        if element.is_null() {
+            return Vec::new();
+        }
+        match (*element).type_ {
+            pg_sys::NodeTag::T_Constraint => {
+                let table = (*element.cast::<pg_sys::Constraint>()).pktable;
+                if table.is_null() { Vec::new() } else { vec![table] }
+            }
+            pg_sys::NodeTag::T_ColumnDef => members((*element.cast::<pg_sys::ColumnDef>()).constraints)
+                .into_iter()
+                .flat_map(|constraint| referenced(constraint))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// The value of a boolean option, the last of several (as ExplainQuery and ExecVacuum read them); false without one.
 ///
 /// # Safety

@@ -34,7 +34,7 @@ pub unsafe fn create_function(statement: &pg_sys::CreateFunctionStmt) -> Needs {
 /// A function's SET clauses take effect whenever it runs, past every check of SET.
 ///
 /// # Safety
-/// The statement is a valid one of its kind.
+/// `options` is null or a list of DefElems.
 pub unsafe fn setting_clauses(options: *mut pg_sys::List) -> Vec<Wanted> {
     // SAFETY: DefElems; the argument of "set" is a VariableSetStmt (gram.y: FunctionSetResetClause).
     unsafe {

@@ -9,19 +9,10 @@ use super::needs::{Needs, creation, on_relation, whole};
 use super::{evaluated, names, parts, swept};
 use crate::request::{Action, Kind, Verb};
 
-/// ALTER of a relation of this kind.
+/// DDL on one relation. Indexes, triggers, rules and row policies are matched by the table that they are on.
 ///
 /// # Safety
-/// The statement is a valid one of its kind.
-pub unsafe fn alter_relation(kind: Kind, range: *mut pg_sys::RangeVar) -> Needs {
-    // SAFETY: a RangeVar of the parse tree.
-    Needs::of(vec![on_relation(Action::on(Verb::Alter, kind), unsafe { names::relation_target(range) })])
-}
-
-/// Indexes, triggers, rules and row policies are matched by the table that they are on.
-///
-/// # Safety
-/// The statement is a valid one of its kind.
+/// `range` is null or a valid RangeVar.
 pub unsafe fn on_its_table(verb: Verb, kind: Kind, range: *mut pg_sys::RangeVar) -> Needs {
     // SAFETY: a RangeVar of the parse tree.
     Needs::of(vec![on_relation(Action::on(verb, kind), unsafe { names::relation_target(range) })])
@@ -30,7 +21,7 @@ pub unsafe fn on_its_table(verb: Verb, kind: Kind, range: *mut pg_sys::RangeVar)
 /// A row security policy is evaluated over the rows of its table.
 ///
 /// # Safety
-/// The statement is a valid one of its kind.
+/// `table` is a valid RangeVar, the conditions are null or expressions of the parse tree.
 pub unsafe fn row_policy(
     verb: Verb,
     table: *mut pg_sys::RangeVar,
@@ -89,7 +80,7 @@ pub unsafe fn create_table(statement: &pg_sys::CreateStmt, kind: Kind) -> Needs 
             .chain(names::members(statement.constraints))
             .collect();
         for element in &elements {
-            references(*element, &mut wanted);
+            wanted.extend(references(*element));
         }
         let (target, temporary) = names::new_relation(statement.relation);
         if !temporary {
@@ -100,27 +91,12 @@ pub unsafe fn create_table(statement: &pg_sys::CreateStmt, kind: Kind) -> Needs 
 }
 
 /// A foreign key tells which values exist in the table that it references: it takes reading that table.
-unsafe fn references(element: *mut pg_sys::Node, wanted: &mut Vec<Wanted>) {
-    // SAFETY: the tag decides the cast.
-    unsafe {
-        match (*element).type_ {
-            T::T_Constraint => {
-                let constraint: &pg_sys::Constraint = &*element.cast();
-                if constraint.contype == pg_sys::ConstrType::CONSTR_FOREIGN && !constraint.pktable.is_null() {
-                    wanted.push(Wanted::named(
-                        Action::plain(Verb::Select),
-                        names::relation_target(constraint.pktable),
-                    ));
-                }
-            }
-            T::T_ColumnDef => {
-                for constraint in names::members((*element.cast::<pg_sys::ColumnDef>()).constraints) {
-                    references(constraint, wanted);
-                }
-            }
-            _ => {}
-        }
-    }
+unsafe fn references(element: *mut pg_sys::Node) -> impl Iterator<Item = Wanted> {
+    // SAFETY: the caller's node of a parse tree.
+    let tables = unsafe { names::referenced(element) }.into_iter();
+    // SAFETY: a RangeVar of the parse tree.
+    let target = |table| unsafe { names::relation_target(table) };
+    tables.map(move |table| Wanted::named(Action::plain(Verb::Select), target(table)))
 }
 
 fn table_kind(kind: pg_sys::ObjectType::Type) -> Kind {
@@ -151,7 +127,7 @@ pub unsafe fn alter_table(statement: &pg_sys::AlterTableStmt) -> Needs {
                     moves(&names::relation_target(command.def.cast()), &mut wanted);
                     moves(&target, &mut wanted);
                 }
-                A::AT_AddConstraint | A::AT_AddColumn => references(command.def, &mut wanted),
+                A::AT_AddConstraint | A::AT_AddColumn => wanted.extend(references(command.def)),
                 _ => {}
             }
         }
